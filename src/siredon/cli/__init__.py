@@ -1,0 +1,1 @@
+"""argv -> Config -> one pipeline verb -> exit status.  One file per command, no logic."""

@@ -1,0 +1,46 @@
+"""`siredon`: the commands put together, and what happens to their errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from siredon import __version__
+from siredon.cli import check, config_schema, inference, merge_lora, preprocess, train
+from siredon.errors import SiredonError
+
+app = typer.Typer(
+    name="siredon",
+    help="Fine-tune language models from one YAML file, the one that Axolotl users already have.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (check, preprocess, train, inference, merge_lora, config_schema):
+    command.register(app)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"siredon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Runs the command line; a `SiredonError` is shown without a traceback and exits with status 1."""
+    try:
+        app()
+    except SiredonError as error:
+        typer.echo(f"{error}" if "\n" in str(error) and ": error SD" in str(error) else f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)

@@ -1,0 +1,71 @@
+"""Keys that exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from siredon.config.checks.rule import Finding, Rule
+from siredon.config.sections.checkpoint import CheckpointSection
+from siredon.config.sections.data import DataSection
+from siredon.config.sections.evaluation import EvaluationSection
+from siredon.config.sections.optimizer import ScheduleSection
+from siredon.config.sections.precision import PrecisionSection
+
+
+def _check_warmup(schedule: ScheduleSection) -> Iterator[Finding]:
+    if schedule.warmup_steps is not None and schedule.warmup_ratio is not None:
+        yield Finding("warmup_ratio", "`warmup_steps` and `warmup_ratio` exclude each other", "Keep one of them.")
+
+
+def _check_validation_source(data: DataSection) -> Iterator[Finding]:
+    if data.test_datasets and data.val_set_size:
+        yield Finding(
+            "val_set_size",
+            "`test_datasets` and `val_set_size` exclude each other",
+            "Set `val_set_size: 0`, or remove `test_datasets`.",
+        )
+
+
+def _check_saving(checkpoint: CheckpointSection) -> Iterator[Finding]:
+    if checkpoint.save_steps is not None and checkpoint.saves_per_epoch is not None:
+        yield Finding("saves_per_epoch", "`save_steps` and `saves_per_epoch` exclude each other", "Keep one of them.")
+    by_steps = checkpoint.save_steps is not None or checkpoint.saves_per_epoch is not None
+    if by_steps and checkpoint.save_strategy not in (None, "steps"):
+        name = "save_steps" if checkpoint.save_steps is not None else "saves_per_epoch"
+        yield Finding(
+            "save_strategy",
+            f"`save_strategy: {checkpoint.save_strategy}` contradicts `{name}`",
+            f"Remove `save_strategy`, or `{name}`.",
+        )
+    if checkpoint.resume_from_checkpoint and checkpoint.auto_resume_from_checkpoints:
+        yield Finding(
+            "auto_resume_from_checkpoints",
+            "`resume_from_checkpoint` and `auto_resume_from_checkpoints` exclude each other",
+            "Keep one of them.",
+        )
+
+
+def _check_evaluating(evaluation: EvaluationSection) -> Iterator[Finding]:
+    if evaluation.eval_steps is not None and evaluation.evals_per_epoch is not None:
+        yield Finding("evals_per_epoch", "`eval_steps` and `evals_per_epoch` exclude each other", "Keep one of them.")
+    by_steps = evaluation.eval_steps is not None or evaluation.evals_per_epoch is not None
+    if by_steps and evaluation.eval_strategy not in (None, "steps"):
+        yield Finding(
+            "eval_strategy",
+            f"`eval_strategy: {evaluation.eval_strategy}` contradicts a number of steps",
+            "Remove `eval_strategy`, or `eval_steps` and `evals_per_epoch`.",
+        )
+
+
+def _check_precision(precision: PrecisionSection) -> Iterator[Finding]:
+    if precision.bf16 is True and precision.fp16 is True:
+        yield Finding("fp16", "`bf16: true` and `fp16: true` exclude each other", "Set one of them to false.")
+
+
+RULES = (
+    Rule("SD0101", ("schedule",), _check_warmup),
+    Rule("SD0102", ("data",), _check_validation_source),
+    Rule("SD0103", ("checkpoint",), _check_saving),
+    Rule("SD0104", ("evaluation",), _check_evaluating),
+    Rule("SD0105", ("precision",), _check_precision),
+)

@@ -1,0 +1,118 @@
+"""Keys that need other keys, and names that must exist on a shelf."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+from siredon.config.checks.rule import Finding, Rule
+from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.checkpoint import CheckpointSection
+from siredon.config.sections.data import DataSection
+from siredon.config.sections.evaluation import EvaluationSection
+from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.registry import Shelf
+
+FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
+
+
+def _check_datasets(data: DataSection) -> Iterator[Finding]:
+    if not data.datasets:
+        yield Finding("datasets", "`datasets` is required: there is nothing to train on", "Add `datasets:` with a path and a type.")
+
+
+def _check_types(data: DataSection) -> Iterator[Finding]:
+    names = FORMATS.names()
+    for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
+        for index, entry in enumerate(entries):
+            if entry.type not in names:
+                near = difflib.get_close_matches(entry.type, names, n=1)
+                hint = f"Did you mean `{near[0]}`? " if near else ""
+                yield Finding(
+                    f"{list_name}.{index}.type",
+                    f"`type: {entry.type}` is no format that is built",
+                    f"{hint}Built: {', '.join(f'`{name}`' for name in names)}.",
+                )
+
+
+def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
+    if adapter.adapter is None:
+        for name in ("lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "lora_modules_to_save"):
+            if name in adapter.model_fields_set:
+                yield Finding(
+                    name,
+                    f"`{name}` has no effect without `adapter`: every weight would be trained",
+                    "Add `adapter: lora`, or remove the key.",
+                    "warning",
+                )
+                return
+        return
+    for name in ("lora_r", "lora_alpha"):
+        if name not in adapter.model_fields_set:
+            yield Finding("adapter", f"`adapter: {adapter.adapter}` needs `{name}`", f"Add `{name}: 16`, for example.")
+    if not adapter.lora_target_modules and not adapter.lora_target_linear:
+        yield Finding(
+            "adapter",
+            f"`adapter: {adapter.adapter}` needs to know which layers it adapts",
+            "Add `lora_target_linear: true`, or `lora_target_modules: [q_proj, v_proj]`.",
+        )
+
+
+def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Iterator[Finding]:
+    has_rows = data.val_set_size > 0 or data.test_datasets
+    if has_rows:
+        return
+    for name in ("eval_steps", "evals_per_epoch", "eval_strategy"):
+        value = {"eval_steps": evaluation.eval_steps, "evals_per_epoch": evaluation.evals_per_epoch}.get(
+            name, evaluation.eval_strategy
+        )
+        if value is not None and value != "no":
+            yield Finding(
+                name,
+                f"`{name}` is set, but there are no validation rows",
+                "Add `val_set_size: 0.05` or `test_datasets`, or remove the key.",
+            )
+
+
+def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Finding]:
+    if checkpoint.save_strategy == "best" and not (data.val_set_size or data.test_datasets):
+        yield Finding(
+            "save_strategy", "`save_strategy: best` needs validation rows", "Add `val_set_size: 0.05` or `test_datasets`."
+        )
+
+
+def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[Finding]:
+    known = ("tokenizer_default", *Shelf("siredon.data.templates", "TEMPLATE", "chat_template").names())
+    asked = [("chat_template", tokenizer.chat_template)]
+    asked += [(f"datasets.{index}.chat_template", entry.chat_template) for index, entry in enumerate(data.datasets)]
+    for name, value in asked:
+        if value is not None and value not in known:
+            near = difflib.get_close_matches(value, known, n=1)
+            hint = f"Did you mean `{near[0]}`? " if near else ""
+            yield Finding(
+                name,
+                f"`chat_template: {value}` is no template that is built",
+                f"{hint}Built: {', '.join(f'`{word}`' for word in known)}.",
+            )
+
+
+def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:
+    folder = checkpoint.resume_from_checkpoint
+    if folder and not (Path(folder).expanduser() / "trainer_state.json").is_file():
+        yield Finding(
+            "resume_from_checkpoint",
+            f"`{folder}` is no checkpoint: it holds no trainer_state.json",
+            "Name a `checkpoint-N` folder, or use `auto_resume_from_checkpoints: true`.",
+        )
+
+
+RULES = (
+    Rule("SD0151", ("data",), _check_datasets),
+    Rule("SD0152", ("data",), _check_types),
+    Rule("SD0153", ("adapter",), _check_adapter),
+    Rule("SD0154", ("data", "evaluation"), _check_validation),
+    Rule("SD0155", ("checkpoint", "data"), _check_best),
+    Rule("SD0156", ("data", "tokenizer"), _check_template),
+    Rule("SD0157", ("checkpoint",), _check_resume),
+)

@@ -1,0 +1,100 @@
+"""A problem in a configuration: code, severity, place, cause, fix; and how it is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Severity = Literal["error", "warning"]
+
+
+class Place(NamedTuple):
+    """A position in a file, counted from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One problem.
+
+    Args:
+        code: `SD` and four digits; stable, documented, searchable.
+        severity: An error stops every verb; a warning is shown and the run goes on.
+        message: What is wrong.
+        fix: The way out, as an instruction.
+        key: The key concerned, dotted; empty for the file as a whole.
+        path: The file, as the user wrote it.
+        place: Where in the file.
+        text: The whole text of the file, from which the line is shown.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    fix: str
+    key: str
+    path: str
+    place: Place
+    text: str = ""
+
+    @property
+    def line_text(self) -> str:
+        """The source line concerned, without its line end."""
+        lines = self.text.splitlines()
+        return lines[self.place.line - 1] if 0 < self.place.line <= len(lines) else ""
+
+
+def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """By line, column and code."""
+    return tuple(sorted(diagnostics, key=lambda problem: (problem.place, problem.code)))
+
+
+def num_errors(diagnostics: Iterable[Diagnostic]) -> int:
+    """How many of them stop a run."""
+    return sum(problem.severity == "error" for problem in diagnostics)
+
+
+def show_text(diagnostics: Iterable[Diagnostic]) -> str:
+    """For people: place, cause, the line with a caret, the fix."""
+    blocks = []
+    for problem in diagnostics:
+        line, column = problem.place
+        head = f"{problem.path}:{line}:{column}: {problem.severity} {problem.code}: {problem.message}"
+        number = f"{line:>5} | "
+        source = problem.line_text.rstrip()
+        lead = "".join("\t" if char == "\t" else " " for char in source[: column - 1])
+        marked = [f"{number}{source}", f"{' ' * (len(number) - 2)}| {lead}^"] if source else []
+        blocks.append("\n".join([head, *marked, f"      = fix: {problem.fix}"]))
+    return "\n\n".join(blocks)
+
+
+def show_json(diagnostics: Iterable[Diagnostic]) -> str:
+    """For programs: a list of objects with code, severity, message, fix, file, line, column, key."""
+    rows = [
+        {
+            "code": problem.code,
+            "severity": problem.severity,
+            "message": problem.message,
+            "fix": problem.fix,
+            "file": problem.path,
+            "line": problem.place.line,
+            "column": problem.place.column,
+            "key": problem.key,
+        }
+        for problem in diagnostics
+    ]
+    return json.dumps(rows, indent=2)
+
+
+def count_text(diagnostics: Iterable[Diagnostic]) -> str:
+    """`3 errors, 1 warning`."""
+    problems = tuple(diagnostics)
+    errors = num_errors(problems)
+    warnings = len(problems) - errors
+    parts = [f"{errors} error{'s' * (errors != 1)}"] if errors else []
+    parts += [f"{warnings} warning{'s' * (warnings != 1)}"] if warnings else []
+    return ", ".join(parts)

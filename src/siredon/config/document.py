@@ -1,0 +1,213 @@
+"""Text -> values with a place for each: the only reader of YAML.
+
+YAML 1.1 as PyYAML reads it (so `yes`, `no`, `on`, `off` are booleans), with three differences, all on
+the side of what people mean: `1e-4` is a number, `1:30` and dates are text, duplicate keys are a problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from siredon.config.diagnostics import Diagnostic, Place
+
+KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 40
+MAX_NODES = 100_000
+
+_FLOAT = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+")
+_LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML file as values, each with its place.
+
+    Args:
+        path: The file, as the user wrote it.
+        text: What the file holds.
+        values: The top-level mapping.
+        keys: Path of a value -> place of its key (or of the list item).
+        places: Path of a value -> place of the value itself.
+        problems: What is wrong with the YAML as such.
+    """
+
+    path: str
+    text: str
+    values: dict[str, Any] = field(default_factory=dict)
+    keys: dict[KeyPath, Place] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    problems: tuple[Diagnostic, ...] = ()
+
+    def key_place(self, path: KeyPath) -> Place:
+        """Place of the key at `path`, or of the nearest enclosing one."""
+        while path and path not in self.keys:
+            path = path[:-1]
+        return self.keys.get(path, Place(1, 1))
+
+    def value_place(self, path: KeyPath) -> Place:
+        """Place of the value at `path`, or of the nearest enclosing key."""
+        return self.places.get(path) or self.key_place(path)
+
+
+def read_document(path: str) -> Document:
+    """Reads a YAML file.  Never raises for what the file holds: problems are in the document."""
+    try:
+        raw = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _broken(path, "", "SD0008", f"the file cannot be read: {reason}", "Check the path.")
+    if len(raw) > MAX_BYTES:
+        size = f"the file has {len(raw):,} bytes; a configuration has at most {MAX_BYTES:,}"
+        return _broken(path, "", "SD0001", size, "Is this the configuration, or a data file?")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return _broken(path, "", "SD0001", f"not UTF-8 text (byte {error.start})", "Save the file as UTF-8.")
+    return parse_document(path, text)
+
+
+def parse_document(path: str, text: str) -> Document:
+    """Parses YAML text; `path` is only shown."""
+    try:
+        _check_depth(text)
+        root = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+        cause = ": ".join(part for part in (error.context, error.problem) if part) or "not valid YAML"
+        return _broken(path, text, "SD0001", cause, _yaml_fix(text, place), place)
+    except (yaml.YAMLError, RecursionError) as error:
+        return _broken(path, text, "SD0001", str(error).splitlines()[0], "Write plain YAML text.")
+    if root is None:
+        return _broken(path, text, "SD0001", "the file is empty", "Start from a file in examples/.")
+    if not isinstance(root, yaml.MappingNode):
+        return _broken(path, text, "SD0001", "the top level is no mapping of `key: value`", "Write `key: value` lines.")
+    reader = _Reader(path, text)
+    try:
+        values = reader.read(root, ())
+    except _TooLargeError:
+        return _broken(path, text, "SD0001", f"aliases expand to over {MAX_NODES:,} values", "Use fewer aliases.")
+    return Document(path, text, values, reader.keys, reader.places, tuple(reader.problems))
+
+
+class _TooLargeError(Exception):
+    """More values than any configuration has."""
+
+
+class _Reader:
+    """Walks a composed YAML tree once; keeps values, places and problems."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.text = path, text
+        self.keys: dict[KeyPath, Place] = {}
+        self.places: dict[KeyPath, Place] = {}
+        self.problems: list[Diagnostic] = []
+        self._num_nodes = 0
+
+    def read(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._num_nodes += 1
+        if self._num_nodes > MAX_NODES:
+            raise _TooLargeError
+        self.places[path] = _place(node)
+        if isinstance(node, yaml.MappingNode):
+            return self._read_mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._read_item(item, (*path, index)) for index, item in enumerate(node.value)]
+        return _read_scalar(node)
+
+    def _read_item(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.keys[path] = _place(node)
+        return self.read(node, path)
+
+    def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        own: dict[str, Place] = {}
+        for key_node, value_node, inherited in _pairs(node, 0):
+            name = self._read_name(key_node, path)
+            place = _place(key_node)
+            if inherited and name in own:
+                continue
+            if not inherited and name in own:
+                self._report(
+                    "SD0002", place, name, f"`{name}` stands twice; first on line {own[name].line}", "Keep one."
+                )
+                continue
+            if not inherited:
+                own[name] = place
+            self.keys[(*path, name)] = place
+            values[name] = self.read(value_node, (*path, name))
+        return values
+
+    def _read_name(self, node: yaml.Node, path: KeyPath) -> str:
+        if isinstance(node, yaml.ScalarNode):
+            return str(node.value)
+        self._report("SD0001", _place(node), "", "a key must be a plain word", "Quote the key.")
+        return "?"
+
+    def _report(self, code: str, place: Place, key: str, message: str, fix: str) -> None:
+        self.problems.append(Diagnostic(code, "error", message, fix, key, self.path, place, self.text))
+
+
+def _pairs(node: yaml.MappingNode, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+    """Key and value nodes: the mapping's own first, then what `<<` merges in."""
+    merges = []
+    for key_node, value_node in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            merges += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+        else:
+            yield key_node, value_node, depth > 0
+    for merged in merges:
+        if isinstance(merged, yaml.MappingNode) and depth < MAX_DEPTH:
+            yield from _pairs(merged, depth + 1)
+
+
+def _read_scalar(node: yaml.Node) -> Any:
+    tag = node.tag.rpartition(":")[2]
+    text = str(node.value)
+    if tag == "null":
+        return None
+    if tag == "bool":
+        return yaml.SafeLoader.bool_values[text.lower()]
+    if tag == "int" and ":" not in text:
+        return int(text.replace("_", ""), 0) if not re.fullmatch(r"[-+]?0\d+", text) else int(text)
+    if tag == "float" and ":" not in text:
+        return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if tag == "str" and isinstance(node, yaml.ScalarNode) and node.style is None and _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    return text
+
+
+def _place(node: yaml.Node) -> Place:
+    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError(f"nested over {MAX_DEPTH} levels deep")
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+
+
+def _yaml_fix(text: str, place: Place) -> str:
+    lines = text.splitlines()
+    line = lines[place.line - 1] if place.line <= len(lines) else ""
+    if "\t" in line:
+        return "Indent with spaces: YAML allows no tabs."
+    return "Check indentation, colons and quotes on this line and the one before."
+
+
+def _broken(path: str, text: str, code: str, message: str, fix: str, place: Place | None = None) -> Document:
+    problem = Diagnostic(code, "error", message, fix, "", path, place or Place(1, 1), text)
+    return Document(path, text, problems=(problem,))

@@ -1,0 +1,100 @@
+"""How a section declares its keys: `key` for one that works, `planned` for one that is known only.
+
+A section is a frozen pydantic model.  A key's default, type, meaning and status stand on its line
+and nowhere else; `tests/design/test_keys.py` holds the status against the code that reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic_core import PydanticUndefined
+
+
+class Section(BaseModel):
+    """A group of keys.  Frozen, and closed: what it does not declare is an unknown key."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        arbitrary_types_allowed=False,
+        validate_by_alias=True,
+        validate_by_name=False,
+    )
+
+
+def _read_float(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("expected a number") from None
+    return value
+
+
+def _read_int(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number, not true or false")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, (float, str)):
+        raise ValueError("expected a whole number")
+    return value
+
+
+#: A number.  `2e-4`, `"2e-4"` and `1` are all numbers; `true` is not.
+Float = Annotated[float, BeforeValidator(_read_float)]
+#: A whole number.  `4` and `4.0` are; `4.5`, `"4"` and `true` are not.
+Int = Annotated[int, BeforeValidator(_read_int)]
+#: `true` or `false` (YAML also reads `yes`, `no`, `on`, `off` so); never 0, 1 or a string.
+Bool = Annotated[bool, Strict()]
+#: Text.
+Str = Annotated[str, Strict()]
+#: A name or a list of names; one name is a list of one.
+StrList = Annotated[
+    tuple[Str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
+#: Two settings and `auto`, which the hardware decides.
+Auto = Annotated[bool | str, Field(union_mode="left_to_right")]
+
+
+def key(
+    doc: str,
+    default: Any = PydanticUndefined,
+    *,
+    name: str | None = None,
+    planned_values: tuple[str, ...] = (),
+    **limits: Any,
+) -> Any:
+    """Declares a key that works.
+
+    Args:
+        doc: One line: what it does, with its unit.
+        default: Its value when the file does not set it; leave out if the key is required.
+        name: The YAML key, where it cannot be the attribute's own name.
+        planned_values: Values of the reference that are known but not built yet; refused with that reason.
+        limits: `ge`, `gt`, `le`, `lt`, `min_length`, as pydantic takes them.
+    """
+    extra = cast("dict[str, Any]", {"status": "works", "planned_values": planned_values})
+    return Field(default, description=doc, alias=name, json_schema_extra=extra, **limits)
+
+
+def planned(doc: str, default: Any = None, *, name: str | None = None) -> Any:
+    """Declares a key of the reference that is not built yet: setting it to anything but `default` is an error."""
+    extra = cast("dict[str, Any]", {"status": "planned"})
+    return Field(default, description=doc, alias=name, json_schema_extra=extra)
+
+
+def nested_sections(annotation: Any) -> type[Section] | None:
+    """The section inside a type such as `tuple[DatasetEntry, ...]` or `SpecialTokens | None`, if any."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for part in get_args(annotation):
+        found = nested_sections(part)
+        if found is not None:
+            return found
+    return None

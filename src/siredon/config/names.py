@@ -1,0 +1,118 @@
+"""Keys of the reference that have another name here, or none at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rename:
+    """What became of an old key.
+
+    Args:
+        new: The key to use, in the same place; behind a dot, a key inside that one.
+        value: What `new` is set to when the old key, a switch, is true; none carries the old value over.
+        reason: Why, in one line.
+    """
+
+    new: str
+    value: object | None
+    reason: str
+
+
+_SPELLING = "The same key; the schema of the reference spells it so."
+_ONE_SWITCH = "One key names the implementation of attention, not a switch for each."
+_ONE_BACKEND = "One key names the kernels of experts."
+_TYPO = "A slip of the pen in an example; nothing read it."
+_UNSLOTH = "These kernels are part of the trainer now."
+_COMPUTED = "Delete it: Siredon computes it."
+_GPTQ = "Delete it: the weights say themselves how they were quantized."
+_MAPPING = "One mapping for all properties of a message."
+_LEGACY_CHAT = "Delete it, and use `type: chat_template` with `message_property_mappings`."
+
+#: Old key -> the key to use.
+RENAMED: dict[str, Rename] = {
+    # Spellings
+    "type_of_model": Rename("model_type", None, _SPELLING),
+    "revision_of_model": Rename("model_revision", None, _SPELLING),
+    "overrides_of_model_config": Rename("model_config", None, _SPELLING),
+    "overrides_of_model_kwargs": Rename("model_kwargs", None, _SPELLING),
+    "adam_eps": Rename("adam_epsilon", None, "The reference ignored this spelling."),
+    "context_parapllel_size": Rename("context_parallel_size", None, _TYPO),
+    # Attention
+    "flash_attention": Rename("attn_implementation", "flash_attention_2", _ONE_SWITCH),
+    "sdp_attention": Rename("attn_implementation", "sdpa", _ONE_SWITCH),
+    "xformers_attention": Rename("attn_implementation", "xformers", _ONE_SWITCH),
+    "flex_attention": Rename("attn_implementation", "flex_attention", _ONE_SWITCH),
+    "sage_attention": Rename("attn_implementation", "sage", _ONE_SWITCH),
+    "eager_attention": Rename("attn_implementation", "eager", _ONE_SWITCH),
+    "flash_optimum": Rename("attn_implementation", "sdpa", "PyTorch has these kernels by now."),
+    "flash_attn_d512": Rename("large_head_attention", "triton_flash", "There is more than one way by now."),
+    # Kernels
+    "flash_attn_rms_norm": Rename("liger_rms_norm", True, "flash-attn dropped this kernel."),
+    "liger_swiglu": Rename("liger_glu_activation", None, "It covers GeGLU too."),
+    "use_scattermoe": Rename("expert_backend", "scattermoe", _ONE_BACKEND),
+    "use_sonicmoe": Rename("expert_backend", "sonicmoe", _ONE_BACKEND),
+    "unsloth_lora_mlp": Rename("lora_mlp_kernel", None, _UNSLOTH),
+    "unsloth_lora_qkv": Rename("lora_qkv_kernel", None, _UNSLOTH),
+    "unsloth_lora_o": Rename("lora_o_kernel", None, _UNSLOTH),
+    # Data
+    "dataset_processes": Rename("dataset_num_proc", None, "The name that `datasets` uses."),
+    "pretrain_multipack_buffer_size": Rename(
+        "streaming_multipack_buffer_size", None, "It holds for every kind of streaming."
+    ),
+    "message_field_role": Rename("message_property_mappings.role", None, _MAPPING),
+    "message_field_content": Rename("message_property_mappings.content", None, _MAPPING),
+    # Training
+    "noisy_embedding_alpha": Rename("neftune_noise_alpha", None, "The method is called NEFTune."),
+    "dpo_beta": Rename("rl_beta", None, "Other methods have a beta too."),
+    "evaluation_strategy": Rename("eval_strategy", None, "The name that transformers uses."),
+    "eval_max_new_tokens": Rename("generation_max_new_tokens", None, "Samples have settings of their own."),
+    # Several GPUs
+    "sequence_parallel_degree": Rename("context_parallel_size", None, "Every axis of the mesh is a `_size`."),
+}
+
+#: Old key -> what to do instead.
+REMOVED: dict[str, str] = {
+    # Computed
+    "device": _COMPUTED,
+    "world_size": _COMPUTED,
+    "local_rank": _COMPUTED,
+    "is_preprocess": _COMPUTED,
+    "total_num_tokens": _COMPUTED,
+    "total_supervised_tokens": _COMPUTED,
+    "axolotl_config_path": _COMPUTED,
+    "merge_lora": "Delete it: merging is a command.",
+    "preprocess_iterable": "Delete it, and set `streaming: true` for data that is read while training.",
+    # Model and adapter
+    "rope_scaling": "Move it into `model_config:`; it is a setting of the model's own.",
+    "torch_dtype": "Delete it, and set `bf16`, `fp16` or `float32` to true.",
+    "base_model_ignore_patterns": "Delete it: only the files that a model needs are fetched.",
+    "full_finetune": "Delete it: without `adapter` every weight is trained.",
+    "gptq_groupsize": _GPTQ,
+    "gptq_model_v1": _GPTQ,
+    "gptq_disable_exllama": "Delete it: the GPTQ library chooses its kernels.",
+    "s2_attention": "Delete it: shifted attention is gone. For long rows, see `context_parallel_size`.",
+    "unsloth_cross_entropy_loss": "Delete it, and set `cut_cross_entropy: true`.",
+    "unsloth_rms_norm": "Delete it, and set `liger_rms_norm: true`.",
+    "unsloth_rope": "Delete it, and set `liger_rope: true`.",
+    # Data
+    "max_packed_sequence_len": "Delete it, and set `sample_packing: true` with `sequence_len`.",
+    "sample_packing_seq_len_multiplier": "Delete it, and set `micro_batch_size`: packs per device and step.",
+    "conversation": _LEGACY_CHAT,
+    "input_format": _LEGACY_CHAT,
+    "field_human": _LEGACY_CHAT,
+    "field_model": _LEGACY_CHAT,
+    # Training
+    "eta_min": "Delete it, and set `cosine_min_lr_ratio` to `eta_min / learning_rate`.",
+    "lr_div_factor": "Delete it: nothing read it. The schedule's settings are `lr_scheduler_kwargs`.",
+    "gc_steps": "Delete it, and set `torch_empty_cache_steps` and `gc_collect_steps`.",
+    "eval_table_size": "Delete it, and set `generate_samples: true` with `num_generation_samples`.",
+    "debug": "Delete it: looking at prepared rows is a command.",
+    "fsdp_final_state_dict_type": "Move it into `fsdp_config:`, as `final_state_dict_type`.",
+    # Preferences
+    "rpo_alpha": "Delete it; `dpo_loss_type: [sigmoid, sft]` with `dpo_loss_weights` is the same.",
+    "dpo_norm_loss": "Delete it: TRL no longer has it.",
+    "dpo_use_logits_to_keep": "Delete it: TRL no longer has it.",
+    "dpo_generate_during_eval": "Delete it: TRL no longer has it. See `generate_samples`.",
+}

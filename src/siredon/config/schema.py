@@ -1,0 +1,201 @@
+"""The sections put together: `Config`, the home of every key, and the JSON schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, cast
+
+from pydantic.fields import FieldInfo
+
+from siredon.config.fields import Section
+from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.attention import AttentionSection
+from siredon.config.sections.batch import BatchSection
+from siredon.config.sections.checkpoint import CheckpointSection
+from siredon.config.sections.compile import CompileSection
+from siredon.config.sections.data import DataSection
+from siredon.config.sections.diffusion import DiffusionSection
+from siredon.config.sections.distillation import DistillationSection
+from siredon.config.sections.distributed import DeepspeedSection, DistributedSection, FsdpSection
+from siredon.config.sections.embedding import EmbeddingSection
+from siredon.config.sections.evaluation import EvaluationSection, LmEvalSection
+from siredon.config.sections.experts import ExpertParallelSection, ExpertSection
+from siredon.config.sections.freezing import FreezingSection, LisaSection, ReloraSection
+from siredon.config.sections.generation import GenerationSection
+from siredon.config.sections.hatchery import HatcherySection
+from siredon.config.sections.hub import HubSection
+from siredon.config.sections.kernels import KernelSection, LigerSection
+from siredon.config.sections.loader import LoaderSection
+from siredon.config.sections.logging import LoggingSection, ProfilerSection
+from siredon.config.sections.loss import LossSection, StoppingSection
+from siredon.config.sections.memory import MemorySection
+from siredon.config.sections.model import ModelSection
+from siredon.config.sections.multimodal import MultimodalSection
+from siredon.config.sections.online import NemoGymSection, OnlineSection
+from siredon.config.sections.optimizer import (
+    DionSection,
+    GrokfastSection,
+    OptimizerSection,
+    QGaloreSection,
+    ScheduleSection,
+)
+from siredon.config.sections.packing import PackingSection
+from siredon.config.sections.placement import PlacementSection
+from siredon.config.sections.plugins import PluginSection
+from siredon.config.sections.pose import PoseSection
+from siredon.config.sections.precision import PrecisionSection
+from siredon.config.sections.preference import PreferenceSection, RewardSection
+from siredon.config.sections.quantization import QuantizationSection
+from siredon.config.sections.ray import RaySection
+from siredon.config.sections.serving import ServingSection
+from siredon.config.sections.streaming import StreamingSection
+from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.config.sections.trackers import (
+    CometSection,
+    MetricsSection,
+    MlflowSection,
+    SwanlabSection,
+    TrackioSection,
+    WandbSection,
+)
+
+
+class Config(Section):
+    """A checked configuration.  Frozen: a derived value is a property with a name of its own."""
+
+    model: ModelSection
+    placement: PlacementSection
+    tokenizer: TokenizerSection
+    embedding: EmbeddingSection
+    multimodal: MultimodalSection
+    data: DataSection
+    streaming: StreamingSection
+    packing: PackingSection
+    pose: PoseSection
+    loader: LoaderSection
+    adapter: AdapterSection
+    relora: ReloraSection
+    lisa: LisaSection
+    freezing: FreezingSection
+    quantization: QuantizationSection
+    experts: ExpertSection
+    batch: BatchSection
+    optimizer: OptimizerSection
+    dion: DionSection
+    qgalore: QGaloreSection
+    grokfast: GrokfastSection
+    schedule: ScheduleSection
+    loss: LossSection
+    preference: PreferenceSection
+    reward: RewardSection
+    online: OnlineSection
+    nemo_gym: NemoGymSection
+    distillation: DistillationSection
+    diffusion: DiffusionSection
+    hatchery: HatcherySection
+    precision: PrecisionSection
+    memory: MemorySection
+    compile: CompileSection
+    attention: AttentionSection
+    kernels: KernelSection
+    liger: LigerSection
+    distributed: DistributedSection
+    fsdp: FsdpSection
+    deepspeed: DeepspeedSection
+    expert_parallel: ExpertParallelSection
+    ray: RaySection
+    checkpoint: CheckpointSection
+    hub: HubSection
+    evaluation: EvaluationSection
+    lm_eval: LmEvalSection
+    generation: GenerationSection
+    stopping: StoppingSection
+    logging: LoggingSection
+    profiler: ProfilerSection
+    wandb: WandbSection
+    mlflow: MlflowSection
+    comet: CometSection
+    trackio: TrackioSection
+    swanlab: SwanlabSection
+    metrics: MetricsSection
+    serving: ServingSection
+    plugins: PluginSection
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation rows."""
+        return self.data.val_set_size > 0 or bool(self.data.test_datasets)
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What is known of one key of the YAML."""
+
+    name: str
+    section: str
+    attribute: str
+    field: FieldInfo
+
+    @property
+    def status(self) -> Literal["works", "planned"]:
+        """Whether setting the key has an effect."""
+        return cast("Literal['works', 'planned']", self._extra["status"])
+
+    @property
+    def planned_values(self) -> tuple[str, ...]:
+        """Values of the reference that are refused as not built yet."""
+        return cast("tuple[str, ...]", self._extra.get("planned_values", ()))
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.field.json_schema_extra)
+
+
+def read_fields(section: type[Section], home: str) -> dict[str, KeyInfo]:
+    """YAML key -> what is known of it, for one section."""
+    return {
+        (field.alias or attribute): KeyInfo(field.alias or attribute, home, attribute, field)
+        for attribute, field in section.model_fields.items()
+    }
+
+
+def section_types() -> dict[str, type[Section]]:
+    """Name of the section in `Config` -> its class, in the order of `Config`."""
+    return {name: cast("type[Section]", field.annotation) for name, field in Config.model_fields.items()}
+
+
+@cache
+def key_homes() -> dict[str, KeyInfo]:
+    """Every top-level key of the YAML -> its home.
+
+    Raises:
+        AssertionError: Two sections claim one key: a mistake of ours.
+    """
+    homes: dict[str, KeyInfo] = {}
+    for home, section in section_types().items():
+        for name, info in read_fields(section, home).items():
+            assert name not in homes, f"{name} stands in {homes[name].section} and in {home}"
+            homes[name] = info
+    return homes
+
+
+def json_schema() -> dict[str, Any]:
+    """The flat JSON Schema (draft 2020-12) of a configuration file, for editors and validators."""
+    properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    required: list[str] = []
+    for section in section_types().values():
+        schema = section.model_json_schema(by_alias=True, mode="validation")
+        definitions |= schema.get("$defs", {})
+        properties |= schema["properties"]
+        required += schema.get("required", [])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Siredon configuration",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "required": required,
+        "$defs": definitions,
+    }

@@ -1,0 +1,38 @@
+"""Output folder, checkpoints, resuming."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned
+
+Strategy = Literal["no", "steps", "epoch", "best"]
+
+
+class DynamicCheckpoint(Section):
+    """`dynamic_checkpoint:`, a checkpoint whenever somebody asks for one."""
+
+    enabled: Bool = planned("Look for a request while training.", False)
+    check_interval: Int = planned("Optimizer steps between two looks.", 10)
+    trigger_file_path: Str = planned("File in `output_dir` whose appearance is the request.", "")
+
+
+class CheckpointSection(Section):
+    """When a checkpoint is written, how many are kept, where a run goes on."""
+
+    output_dir: Str = key("Folder for everything that the run writes.", "./model-out")
+    save_strategy: Strategy | None = key(
+        "`steps`, `epoch`, `best` or `no`; default `epoch`, or `steps` when a number of steps is set.", None
+    )
+    save_steps: Float | None = key("Steps between checkpoints, or a fraction of the run below 1.", None, gt=0)
+    saves_per_epoch: Int | None = key("Checkpoints per epoch.", None, ge=1)
+    save_total_limit: Int = key("Checkpoints kept; the oldest go first.", 4, ge=1)
+    save_first_step: Bool = key("A checkpoint after the first step, to find a full disk early.", False)
+    save_only_model: Bool = key("Leave out what resuming needs.", False)
+    metric_for_best_model: Str | None = key("Metric by which `save_strategy: best` judges.", None)
+    resume_from_checkpoint: Str | None = key("Checkpoint folder from which the run goes on.", None)
+    auto_resume_from_checkpoints: Bool = key("Go on from the last checkpoint in `output_dir`, if any.", False)
+    save_safetensors: Bool = planned("Write weights as safetensors; nothing else is written.", True)
+    load_best_model_at_end: Bool = planned("End with the best checkpoint, not the last.", False)
+    greater_is_better: Bool | None = planned("Whether `metric_for_best_model` should rise.")
+    dynamic_checkpoint: DynamicCheckpoint | None = planned("A checkpoint on request, by a file.")

@@ -1,0 +1,93 @@
+"""Which data, in which format, and what of it is learned."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
+
+EosPolicy = Literal["all", "turn", "last", "none"]
+
+
+class DatasetEntry(Section):
+    """One entry of `datasets:` or `test_datasets:`."""
+
+    path: Str = key("Local file or folder, or hub id.")
+    type: Str = key("Format of the rows: the name of a file in `data/formats`.")
+    split: Str | None = key("Split, with slices as in `train[:10%]`; default `train`.", None)
+    name: Str | None = key("Configuration of a hub data set.", None)
+    revision: Str | None = key("Branch, tag or commit on the hub.", None)
+    data_files: StrList = key("Files inside the folder or hub data set.", ())
+    ds_type: Literal["json", "csv", "parquet", "text", "arrow"] | None = key(
+        "Kind of the files; default by their ending.", None
+    )
+    chat_template: Str | None = key("Template for this data set; default the top-level one.", None)
+    field: Str = key("Column of the text (`completion`).", "text")
+    field_messages: Str = key("Column of the list of messages (`chat_template`).", "messages")
+    message_property_mappings: dict[Str, Str] = key(
+        "Property of a message (`role`, `content`) -> its name in the data.", {}
+    )
+    roles: dict[Str, StrList] = key(
+        "Role of the template -> names that the data uses for it; default human/gpt and their like.", {}
+    )
+    roles_to_train: StrList = key("Roles whose messages are learned.", ("assistant",))
+    train_on_eos: EosPolicy = key(
+        "Which stop tokens are learned: of every turn, of trained turns, of the last one, or none.", "turn"
+    )
+    train_on_eot: EosPolicy | None = planned("The same for end-of-turn tokens; default `train_on_eos`.")
+    chat_template_jinja: Str | None = planned("Text or file of a template for this data set.")
+    drop_system_message: Bool | None = planned("Leave out a system message at the start.")
+    field_tools: Str | None = planned("Column of the tools that the model may call.")
+    field_thinking: Str | None = planned("Property of a message that holds its reasoning.")
+    template_thinking_key: Str | None = planned("Name under which the template expects the reasoning.")
+    split_thinking: Bool | None = planned("Take the reasoning out of the content, by its `<think>` tags.")
+    message_field_training: Str | None = planned("Property of a message that says whether it is learned.")
+    message_field_training_detail: Str | None = planned(
+        "Property of a message that lists ranges of characters and whether each is learned."
+    )
+    input_transform: Str | None = planned("Dotted path of a function applied to each row first.")
+    shards: Int | None = planned("Parts into which the shuffled rows are cut; one is used.")
+    shards_idx: Int | None = planned("Number of the part that is used, from 0.")
+    preprocess_shards: Int | None = planned("Pieces prepared one after another, to spare memory.")
+    trust_remote_code: Bool = planned("Allow Python code that comes with the data to run.", False)
+    logprobs_field: Str | None = planned("Column of the teacher's log-probabilities (distillation).")
+    temperature: Float | None = planned("Temperature at which the teacher's were taken (distillation).")
+    field_chosen: Str | None = planned("Column of the better answer (preference methods).")
+    field_rejected: Str | None = planned("Column of the worse answer (preference methods).")
+    step_separator: Str | None = planned("Text that ends a step of reasoning (`stepwise_supervised`).")
+    max_completion_length: Int | None = planned("Longest answer, in tokens (`stepwise_supervised`).")
+    train_on_last_step_only: Bool | None = planned("Judge the final step alone (`stepwise_supervised`).")
+    length: Int = planned("Random rows to make up (`_synthetic`).", 1000)
+    sequence_length: Int | None = planned("Tokens per made-up row (`_synthetic`).")
+    min_input_id: Int = planned("Smallest token id drawn (`_synthetic`).", 100)
+    max_input_id: Int | None = planned("Token ids are drawn up to this one (`_synthetic`).")
+    seed: Int | None = planned("Seed of the made-up rows (`_synthetic`).")
+
+
+class DataSection(Section):
+    """Sources, preparation and the validation split."""
+
+    datasets: tuple[DatasetEntry, ...] = key("Training data.", (), min_length=1)
+    test_datasets: tuple[DatasetEntry, ...] = key("Validation data; excludes `val_set_size`.", ())
+    val_set_size: Float = key(
+        "Part of the rows held out for validation: a fraction below 1, or a number of rows.", 0.0, ge=0
+    )
+    dataset_prepared_path: Str = key("Folder of prepared data.", "last_run_prepared")
+    sequence_len: Int = key("Longest row, and length of a pack, in tokens.", 512, ge=2)
+    excess_length_strategy: Literal["drop", "truncate", "raise"] = key(
+        "What happens to rows over `sequence_len`.", "drop"
+    )
+    train_on_inputs: Bool = key("Learn the prompts too, not only the responses.", False)
+    shuffle_merged_datasets: Bool = key("Shuffle the rows of all data sets together, by `seed`.", True)
+    shuffle_before_merging_datasets: Bool = planned("Shuffle each data set by itself first.", False)
+    eval_sequence_len: Int | None = planned("Longest validation row, in tokens; default `sequence_len`.")
+    min_sample_len: Int | None = planned("Shortest row that is kept, in tokens; default 2.")
+    max_prompt_len: Int | None = planned("Longest prompt of preference and online methods, in tokens.")
+    dataset_exact_deduplication: Bool | None = planned("Keep one of several equal rows.")
+    dataset_num_proc: Int | None = planned("Processes that prepare data; default one per CPU core.")
+    dataset_keep_in_memory: Bool | None = planned("Hold rows in RAM while they are prepared.")
+    num_dataset_shards_to_save: Int | None = planned("Files that the prepared data is spread over.")
+    dataset_shard_num: Int | None = planned("Parts into which the prepared rows are cut; one is used.")
+    dataset_shard_idx: Int | None = planned("Number of the part that is used, from 0.")
+    skip_prepare_dataset: Bool = planned("Tokenize batch by batch while training, not before.", False)
+    remove_unused_columns: Bool | None = planned("Drop columns that the model does not take.")

@@ -1,0 +1,33 @@
+"""When validation runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
+
+TextMetric = Literal["sacrebleu", "comet", "ter", "chrf", "perplexity"]
+
+
+class EvaluationSection(Section):
+    """When the validation loss is measured."""
+
+    eval_strategy: Literal["no", "steps", "epoch"] | None = key(
+        "`steps`, `epoch` or `no`; default `epoch`, or `steps` when a number of steps is set.", None
+    )
+    eval_steps: Float | None = key("Steps between validations, or a fraction of the run below 1.", None, gt=0)
+    evals_per_epoch: Int | None = key("Validations per epoch.", None, ge=1)
+    do_causal_lm_eval: Bool | None = planned("Let the model answer validation prompts and score the text.")
+    eval_causal_lm_metrics: tuple[TextMetric, ...] | None = planned("Scores of those answers.")
+    do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")
+    bench_dataset: Str | None = planned("Hub id or file of the multiple-choice questions.")
+    bench_split: Str | None = planned("Split of the questions.")
+
+
+class LmEvalSection(Section):
+    """Benchmarks of lm-evaluation-harness."""
+
+    lm_eval_tasks: StrList = planned("Tasks, each with its number of examples if any: `arc_easy:5`.", ())
+    lm_eval_batch_size: Int = planned("Prompts per batch.", 8)
+    lm_eval_post_train: Bool = planned("Run the tasks when training has ended.", True)
+    lm_eval_model: Str | None = planned("Model to judge in place of the trained one.")

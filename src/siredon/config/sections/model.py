@@ -1,0 +1,34 @@
+"""Which model, and how its weights are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from siredon.config.fields import Bool, Section, Str, key, planned
+
+
+class ModelSection(Section):
+    """The base model: a hub id or a local folder, its class and its configuration."""
+
+    base_model: Str = key("Hub id or local folder of the weights.")
+    base_model_config: Str | None = key("Hub id or folder of the model's config; default `base_model`.", None)
+    model_type: Str = key(
+        "Class of transformers that loads the weights.", "AutoModelForCausalLM", name="model_type"
+    )
+    revision: Str | None = key("Branch, tag or commit on the hub.", None, name="model_revision")
+    overrides: dict[str, Any] = key(
+        "Settings of the model's own config to change before it is built.", {}, name="model_config"
+    )
+    trust_remote_code: Bool = key("Allow Python code that comes with the weights to run.", False)
+    reinit_weights: Bool = key("Random weights from the config instead of the trained ones.", False)
+    cls_model_config: Str | None = planned("Class of transformers that reads the config.")
+    model_kwargs: dict[str, Any] | None = planned("More arguments for loading the weights.")
+    is_falcon_derived_model: Bool | None = planned("Treat it as a Falcon, whatever it is called.")
+    is_llama_derived_model: Bool | None = planned("Treat it as a Llama, whatever it is called.")
+    is_mistral_derived_model: Bool | None = planned("Treat it as a Mistral; unpacked rows are padded left.")
+    is_qwen_derived_model: Bool | None = planned("Treat it as a Qwen 1, whose tokenizer is special.")
+
+    @property
+    def config_path(self) -> str:
+        """Where the model's config is read from."""
+        return self.base_model_config or self.base_model

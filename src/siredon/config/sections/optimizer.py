@@ -1,0 +1,104 @@
+"""Optimizer and learning rate."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
+
+Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad"]
+Schedule = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "polynomial",
+    "inverse_sqrt",
+    "cosine_with_restarts",
+]
+
+
+class LrGroup(Section):
+    """An entry of `lr_groups:`, layers with a learning rate of their own."""
+
+    name: Str = planned("Name of the group, for logs.", ...)
+    modules: StrList = planned("Parts of layer names that belong to it.", ...)
+    lr: Float = planned("Peak learning rate of the group.", ...)
+
+
+class OptimizerSection(Section):
+    """The optimizer and its settings."""
+
+    learning_rate: Float = key("Peak learning rate.", gt=0)
+    optimizer: Optimizer = key("Name of the optimizer.", "adamw_torch_fused")
+    weight_decay: Float = key("Weight decay.", 0.0, ge=0)
+    max_grad_norm: Float = key("Gradients are clipped to this global norm; 0 clips nothing.", 1.0, ge=0)
+    adam_beta1: Float = key("First Adam beta.", 0.9, ge=0, lt=1)
+    adam_beta2: Float = key("Second Adam beta.", 0.999, ge=0, lt=1)
+    adam_epsilon: Float = key("Adam epsilon.", 1e-8, gt=0)
+    adam_beta3: Float | None = planned("Third beta, of CAME.")
+    adam_epsilon2: Float | None = planned("Second epsilon, of CAME.")
+    optim_args: Str | dict[str, Any] | None = planned("Further settings: a mapping, or `name=value,...`.")
+    optim_target_modules: StrList | None = planned("Layers whose gradients GaLore and its kin compress.")
+    torchdistx_path: Str | None = planned("Folder of torchdistx, for `adamw_anyprecision`.")
+    embedding_lr: Float | None = planned("Learning rate of embeddings and head.")
+    embedding_lr_scale: Float | None = planned("The same, as a multiple of `learning_rate`.")
+    lr_groups: tuple[LrGroup, ...] | None = planned("Layers with a learning rate of their own.")
+
+
+class DionSection(Section):
+    """Dion, an optimizer of orthogonal low-rank updates."""
+
+    dion_lr: Float | None = planned("Learning rate of the matrices.")
+    dion_momentum: Float | None = planned("Momentum of the matrices.")
+    dion_rank_fraction: Float = planned("Rank of an update as a part of the full rank.", 1.0)
+    dion_rank_multiple_of: Int = planned("The rank is raised to a multiple of this.", 1)
+
+
+class QGaloreSection(Section):
+    """Q-GaLore, Adam in a quantized low-rank space."""
+
+    qgalore_rank: Int = planned("Rank of that space.", 256)
+    qgalore_update_proj_gap: Int = planned("Optimizer steps after which the space is chosen anew.", 200)
+    qgalore_scale: Float = planned("Factor on updates that come back from it.", 0.25)
+    qgalore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = planned(
+        "Sides of a matrix that are projected.", "std"
+    )
+    qgalore_proj_quant: Bool = planned("Hold the projections quantized.", True)
+    qgalore_proj_bits: Int = planned("Bits per value of a projection.", 4)
+    qgalore_proj_group_size: Int = planned("Values of a projection that share a scale.", 256)
+    qgalore_cos_threshold: Float = planned("Cosine from which the old space is still good enough.", 0.4)
+    qgalore_gamma_proj: Int = planned("Factor by which a stable layer waits longer.", 2)
+    qgalore_queue_size: Int = planned("Past comparisons that decide whether it is stable.", 5)
+
+
+class GrokfastSection(Section):
+    """Grokfast: slow parts of the gradients are amplified."""
+
+    grokfast_alpha: Float = planned("Decay of the running average of gradients.", 0.98)
+    grokfast_lamb: Float = planned("Weight with which the average is added.", 2.0)
+
+
+class ScheduleSection(Section):
+    """The learning rate over the run."""
+
+    lr_scheduler: Schedule = key("Shape of the learning rate after warm-up.", "cosine")
+    lr_scheduler_kwargs: dict[str, Any] = key("Further settings of the schedule.", {})
+    warmup_steps: Int | None = key(
+        "Optimizer steps of warm-up; default 3 % of the run, at most 100.", None, ge=0
+    )
+    warmup_ratio: Float | None = key("Warm-up as a fraction of the run.", None, ge=0, le=1)
+    lr_quadratic_warmup: Bool | None = planned("Warm up along a parabola, with `cosine`.")
+    cosine_min_lr_ratio: Float | None = planned("`cosine` ends at this fraction of the peak.")
+    cosine_constant_lr_ratio: Float | None = planned("Fraction of the run after which `cosine` is flat.")
+    jagged_restart_steps: Int | None = planned("Optimizer steps between restarts of the schedule (ReLoRA).")
+    jagged_restart_warmup_steps: Int | None = planned("Warm-up after each, in optimizer steps; default 10.")
+    jagged_restart_anneal_steps: Int | None = planned("Decay before each, in optimizer steps; default 1.")
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Warm-up in optimizer steps for a run of `num_steps`."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        if self.warmup_ratio is not None:
+            return round(self.warmup_ratio * num_steps)
+        return min(round(0.03 * num_steps), 100)

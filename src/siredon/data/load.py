@@ -1,0 +1,157 @@
+"""Sources -> rows, through `datasets`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siredon.config.sections.data import DatasetEntry
+from siredon.data.types import Row
+from siredon.errors import DataError
+
+_KINDS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+    ".arrow": "arrow",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one data set, and what identifies their content.
+
+    Args:
+        name: How messages call it: the path, as the user wrote it.
+        rows: The rows.
+        fingerprint: Changes when the content changes.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    fingerprint: str
+
+
+def fingerprint_entry(entry: DatasetEntry) -> str | None:
+    """The content hash of a local data set; None for one on the hub (its rows must be loaded to know)."""
+    files = _local_files(entry)
+    if files is None:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def load_rows(entry: DatasetEntry) -> Source:
+    """Reads the rows of one entry of `datasets:`.
+
+    Raises:
+        DataError: No such file or data set, no such split, or a file that is not what its ending says.
+    """
+    files = _local_files(entry)
+    rows = _load_hub(entry) if files is None else _load_local(entry, files)
+    if len(rows) == 0:
+        raise DataError(f"{entry.path}: the data set has no rows", "Check `path` and `split`.")
+    known = fingerprint_entry(entry)
+    content = known or hashlib.sha256(repr((rows.cache_files, len(rows))).encode()).hexdigest()
+    return Source(entry.path, rows, content)
+
+
+def _local_files(entry: DatasetEntry) -> list[Path] | None:
+    """The files of a local path, sorted; None if the path is no local one."""
+    path = Path(entry.path).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        return None
+    if entry.data_files:
+        return [path / name for name in entry.data_files]
+    return sorted(file for file in path.rglob("*") if file.is_file() and _kind(entry, file, None))
+
+
+def _kind(entry: DatasetEntry, file: Path, default: str | None) -> str | None:
+    return entry.ds_type or _KINDS.get(file.suffix.lower(), default)
+
+
+def _load_local(entry: DatasetEntry, files: Sequence[Path]) -> Any:
+    import datasets
+
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        what = f"no such file {missing[0]}" if missing else "the folder holds no file of a known kind"
+        raise DataError(f"{entry.path}: {what}", f"Known endings: {', '.join(_KINDS)}; or set `ds_type`.")
+    kinds = {_kind(entry, file, "json") for file in files}
+    if len(kinds) > 1:
+        listed = ", ".join(sorted(str(kind) for kind in kinds))
+        raise DataError(f"{entry.path}: the folder mixes kinds of files ({listed})", "Name the files in `data_files`.")
+    kind = str(kinds.pop())
+    options: dict[str, Any] = {"sep": "\t"} if any(file.suffix == ".tsv" for file in files) else {}
+    if kind == "text":
+        options["sample_by"] = "document"
+    with _quiet():
+        try:
+            return datasets.load_dataset(
+                kind, data_files=[str(file) for file in files], split=entry.split or "train", **options
+            )
+        except Exception as error:
+            raise _read_error(entry, files, error) from error
+
+
+def _load_hub(entry: DatasetEntry) -> Any:
+    import datasets
+
+    with _quiet():
+        try:
+            return datasets.load_dataset(
+                entry.path,
+                entry.name,
+                data_files=list(entry.data_files) or None,
+                split=entry.split or "train",
+                revision=entry.revision,
+            )
+        except Exception as error:
+            raise DataError(
+                f"{entry.path}: neither a local file or folder, nor to be had from the hub ({_first_line(error)})",
+                "Check `path` (it is relative to the folder where siredon was started), `split`, and the network.",
+            ) from error
+
+
+def _read_error(entry: DatasetEntry, files: Sequence[Path], error: Exception) -> DataError:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = f"{type(cause).__name__}: {_first_line(cause)}"
+    names = ", ".join(file.name for file in files[:3])
+    return DataError(f"{entry.path}: cannot read {names}: {reason}", "Check the file, `ds_type` and `split`.")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+class _quiet:
+    """Keeps the progress bars of `datasets` off the screen, and puts the setting back."""
+
+    def __enter__(self) -> None:
+        from datasets.utils import are_progress_bars_disabled, disable_progress_bars
+
+        self._was_off = are_progress_bars_disabled()
+        disable_progress_bars()
+
+    def __exit__(self, *_: object) -> None:
+        from datasets.utils import enable_progress_bars
+
+        if not self._was_off:
+            enable_progress_bars()

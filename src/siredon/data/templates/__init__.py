@@ -1,0 +1,1 @@
+"""Chat templates, one file each; the file name is the word in `chat_template:`.  Each defines `TEMPLATE`."""

@@ -1,0 +1,127 @@
+"""The nouns of the data stage, one frozen type each.
+
+Rows -> `Conversation` | `Text` -> `Span`s -> `Sample` -> `Pack` -> `Batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from siredon.config.sections.data import DatasetEntry
+
+#: A label that is no target, as in `torch.nn.functional.cross_entropy`.
+IGNORE = -100
+
+Row = Mapping[str, Any]
+Ids = npt.NDArray[np.int32]
+
+
+class Span(NamedTuple):
+    """A piece of rendered text, and whether its tokens are learned."""
+
+    text: str
+    learn: bool
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: what the template gets, its role, and whether it is learned."""
+
+    properties: Mapping[str, Any]
+    role: str
+    content: str
+    learn: bool
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages that a chat template turns into text."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text that needs no template.
+
+    Args:
+        spans: The pieces, in order.
+        add_bos: Begin with the tokenizer's first token, if it has one and uses it.
+        add_eos: End with the stop token, learned.
+        split: An over-long text is cut into windows, not handled as an over-long row.
+    """
+
+    spans: tuple[Span, ...]
+    add_bos: bool = True
+    add_eos: bool = True
+    split: bool = False
+
+
+class RowError(ValueError):
+    """One row that cannot be used; `prepare` adds the file and the row's number."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A part of the shelf `formats`.
+
+    Args:
+        read: A row and its data-set entry -> what it holds.  Raises `RowError`.
+        prompt: What a user types -> how this format asks it, for `inference`.
+    """
+
+    read: Callable[[Row, ReadOptions], Conversation | Text]
+    prompt: Callable[[str], Conversation | Text]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a format needs to read a row."""
+
+    entry: DatasetEntry
+    train_on_inputs: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """A part of the shelf `templates`: Jinja source, and where the published one stands."""
+
+    source: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as the model sees it.
+
+    Args:
+        input_ids: Token ids, shape [T].
+        labels: The id where it is learned, else `IGNORE`, shape [T].  The first is never learned: nothing predicts it.
+    """
+
+    input_ids: Ids
+    labels: Ids
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are learned."""
+        return int((self.labels != IGNORE).sum())
+
+
+#: Samples that share one sequence, isolated from each other.
+Pack = Sequence[Sample]
+
+
+class Batch(TypedDict):
+    """One forward pass, all int64: ids, labels and positions of shape [B, T]; tokens that are no padding, [B]."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    num_tokens: torch.Tensor

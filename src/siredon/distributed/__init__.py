@@ -1,0 +1,1 @@
+"""Ranks: which process this is, and what the others must wait for."""

@@ -1,0 +1,100 @@
+"""The machine, probed once and passed in.  The only file that may say "cuda"."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Device = Literal["cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run has to work with.
+
+    Args:
+        device: Where tensors live.
+        name: The device as its maker calls it.
+        num_devices: GPUs in this machine; 1 for cpu and mps.
+        has_bf16: bfloat16 products in hardware.
+        has_tf32: TensorFloat-32 products.
+        num_cores: CPU cores that this process may use.
+    """
+
+    device: Device
+    name: str
+    num_devices: int
+    has_bf16: bool
+    has_tf32: bool
+    num_cores: int
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the device is an NVIDIA or AMD GPU."""
+        return self.device == "cuda"
+
+
+def probe_hardware() -> Hardware:
+    """Looks at this machine.  Imports torch."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        major, _ = torch.cuda.get_device_capability()
+        return Hardware(
+            "cuda",
+            torch.cuda.get_device_name(),
+            torch.cuda.device_count(),
+            torch.cuda.is_bf16_supported(including_emulation=False),
+            major >= 8 and torch.version.hip is None,
+            cores,
+        )
+    if torch.backends.mps.is_available():
+        return Hardware("mps", platform.processor() or "Apple GPU", 1, True, False, cores)
+    return Hardware("cpu", _cpu_name(), 1, _cpu_has_bf16(), False, cores)
+
+
+def read_peak_bytes(hardware: Hardware) -> int:
+    """The most memory this process has held: on the GPU if there is one, else resident."""
+    if hardware.is_gpu:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(hardware: Hardware) -> None:
+    """Waits until the device has done all that was asked of it."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return set()
+    for line in info.read_text(errors="replace").splitlines():
+        if line.startswith(("flags", "Features")):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def _cpu_has_bf16() -> bool:
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,57 @@
+"""What is trained, and what is recomputed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.memory import MemorySection
+from siredon.errors import CheckpointError
+from siredon.registry import Shelf
+
+ADAPTERS = Shelf("siredon.model.adapters", "ADAPTER", "adapter")
+
+
+def attach_adapter_(model: Any, section: AdapterSection) -> Any:
+    """Freezes the model and attaches the adapter that `adapter:` names; without one every weight is trained."""
+    if section.adapter is None:
+        return model
+    return ADAPTERS.load(section.adapter)(model, section)
+
+
+def recompute_activations_(model: Any, section: MemorySection) -> None:
+    """Switches gradient checkpointing on, not reentrant unless the config says so."""
+    if not section.gradient_checkpointing:
+        return
+    options = {"use_reentrant": False, **section.gradient_checkpointing_kwargs}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    if options["use_reentrant"]:
+        # Without an input that needs a gradient, reentrant checkpointing gives frozen layers none.
+        model.enable_input_require_grads()
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter in `folder`.
+
+    Raises:
+        CheckpointError: The folder holds no whole adapter.
+    """
+    from peft import PeftModel
+
+    check_adapter(folder)
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuses a folder that holds no whole adapter.
+
+    Raises:
+        CheckpointError: What is missing, and how it comes about.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} holds no adapter: {name} is missing",
+                "Train first (`siredon train CONFIG`), and use the same `output_dir`.",
+            )

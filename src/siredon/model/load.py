@@ -1,0 +1,133 @@
+"""Config and weights -> model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from siredon.config.sections.attention import AttentionSection
+from siredon.config.sections.model import ModelSection
+from siredon.errors import ModelError
+from siredon.model.locate import locate_model
+from siredon.model.tokenizer import explain_loading
+
+
+def load_model(
+    section: ModelSection, attention: AttentionSection, dtype: torch.dtype, tokenizer: Any, *, seed: int
+) -> Any:
+    """Loads the base model (or builds it anew, with `reinit_weights`), sized for the tokenizer.
+
+    Args:
+        section: Which model.
+        attention: Which attention.
+        dtype: Format of the weights.
+        tokenizer: The vocabulary must cover it; rows are added if it has more tokens.
+        seed: Seed of the random weights of `reinit_weights`.
+
+    Returns:
+        A model of transformers on the CPU, in training mode, that keeps no cache: with a cache
+        packed documents would not be isolated.
+
+    Raises:
+        ModelError: No such model or class, weights that do not fit, or an unknown config setting.
+    """
+    model_class = _find_class(section.model_type)
+    config = load_model_config(section)
+    try:
+        if section.reinit_weights:
+            torch.manual_seed(seed)
+            model = _build_anew(model_class, config, dtype, attention.attn_implementation)
+        else:
+            model = model_class.from_pretrained(
+                locate_model(section.base_model),
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention.attn_implementation,
+                trust_remote_code=section.trust_remote_code,
+                revision=section.revision or "main",
+                use_safetensors=True,
+            )
+    except (OSError, ValueError) as error:
+        raise explain_loading(section.base_model, "model", error) from error
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.use_cache = False
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.train()
+    return model
+
+
+def load_model_config(section: ModelSection) -> Any:
+    """The model's own config, with the changes of `model_config:`.
+
+    Raises:
+        ModelError: No such model, or a setting that its config does not have.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config, unused = AutoConfig.from_pretrained(
+            locate_model(section.config_path),
+            trust_remote_code=section.trust_remote_code,
+            revision=section.revision or "main",
+            return_unused_kwargs=True,
+            **section.overrides,
+        )
+    except (OSError, ValueError) as error:
+        raise explain_loading(section.config_path, "config", error) from error
+    unknown = [name for name in section.overrides if name in unused]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], config.to_dict(), n=1)
+        raise ModelError(
+            f"`model_config: {unknown[0]}` is no setting of {type(config).__name__}",
+            f"Did you mean `{near[0]}`?" if near else "Remove it.",
+        )
+    return config
+
+
+def takes_logits_to_keep(model: Any) -> bool:
+    """Whether the model computes logits only where it is asked to."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many weights there are, and how many are trained."""
+
+    total: int
+    trained: int
+
+    def describe(self) -> str:
+        """For people."""
+        share = 100 * self.trained / self.total
+        return f"{self.total / 1e6:,.1f} M parameters, {self.trained / 1e6:,.2f} M trained ({share:.2f} %)"
+
+
+def count_parameters(model: Any) -> Parameters:
+    """Counts weights; tied ones once."""
+    parameters = list(model.parameters())
+    return Parameters(
+        sum(parameter.numel() for parameter in parameters),
+        sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+    )
+
+
+def _build_anew(model_class: Any, config: Any, dtype: torch.dtype, attention: str) -> Any:
+    build = model_class.from_config if "from_config" in dir(model_class) else model_class._from_config
+    return build(config, dtype=dtype, attn_implementation=attention)
+
+
+def _find_class(name: str) -> Any:
+    import transformers
+
+    if name not in dir(transformers):
+        near = difflib.get_close_matches(name, dir(transformers), n=1)
+        raise ModelError(
+            f"`model_type: {name}` is no class of transformers {transformers.__version__}",
+            f"Did you mean `{near[0]}`?" if near else "Use AutoModelForCausalLM.",
+        )
+    return getattr(transformers, name)

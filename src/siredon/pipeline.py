@@ -1,0 +1,187 @@
+"""The map: one function per verb, each a numbered list of stages.
+
+Stages are imported by the verb that runs them, so that `check` never loads torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siredon.config.schema import Config
+from siredon.log import note, show
+
+if TYPE_CHECKING:
+    from siredon.config.sections.model import ModelSection
+    from siredon.data.prepare import Prepared
+    from siredon.data.prompt import Prompting
+    from siredon.hardware import Hardware
+    from siredon.serve.engines.transformers import Engine, Sampling
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What `inference` is asked.
+
+    Args:
+        texts: The prompts; empty for a prompt loop.
+        base: Ask the base model, without its adapter.
+        compare: Ask both, side by side.
+        sampling: How tokens are chosen.
+    """
+
+    texts: Sequence[str]
+    base: bool
+    compare: bool
+    sampling: Sampling
+
+
+def preprocess(config: Config) -> None:
+    """Prepares the data and reports what became of it."""
+    from siredon.model.tokenizer import load_tokenizer
+
+    # 1. Tokenizer
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    # 2. Data: rows -> samples -> packs, cached
+    prepared = _prepare(config, tokenizer)
+    # 3. Report
+    show(f"prepared data {prepared.fingerprint} in {config.data.dataset_prepared_path}")
+
+
+def train(config: Config) -> None:
+    """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`."""
+    from siredon.hardware import probe_hardware
+    from siredon.model.adapt import attach_adapter_, recompute_activations_
+    from siredon.model.load import count_parameters, load_model
+    from siredon.model.precision import resolve_precision
+    from siredon.model.tokenizer import load_tokenizer
+    from siredon.train.arguments import count_steps
+    from siredon.train.checkpoint import find_resume_folder
+    from siredon.train.methods.sft import Parts, build_trainer
+    from siredon.train.record import write_record
+    from siredon.train.run import finish_run, start_run
+
+    # 1. Hardware and number formats
+    hardware = probe_hardware()
+    precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
+    start_run(hardware)
+    # 2. Tokenizer and data
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    prepared = _prepare(config, tokenizer)
+    schedule = count_steps(config, len(prepared.train))
+    # 3. Model, adapter, recomputation
+    base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    recompute_activations_(base, config.memory)
+    model = attach_adapter_(base, config.adapter)
+    parameters = count_parameters(model)
+    note(f"model: {parameters.describe()}, {precision.describe()}, on {hardware.name} ({hardware.device})")
+    # 4. Trainer
+    trainer = build_trainer(Parts(model, base, tokenizer, prepared), config, schedule, precision, hardware)
+    output = Path(config.checkpoint.output_dir)
+    record = write_record(output, config, prepared, hardware, parameters=asdict(parameters), num_steps=schedule.num_steps)
+    # 5. Train, from a checkpoint if there is one
+    resume = find_resume_folder(config.checkpoint)
+    if resume:
+        note(f"going on from {resume}")
+    note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    # 6. Weights, tokenizer, stop tokens, plot, record
+    stops = _prompting(config, tokenizer).stop_ids
+    finish_run(trainer, base, stops, record, time.perf_counter() - began)
+
+
+def inference(config: Config, prompts: Prompts) -> None:
+    """Answers one prompt, several, or a loop of them."""
+    from siredon.hardware import probe_hardware
+    from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
+
+    # 1. Base model, tuned model, or both in one
+    hardware = probe_hardware()
+    tuned = None if prompts.base else _load_tuned(config, hardware)
+    base = _load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
+    # 2. How a prompt is asked
+    engine = tuned or base
+    assert engine is not None
+    render = _prompting(config, engine.tokenizer).render
+    # 3. Answers
+    if base and tuned:
+        compare_prompts(base, tuned, render, prompts.texts, prompts.sampling)
+    elif prompts.texts:
+        answer_prompts(engine, render, prompts.texts, prompts.sampling)
+    else:
+        run_prompt_loop(engine, render, prompts.sampling)
+
+
+def merge_lora(config: Config) -> None:
+    """Merges the adapter in `output_dir` into its base: a normal model folder in `output_dir/merged`."""
+    import torch
+
+    from siredon.export.merge import merge_adapter
+    from siredon.hardware import probe_hardware
+    from siredon.model.adapt import check_adapter
+    from siredon.model.load import load_model
+    from siredon.model.precision import resolve_precision
+    from siredon.model.tokenizer import load_tokenizer
+
+    # 1. Adapter
+    output = Path(config.checkpoint.output_dir)
+    check_adapter(output)
+    # 2. Base, in fp32, so that the sum is made in fp32
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    base = load_model(config.model, config.attention, torch.float32, tokenizer, seed=config.batch.seed)
+    # 3. Merge, and write in the format the run trained in
+    precision = resolve_precision(config.precision, probe_hardware(), has_adapter=True)
+    merge_adapter(base, output, output / "merged", tokenizer, precision.weights)
+    show(f"merged model: {output / 'merged'}")
+
+
+def _prepare(config: Config, tokenizer: Any) -> Prepared:
+    from siredon.data.prepare import Preparation, prepare_data
+    from siredon.distributed.ranks import main_rank_first
+
+    with main_rank_first():
+        preparation = Preparation(tokenizer, config.tokenizer.chat_template, config.data)
+        prepared = prepare_data(preparation, config.packing, config.batch.seed)
+    for line in prepared.lines:
+        note(line)
+    return prepared
+
+
+def _prompting(config: Config, tokenizer: Any) -> Prompting:
+    from siredon.data.prompt import build_prompting
+
+    return build_prompting(config.data.datasets[0], config.tokenizer.chat_template, tokenizer)
+
+
+def _load_tuned(config: Config, hardware: Hardware) -> Engine:
+    """The base model with its adapter, or what a full fine-tune wrote."""
+    from siredon.model.adapt import load_adapter
+
+    if config.adapter.adapter is None:
+        return _load_engine(config.model.model_copy(update={"base_model": config.checkpoint.output_dir}), config, hardware)
+    engine = _load_engine(config.model, config, hardware)
+    adapted = load_adapter(engine.model, Path(config.checkpoint.output_dir))
+    return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
+
+
+def _load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engine:
+    """The base model; the tuned one with its adapter off, where there is an adapter."""
+    if tuned is not None and tuned.adapter == "on":
+        return replace(tuned, adapter="off")
+    return _load_engine(config.model, config, hardware)
+
+
+def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
+    from siredon.model.load import load_model
+    from siredon.model.precision import resolve_precision
+    from siredon.model.tokenizer import load_tokenizer
+    from siredon.serve.engines.transformers import Engine
+
+    precision = resolve_precision(config.precision, hardware, has_adapter=True)
+    tokenizer = load_tokenizer(config.tokenizer, section)
+    model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    return Engine(model.to(hardware.device).eval(), tokenizer, _prompting(config, tokenizer).stop_ids)

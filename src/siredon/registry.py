@@ -1,0 +1,72 @@
+"""Shelves: folders of interchangeable parts, one file each, the file name being the YAML word.
+
+A shelf lists its names without importing any part, and imports only the part that is asked for.
+Third-party parts come through the entry-point group `siredon.<shelf>`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.resources import files
+from typing import Any
+
+from siredon.errors import UnknownPartError
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One folder of parts.
+
+    Args:
+        package: The folder as a dotted name, such as `siredon.data.formats`.
+        attribute: The name under which each file defines its part, such as `FORMAT`.
+        key: The YAML key whose value is the name of a part, for messages.
+    """
+
+    package: str
+    attribute: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The last word of the package: `formats`."""
+        return self.package.rpartition(".")[2]
+
+    def names(self) -> tuple[str, ...]:
+        """The parts on this shelf, own ones and installed plugins, sorted. Imports none of them."""
+        folder = str(files(self.package))
+        own = [module.name for module in pkgutil.iter_modules([folder])]
+        foreign = [entry.name for entry in self._plugins()]
+        twice = sorted(set(own) & set(foreign)) or sorted({x for x in foreign if foreign.count(x) > 1})
+        if twice:
+            raise UnknownPartError(
+                f"{self.key}: two parts claim the name {twice[0]!r} on the shelf {self.package}.",
+                "Uninstall one of the packages that register it.",
+            )
+        return tuple(sorted(own + foreign))
+
+    def load(self, name: str) -> Any:
+        """Imports the part called `name`.
+
+        Raises:
+            UnknownPartError: No such part; the message names the nearest ones.
+        """
+        names = self.names()
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UnknownPartError(
+                f"{self.key}: {name!r} is no {self.name.removesuffix('s')} that Siredon knows.",
+                f"{hint}Known: {', '.join(names)}.",
+            )
+        for entry in self._plugins():
+            if entry.name == name:
+                return entry.load()
+        return vars(importlib.import_module(f"{self.package}.{name}"))[self.attribute]
+
+    def _plugins(self) -> tuple[metadata.EntryPoint, ...]:
+        return tuple(metadata.entry_points(group=f"siredon.{self.name}"))

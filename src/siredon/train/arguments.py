@@ -1,0 +1,110 @@
+"""Config -> `TrainingArguments` of transformers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainingArguments
+
+from siredon.config.schema import Config
+from siredon.distributed.ranks import num_ranks
+from siredon.hardware import Hardware
+from siredon.model.precision import Precision
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The run in optimizer steps."""
+
+    steps_per_epoch: int
+    num_steps: int
+
+
+def count_steps(config: Config, num_packs: int) -> Schedule:
+    """How many optimizer steps an epoch and the run have.
+
+    Args:
+        config: The whole config: batch sizes and epochs.
+        num_packs: Sequences in an epoch, over all ranks.
+    """
+    batch = config.batch
+    batches = math.ceil(num_packs / (batch.micro_batch_size * num_ranks()))
+    per_epoch = max(1, math.ceil(batches / batch.gradient_accumulation_steps))
+    return Schedule(per_epoch, batch.max_steps or math.ceil(batch.num_epochs * per_epoch))
+
+
+def build_arguments(
+    config: Config, schedule: Schedule, precision: Precision, hardware: Hardware
+) -> TrainingArguments:
+    """Everything that `Trainer` has to know, from the config."""
+    batch, optimizer = config.batch, config.optimizer
+    return TrainingArguments(
+        output_dir=config.checkpoint.output_dir,
+        per_device_train_batch_size=batch.micro_batch_size,
+        per_device_eval_batch_size=batch.eval_size,
+        gradient_accumulation_steps=batch.gradient_accumulation_steps,
+        num_train_epochs=batch.num_epochs,
+        max_steps=batch.max_steps or -1,
+        seed=batch.seed,
+        data_seed=batch.seed,
+        learning_rate=optimizer.learning_rate,
+        optim=optimizer.optimizer,
+        weight_decay=optimizer.weight_decay,
+        adam_beta1=optimizer.adam_beta1,
+        adam_beta2=optimizer.adam_beta2,
+        adam_epsilon=optimizer.adam_epsilon,
+        max_grad_norm=optimizer.max_grad_norm,
+        lr_scheduler_type=config.schedule.lr_scheduler,
+        lr_scheduler_kwargs=dict(config.schedule.lr_scheduler_kwargs),
+        warmup_steps=config.schedule.num_warmup_steps(schedule.num_steps),
+        bf16=precision.autocast == "bf16",
+        fp16=precision.autocast == "fp16",
+        tf32=precision.tf32 if hardware.is_gpu else None,
+        use_cpu=hardware.device == "cpu",
+        logging_steps=config.logging.num_logging_steps(schedule.num_steps),
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=["tensorboard"] if config.logging.use_tensorboard else [],
+        disable_tqdm=True,
+        log_level="error",
+        dataloader_pin_memory=hardware.is_gpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False if num_ranks() > 1 else None,
+        **_saving(config, schedule),
+        **_evaluating(config, schedule),
+    )
+
+
+def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
+    section = config.checkpoint
+    options: dict[str, Any] = {"save_total_limit": section.save_total_limit, "save_only_model": section.save_only_model}
+    steps = _steps(section.save_steps, section.saves_per_epoch, schedule)
+    if section.save_strategy == "best":
+        metric = section.metric_for_best_model or "eval_loss"
+        return {**options, "save_strategy": "best", "metric_for_best_model": metric, "greater_is_better": False}
+    if steps is None:
+        return {**options, "save_strategy": section.save_strategy or "epoch"}
+    return {**options, "save_strategy": "steps", "save_steps": steps}
+
+
+def _evaluating(config: Config, schedule: Schedule) -> dict[str, Any]:
+    section = config.evaluation
+    if not config.has_validation:
+        return {"eval_strategy": "no"}
+    steps = _steps(section.eval_steps, section.evals_per_epoch, schedule)
+    if steps is None:
+        return {"eval_strategy": section.eval_strategy or "epoch", "eval_on_start": section.eval_strategy != "no"}
+    return {"eval_strategy": "steps", "eval_steps": steps, "eval_on_start": True}
+
+
+def _steps(steps: float | None, per_epoch: int | None, schedule: Schedule) -> int | None:
+    """Optimizer steps between two events; a number below 1 is a fraction of the run."""
+    if per_epoch is not None:
+        return max(1, round(schedule.steps_per_epoch / per_epoch))
+    if steps is None:
+        return None
+    return max(1, round(steps * schedule.num_steps)) if steps < 1 else int(steps)

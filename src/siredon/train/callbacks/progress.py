@@ -1,0 +1,124 @@
+"""Progress: a moving bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from siredon.hardware import Hardware, read_peak_bytes
+from siredon.log import is_terminal, note
+
+
+class Progress(TrainerCallback):
+    """Shows step, loss, learning rate, speed, memory and time left.
+
+    Args:
+        hardware: Whose memory is shown.
+        count_tokens: How many tokens have been trained on so far, padding left out.
+    """
+
+    def __init__(self, hardware: Hardware, count_tokens: Callable[[], int]) -> None:
+        self.hardware = hardware
+        self.count_tokens = count_tokens
+        self._bar: Any = None
+        self._task: Any = None
+        self._first_step = 0
+        self._mark = 0.0  # when the clock last ran on
+        self._busy = 0.0  # seconds of training, validation and saving left out
+        self._logged = (0.0, 0)  # busy seconds and tokens at the last log
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Starts the clock, and the bar if there is a terminal."""
+        self._first_step = state.global_step
+        self._mark = time.perf_counter()
+        self._logged = (0.0, self.count_tokens())
+        if state.is_world_process_zero and is_terminal(sys.stderr):
+            self._bar, self._task = _build_bar(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Runs the clock on, and moves the bar."""
+        now = time.perf_counter()
+        self._busy += now - self._mark
+        self._mark = now
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Adds speed and memory to the log, and shows it."""
+        if logs is None or "train_runtime" in logs:
+            return
+        if "loss" in logs:
+            seconds, tokens = self._logged
+            self._logged = (self._busy, self.count_tokens())
+            logs["tokens_per_second"] = round((self._logged[1] - tokens) / max(self._busy - seconds, 1e-9), 1)
+            logs["peak_memory_gib"] = round(read_peak_bytes(self.hardware) / 2**30, 3)
+        if state.is_world_process_zero:
+            self._show(self._line(state, logs))
+        self._mark = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leaves the time of saving out."""
+        self._mark = time.perf_counter()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Takes the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away, also after an exception."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
+        width = len(str(state.max_steps))
+        head = f"step {state.global_step:>{width}}/{state.max_steps}"
+        if "eval_loss" in logs:
+            return f"{head}  validation loss {logs['eval_loss']:.4f}"
+        done = state.global_step - self._first_step
+        left = self._busy / done * (state.max_steps - state.global_step) if done else 0.0
+        return (
+            f"{head}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
+            f"{logs['tokens_per_second']:,.0f} tok/s  {logs['peak_memory_gib']:.2f} GiB  {show_time(left)} left"
+        )
+
+    def _show(self, line: str) -> None:
+        if self._bar is None:
+            note(line)
+        else:
+            self._bar.console.print(line, highlight=False, markup=False)
+
+
+def show_time(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _build_bar(state: TrainerState) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    bar = RichProgress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.start()
+    return bar, bar.add_task("training", total=state.max_steps, completed=state.global_step)

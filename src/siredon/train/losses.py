@@ -1,0 +1,42 @@
+"""Logits and labels -> loss."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from siredon.data.types import IGNORE
+
+
+def cross_entropy_sum(
+    logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 4096
+) -> torch.Tensor:
+    """Summed cross-entropy in fp32.
+
+    Equals `F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum")`;
+    over `chunk_rows` rows, the fp32 copy of the logits exists for one chunk at a time and is recomputed in the
+    backward pass.
+
+    Args:
+        logits: Shape [..., V], any floating type.
+        targets: Ids of shape [...]; `IGNORE` is no target.
+        chunk_rows: Rows converted to fp32 at once.
+
+    Returns:
+        A scalar, fp32; 0 with a zero gradient if nothing is a target.
+    """
+    flat = logits.reshape(-1, logits.shape[-1])
+    wanted = targets.reshape(-1)
+    if len(flat) <= chunk_rows:
+        return _chunk_sum(flat, wanted)
+    total = torch.zeros((), dtype=torch.float32, device=flat.device)
+    for rows, ids in zip(flat.split(chunk_rows), wanted.split(chunk_rows), strict=True):
+        part = checkpoint(_chunk_sum, rows, ids, use_reentrant=False)
+        assert isinstance(part, torch.Tensor)
+        total = total + part
+    return total
+
+
+def _chunk_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")

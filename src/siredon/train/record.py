@@ -1,0 +1,67 @@
+"""run.json: everything that made a run, so that it can be told and repeated."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from siredon import __version__
+from siredon.config.schema import Config
+from siredon.data.prepare import Prepared
+from siredon.hardware import Hardware
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+def write_record(folder: Path, config: Config, prepared: Prepared, hardware: Hardware, **facts: Any) -> Path:
+    """Writes `run.json`.
+
+    Args:
+        folder: The output folder; made if it is not there.
+        config: The resolved config.
+        prepared: The data, for its fingerprint and counts.
+        hardware: The machine.
+        facts: What else to keep, as JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "siredon": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "config": config.model_dump(mode="json", by_alias=True),
+        "seed": config.batch.seed,
+        "data": {"fingerprint": prepared.fingerprint, "counts": [counts.to_json() for counts in prepared.counts]},
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": asdict(hardware),
+        "git_commit": _git_commit(),
+        **facts,
+    }
+    path = folder / "run.json"
+    path.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    return path
+
+
+def extend_record(path: Path, **facts: Any) -> None:
+    """Adds what is known at the end of a run."""
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, **facts}, indent=2, default=str) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    installed = {distribution.name.lower() for distribution in metadata.distributions() if distribution.name}
+    return {name: metadata.version(name) for name in _PACKAGES if name in installed}
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,70 @@
+"""The beginning and the end of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from siredon.hardware import Hardware
+from siredon.log import note, show
+from siredon.train.callbacks.progress import show_time
+from siredon.train.plot import plot_losses
+from siredon.train.record import extend_record
+from siredon.train.trainer import SiredonTrainer
+
+
+def start_run(hardware: Hardware) -> None:
+    """Settings of this process, before anything of transformers is built."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    if not hardware.is_gpu:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def finish_run(trainer: SiredonTrainer, base: Any, stop_ids: tuple[int, ...], record: Path, seconds: float) -> None:
+    """Writes the weights, tokenizer, stop tokens, plot and record, and says where they are.
+
+    Args:
+        trainer: After training.
+        base: The model of transformers inside; its generation config is saved with the stop tokens.
+        stop_ids: Tokens that end an answer.
+        record: `run.json`.
+        seconds: How long training took.
+    """
+    folder = record.parent
+    base.config.use_cache = True
+    base.generation_config.eos_token_id = list(stop_ids)
+    base.generation_config.use_cache = True
+    trainer.save_model(str(folder))
+    if not trainer.is_world_process_zero():
+        return
+    base.generation_config.save_pretrained(str(folder))
+    plotted = plot_losses(folder / "metrics.jsonl", folder / "loss.png")
+    finished = {
+        "num_steps": trainer.state.global_step,
+        "num_tokens": trainer.num_tokens_seen,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(trainer.num_tokens_seen / max(seconds, 1e-9), 1),
+        "last_metrics": _last_metrics(folder / "metrics.jsonl"),
+    }
+    extend_record(record, finished=finished)
+    note(f"trained {trainer.num_tokens_seen:,} tokens in {show_time(seconds)}")
+    is_adapter = (folder / "adapter_config.json").is_file()
+    show(f"{'adapter' if is_adapter else 'model'}:   {folder}")
+    if plotted:
+        show(f"loss plot: {folder / 'loss.png'}")
+    show(f"metrics:   {folder / 'metrics.jsonl'}")
+    show(f"record:    {record}")
+
+
+def _last_metrics(path: Path) -> dict[str, float]:
+    last: dict[str, float] = {}
+    for line in path.read_text().splitlines():
+        last |= json.loads(line)
+    return last

@@ -1,0 +1,116 @@
+"""`Trainer` of transformers with a loss that is exact.
+
+The loss of an optimizer step is the sum over its target tokens divided by their number, whatever the
+accumulation and the number of ranks; the validation loss likewise over the whole validation set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from siredon.data.types import IGNORE, Batch
+from siredon.train.losses import cross_entropy_sum
+
+
+class SiredonTrainer(Trainer):
+    """Next-token training on batches of `data.collate`.
+
+    Args:
+        selects_logits: The model computes logits only where it is asked to (`logits_to_keep`).
+        options: What `transformers.Trainer` takes.
+    """
+
+    def __init__(self, *, selects_logits: bool, **options: Any) -> None:
+        super().__init__(**options)
+        # `compute_loss` divides by all targets of the optimizer step, which is what this tells `Trainer`.
+        self.model_accepts_loss_kwargs = True
+        self.num_tokens_seen = 0
+        self._selects_logits = selects_logits
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The micro-batches of one optimizer step, and how many target tokens all ranks have in it."""
+        batches: list[Any] = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(batch)
+        counts = torch.zeros(2, dtype=torch.long, device=device)
+        for batch in batches:
+            counts[0] += (batch["labels"] != IGNORE).sum().to(device)
+            counts[1] += batch["num_tokens"].sum().to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        self.num_tokens_seen += int(counts[1])
+        return batches, counts[0].clamp(min=1)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """This rank's share of the step's loss, scaled so that averaging over ranks gives the step's loss."""
+        total = self._sum_loss(model, inputs).sum()
+        assert num_items_in_batch is not None
+        loss = total * self.accelerator.num_processes / num_items_in_batch
+        return (loss, {}) if return_outputs else loss
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The mean loss over all target tokens of the validation set, on all ranks together."""
+        model = self.model
+        if not self.is_in_train:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+        num_samples = 0
+        with torch.no_grad():
+            for batch in dataloader:
+                inputs = self._prepare_inputs(batch)
+                losses = self._sum_loss(model, inputs, per_row=True)
+                targets = (inputs["labels"] != IGNORE).sum(dim=1)
+                # Drops the rows that a sharded loader repeats to fill its last batch.
+                losses, targets = self.accelerator.gather_for_metrics((losses, targets))
+                sums += torch.stack([losses.double().sum(), targets.double().sum()]).cpu()
+                num_samples += len(losses)
+        model.train(was_training)
+        metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1].clamp(min=1))}
+        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
+
+    def _sum_loss(self, model: torch.nn.Module, inputs: Batch, *, per_row: bool = False) -> torch.Tensor:
+        """Summed loss of a batch: a scalar, or with `per_row` of shape [B]."""
+        labels = inputs["labels"]
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+        options: dict[str, Any] = {}
+        if self._selects_logits:
+            # Logits only at positions that predict a target in some row; at least one, so that a
+            # batch without targets still has a (zero) gradient.
+            keep = (targets != IGNORE).any(dim=0).nonzero().flatten()
+            keep = keep if len(keep) else keep.new_zeros(1)
+            targets = targets[:, keep]
+            options["logits_to_keep"] = keep
+        outputs = model(
+            input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **options
+        )
+        if not per_row:
+            return cross_entropy_sum(outputs.logits, targets)
+        return torch.stack(
+            [cross_entropy_sum(logits, wanted) for logits, wanted in zip(outputs.logits, targets, strict=True)]
+        )
