@@ -81,7 +81,9 @@ def train(config: Config) -> None:
     # 4. Trainer
     trainer = build_trainer(Parts(model, base, tokenizer, prepared), config, schedule, precision, hardware)
     output = Path(config.checkpoint.output_dir)
-    record = write_record(output, config, prepared, hardware, parameters=asdict(parameters), num_steps=schedule.num_steps)
+    record = write_record(
+        output, config, prepared, hardware, parameters=asdict(parameters), num_steps=schedule.num_steps
+    )
     # 5. Train, from a checkpoint if there is one
     resume = find_resume_folder(config.checkpoint)
     if resume:
@@ -162,7 +164,9 @@ def _load_tuned(config: Config, hardware: Hardware) -> Engine:
     from siredon.model.adapt import load_adapter
 
     if config.adapter.adapter is None:
-        return _load_engine(config.model.model_copy(update={"base_model": config.checkpoint.output_dir}), config, hardware)
+        return _load_engine(
+            config.model.model_copy(update={"base_model": config.checkpoint.output_dir}), config, hardware
+        )
     engine = _load_engine(config.model, config, hardware)
     adapted = load_adapter(engine.model, Path(config.checkpoint.output_dir))
     return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")

@@ -29,7 +29,9 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
 ) -> None:
     """Options before the command."""
 
@@ -39,7 +41,9 @@ def main() -> None:
     try:
         app()
     except SiredonError as error:
-        typer.echo(f"{error}" if "\n" in str(error) and ": error SD" in str(error) else f"error: {error}", err=True)
+        typer.echo(
+            f"{error}" if "\n" in str(error) and ": error SD" in str(error) else f"error: {error}", err=True
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -13,10 +13,15 @@ from siredon.cli.read import read_config
 def inference(
     config: ConfigPath,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="A prompt; may be given several times. Without one: a prompt loop.")
+        list[str] | None,
+        typer.Option(help="A prompt; may be given several times. Without one: a prompt loop."),
     ] = None,
-    base: Annotated[bool, typer.Option("--base", help="Ask the base model instead of the tuned one.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Show base and tuned answers side by side.")] = False,
+    base: Annotated[
+        bool, typer.Option("--base", help="Ask the base model instead of the tuned one.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show base and tuned answers side by side.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
 ) -> None:

@@ -7,5 +7,8 @@ sections/       the keys, each in exactly one small frozen section
 schema.py       the sections put together: `Config`, key -> section, JSON schema
 checks/         rules across keys, one file per topic
 diagnostics.py  a problem with code, place, cause and fix; how it is shown
+report.py       collects problems, finds their places
+deal.py         values -> sections; unknown and unbuilt keys
+invalid.py      values of the wrong kind
 load.py         all of the above in order: a path in, a `Config` or every problem at once out
 """

@@ -89,12 +89,16 @@ def parse_document(path: str, text: str) -> Document:
     if root is None:
         return _broken(path, text, "SD0001", "the file is empty", "Start from a file in examples/.")
     if not isinstance(root, yaml.MappingNode):
-        return _broken(path, text, "SD0001", "the top level is no mapping of `key: value`", "Write `key: value` lines.")
+        return _broken(
+            path, text, "SD0001", "the top level is no mapping of `key: value`", "Write `key: value` lines."
+        )
     reader = _Reader(path, text)
     try:
         values = reader.read(root, ())
     except _TooLargeError:
-        return _broken(path, text, "SD0001", f"aliases expand to over {MAX_NODES:,} values", "Use fewer aliases.")
+        return _broken(
+            path, text, "SD0001", f"aliases expand to over {MAX_NODES:,} values", "Use fewer aliases."
+        )
     return Document(path, text, values, reader.keys, reader.places, tuple(reader.problems))
 
 
@@ -137,7 +141,11 @@ class _Reader:
                 continue
             if not inherited and name in own:
                 self._report(
-                    "SD0002", place, name, f"`{name}` stands twice; first on line {own[name].line}", "Keep one."
+                    "SD0002",
+                    place,
+                    name,
+                    f"`{name}` stands twice; first on line {own[name].line}",
+                    "Keep one.",
                 )
                 continue
             if not inherited:
@@ -158,7 +166,7 @@ class _Reader:
 
 def _pairs(node: yaml.MappingNode, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
     """Key and value nodes: the mapping's own first, then what `<<` merges in."""
-    merges = []
+    merges: list[yaml.Node] = []
     for key_node, value_node in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
             merges += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]

@@ -89,12 +89,12 @@ def planned(doc: str, default: Any = None, *, name: str | None = None) -> Any:
     return Field(default, description=doc, alias=name, json_schema_extra=extra)
 
 
-def nested_sections(annotation: Any) -> type[Section] | None:
+def nested_section(annotation: Any) -> type[Section] | None:
     """The section inside a type such as `tuple[DatasetEntry, ...]` or `SpecialTokens | None`, if any."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     for part in get_args(annotation):
-        found = nested_sections(part)
+        found = nested_section(part)
         if found is not None:
             return found
     return None

@@ -48,7 +48,9 @@ class Counts:
             (self.num_without_targets, "dropped: nothing in them is learned"),
         ):
             if count:
-                lines.append(f"  {count:,} of {self.num_rows:,} rows {what} ({100 * count / self.num_rows:.1f} %)")
+                lines.append(
+                    f"  {count:,} of {self.num_rows:,} rows {what} ({100 * count / self.num_rows:.1f} %)"
+                )
         return lines
 
     def to_json(self) -> dict[str, str | int]:

@@ -95,12 +95,14 @@ def _load_local(entry: DatasetEntry, files: Sequence[Path]) -> Any:
     kinds = {_kind(entry, file, "json") for file in files}
     if len(kinds) > 1:
         listed = ", ".join(sorted(str(kind) for kind in kinds))
-        raise DataError(f"{entry.path}: the folder mixes kinds of files ({listed})", "Name the files in `data_files`.")
+        raise DataError(
+            f"{entry.path}: the folder mixes kinds of files ({listed})", "Name the files in `data_files`."
+        )
     kind = str(kinds.pop())
     options: dict[str, Any] = {"sep": "\t"} if any(file.suffix == ".tsv" for file in files) else {}
     if kind == "text":
         options["sample_by"] = "document"
-    with _quiet():
+    with _Quiet():
         try:
             return datasets.load_dataset(
                 kind, data_files=[str(file) for file in files], split=entry.split or "train", **options
@@ -112,7 +114,7 @@ def _load_local(entry: DatasetEntry, files: Sequence[Path]) -> Any:
 def _load_hub(entry: DatasetEntry) -> Any:
     import datasets
 
-    with _quiet():
+    with _Quiet():
         try:
             return datasets.load_dataset(
                 entry.path,
@@ -141,7 +143,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-class _quiet:
+class _Quiet:
     """Keeps the progress bars of `datasets` off the screen, and puts the setting back."""
 
     def __enter__(self) -> None:

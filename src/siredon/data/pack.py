@@ -53,7 +53,9 @@ def pack_best_fit(lengths: Sequence[int] | npt.NDArray[np.int64], capacity: int)
     return sorted(packs, key=lambda members: members[0])
 
 
-def fill(packs: Sequence[Sequence[int]], lengths: Sequence[int] | npt.NDArray[np.int64], capacity: int) -> float:
+def fill(
+    packs: Sequence[Sequence[int]], lengths: Sequence[int] | npt.NDArray[np.int64], capacity: int
+) -> float:
     """The part of all packs that holds tokens, 0 to 1."""
     total = sum(int(lengths[index]) for pack in packs for index in pack)
     return total / (len(packs) * capacity) if packs else 0.0

@@ -167,7 +167,11 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
 
 
 def _tokenizer_content(tokenizer: Any) -> str:
-    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+    backend = (
+        tokenizer.backend_tokenizer.to_str()
+        if tokenizer.is_fast
+        else repr(sorted(tokenizer.get_vocab().items()))
+    )
     text = json.dumps([backend, tokenizer.special_tokens_map], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -230,7 +234,9 @@ def _render_batches(
             batch = []
     if bad:
         more = " (and perhaps more)" if len(bad) == _MAX_BAD_ROWS else ""
-        raise DataError("\n".join(bad) + more, "Mend or remove these rows, or correct the field names of the data set.")
+        raise DataError(
+            "\n".join(bad) + more, "Mend or remove these rows, or correct the field names of the data set."
+        )
     if batch:
         yield batch
 
@@ -289,8 +295,12 @@ def _pack(table: SampleTable, packed: bool, capacity: int) -> list[list[int]]:
     return [[index] for index in range(len(table))]
 
 
-def _describe(what: str, table: SampleTable, packs: Sequence[Sequence[int]], packed: bool, capacity: int) -> str:
-    text = f"{what}: {len(table):,} samples, {table.num_tokens:,} tokens, longest {int(table.lengths.max()):,}"
+def _describe(
+    what: str, table: SampleTable, packs: Sequence[Sequence[int]], packed: bool, capacity: int
+) -> str:
+    text = (
+        f"{what}: {len(table):,} samples, {table.num_tokens:,} tokens, longest {int(table.lengths.max()):,}"
+    )
     if not packed:
         return text
     return f"{text}; {len(packs):,} packs of {capacity:,}, {100 * fill(packs, table.lengths, capacity):.1f} % full"
@@ -300,4 +310,6 @@ def _pad_id(tokenizer: Any) -> int:
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)
-    raise DataError("the tokenizer has neither a pad nor an eos token", "Set `special_tokens: {pad_token: ...}`.")
+    raise DataError(
+        "the tokenizer has neither a pad nor an eos token", "Set `special_tokens: {pad_token: ...}`."
+    )

@@ -39,6 +39,8 @@ def _find_stop(renderer: Renderer) -> str | None:
     if renderer.template is None:
         return None
     turns = [("user", "x", False), ("assistant", "y", True)]
-    messages = tuple(Message({"role": role, "content": text}, role, text, learn) for role, text, learn in turns)
+    messages = tuple(
+        Message({"role": role, "content": text}, role, text, learn) for role, text, learn in turns
+    )
     learned = [span.text for span in renderer.render(Conversation(messages), "turn").spans if span.learn]
     return learned[-1] if len(learned) == 2 else None

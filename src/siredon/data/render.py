@@ -111,7 +111,10 @@ class Renderer:
         if found is None and any(message.content != message.content.strip() for message in messages):
             # A template that trims: the markers go inside the blanks, message by message.
             inner = [
-                int(message.content != message.content.strip() and not self._keeps_blanks(messages, index, text))
+                int(
+                    message.content != message.content.strip()
+                    and not self._keeps_blanks(messages, index, text)
+                )
                 for index, message in enumerate(messages)
             ]
             found = self._locate_marks(messages, inner, text)
@@ -124,13 +127,19 @@ class Renderer:
         return found
 
     def _keeps_blanks(self, messages: Sequence[Message], index: int, text: str) -> bool:
-        return self._locate_marks(messages, [0 if i == index else 2 for i in range(len(messages))], text) is not None
+        return (
+            self._locate_marks(messages, [0 if i == index else 2 for i in range(len(messages))], text)
+            is not None
+        )
 
     def _find_rewritten(self, messages: Sequence[Message], text: str) -> int:
         for index in range(len(messages)):
             modes = [0 if i == index else 2 for i in range(len(messages))]
             inner = [1 if i == index else 2 for i in range(len(messages))]
-            if self._locate_marks(messages, modes, text) is None and self._locate_marks(messages, inner, text) is None:
+            if (
+                self._locate_marks(messages, modes, text) is None
+                and self._locate_marks(messages, inner, text) is None
+            ):
                 return index
         return 0
 
@@ -149,7 +158,9 @@ class Renderer:
             marks[match.group()] = offset
             last = match.end()
         pieces.append(rendered[last:])
-        expected = [chr(_MARKS + 2 * i + side) for i, mode in enumerate(modes) if mode != 2 for side in (0, 1)]
+        expected = [
+            chr(_MARKS + 2 * i + side) for i, mode in enumerate(modes) if mode != 2 for side in (0, 1)
+        ]
         if "".join(pieces) != text or list(marks) != expected:
             return None
         return [
@@ -158,7 +169,9 @@ class Renderer:
         ]
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        return apply_template(self.tokenizer, self.template, messages, add_generation_prompt=add_generation_prompt)
+        return apply_template(
+            self.tokenizer, self.template, messages, add_generation_prompt=add_generation_prompt
+        )
 
 
 def apply_template(

@@ -45,7 +45,9 @@ def tokenize_rendered(tokenizer: Any, rows: Sequence[Rendered]) -> list[Sample]:
     )
     return [
         _label(np.asarray(ids, dtype=np.int32), np.asarray(offsets, dtype=np.int64).reshape(-1, 2), row, text)
-        for ids, offsets, row, text in zip(encoded["input_ids"], encoded["offset_mapping"], rows, texts, strict=True)
+        for ids, offsets, row, text in zip(
+            encoded["input_ids"], encoded["offset_mapping"], rows, texts, strict=True
+        )
     ]
 
 

@@ -13,7 +13,7 @@ def num_ranks() -> int:
 
 
 def rank() -> int:
-    """This process, from 0."""
+    """The number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -47,7 +47,9 @@ def resolve_precision(section: PrecisionSection, hardware: Hardware, *, has_adap
             raise ModelError(f"`fp16: true` needs a GPU; this run is on {hardware.name}", "Use `bf16: auto`.")
         return Precision(torch.float16 if has_adapter else torch.float32, "fp16", tf32)
     if section.bf16 is True and not hardware.has_bf16 and hardware.is_gpu:
-        raise ModelError(f"`bf16: true`: {hardware.name} has no bfloat16", "Use `bf16: auto` or `fp16: true`.")
+        raise ModelError(
+            f"`bf16: true`: {hardware.name} has no bfloat16", "Use `bf16: auto` or `fp16: true`."
+        )
     if section.bf16 is True or (section.bf16 == "auto" and hardware.has_bf16):
         return Precision(torch.bfloat16, "bf16", tf32)
     return Precision(torch.float32, None, tf32)

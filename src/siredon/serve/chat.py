@@ -19,7 +19,9 @@ def answer_prompts(engine: Engine, render: Render, prompts: Sequence[str], sampl
         show(engine.answer(render(prompt), sampling))
 
 
-def compare_prompts(base: Engine, tuned: Engine, render: Render, prompts: Sequence[str], sampling: Sampling) -> None:
+def compare_prompts(
+    base: Engine, tuned: Engine, render: Render, prompts: Sequence[str], sampling: Sampling
+) -> None:
     """Shows the answers of the base model and of the tuned one side by side."""
     from rich.console import Console
     from rich.table import Table

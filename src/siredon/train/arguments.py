@@ -81,11 +81,19 @@ def build_arguments(
 
 def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
     section = config.checkpoint
-    options: dict[str, Any] = {"save_total_limit": section.save_total_limit, "save_only_model": section.save_only_model}
+    options: dict[str, Any] = {
+        "save_total_limit": section.save_total_limit,
+        "save_only_model": section.save_only_model,
+    }
     steps = _steps(section.save_steps, section.saves_per_epoch, schedule)
     if section.save_strategy == "best":
         metric = section.metric_for_best_model or "eval_loss"
-        return {**options, "save_strategy": "best", "metric_for_best_model": metric, "greater_is_better": False}
+        return {
+            **options,
+            "save_strategy": "best",
+            "metric_for_best_model": metric,
+            "greater_is_better": False,
+        }
     if steps is None:
         return {**options, "save_strategy": section.save_strategy or "epoch"}
     return {**options, "save_strategy": "steps", "save_steps": steps}
@@ -97,7 +105,10 @@ def _evaluating(config: Config, schedule: Schedule) -> dict[str, Any]:
         return {"eval_strategy": "no"}
     steps = _steps(section.eval_steps, section.evals_per_epoch, schedule)
     if steps is None:
-        return {"eval_strategy": section.eval_strategy or "epoch", "eval_on_start": section.eval_strategy != "no"}
+        return {
+            "eval_strategy": section.eval_strategy or "epoch",
+            "eval_on_start": section.eval_strategy != "no",
+        }
     return {"eval_strategy": "steps", "eval_steps": steps, "eval_on_start": True}
 
 

@@ -22,7 +22,7 @@ def find_resume_folder(section: CheckpointSection) -> Path | None:
         if missing:
             raise CheckpointError(
                 f"resume_from_checkpoint: {folder} has no {missing}",
-                "Name a complete `checkpoint-N` folder (one written with `save_only_model: true` cannot go on).",
+                "Name a complete `checkpoint-N` folder (not one of `save_only_model: true`).",
             )
         return folder
     if section.auto_resume_from_checkpoints:

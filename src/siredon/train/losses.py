@@ -9,14 +9,12 @@ from torch.utils.checkpoint import checkpoint
 from siredon.data.types import IGNORE
 
 
-def cross_entropy_sum(
-    logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 4096
-) -> torch.Tensor:
+def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 4096) -> torch.Tensor:
     """Summed cross-entropy in fp32.
 
-    Equals `F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum")`;
-    over `chunk_rows` rows, the fp32 copy of the logits exists for one chunk at a time and is recomputed in the
-    backward pass.
+    Equals `F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="sum")`.  With more
+    than `chunk_rows` rows, the fp32 copy of the logits exists for one chunk at a time and is made again in
+    the backward pass.
 
     Args:
         logits: Shape [..., V], any floating type.
@@ -31,7 +29,7 @@ def cross_entropy_sum(
     if len(flat) <= chunk_rows:
         return _chunk_sum(flat, wanted)
     total = torch.zeros((), dtype=torch.float32, device=flat.device)
-    for rows, ids in zip(flat.split(chunk_rows), wanted.split(chunk_rows), strict=True):
+    for rows, ids in zip(torch.split(flat, chunk_rows), torch.split(wanted, chunk_rows), strict=True):
         part = checkpoint(_chunk_sum, rows, ids, use_reentrant=False)
         assert isinstance(part, torch.Tensor)
         total = total + part

@@ -37,7 +37,10 @@ def write_record(folder: Path, config: Config, prepared: Prepared, hardware: Har
         "command": sys.argv,
         "config": config.model_dump(mode="json", by_alias=True),
         "seed": config.batch.seed,
-        "data": {"fingerprint": prepared.fingerprint, "counts": [counts.to_json() for counts in prepared.counts]},
+        "data": {
+            "fingerprint": prepared.fingerprint,
+            "counts": [counts.to_json() for counts in prepared.counts],
+        },
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": asdict(hardware),
         "git_commit": _git_commit(),
@@ -61,7 +64,9 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str | None:
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -27,7 +27,9 @@ def start_run(hardware: Hardware) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def finish_run(trainer: SiredonTrainer, base: Any, stop_ids: tuple[int, ...], record: Path, seconds: float) -> None:
+def finish_run(
+    trainer: SiredonTrainer, base: Any, stop_ids: tuple[int, ...], record: Path, seconds: float
+) -> None:
     """Writes the weights, tokenizer, stop tokens, plot and record, and says where they are.
 
     Args:

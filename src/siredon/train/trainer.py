@@ -59,7 +59,7 @@ class SiredonTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """This rank's share of the step's loss, scaled so that averaging over ranks gives the step's loss."""
+        """The share of this rank in the step's loss, scaled so that the mean over ranks is the step's loss."""
         total = self._sum_loss(model, inputs).sum()
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
@@ -112,5 +112,8 @@ class SiredonTrainer(Trainer):
         if not per_row:
             return cross_entropy_sum(outputs.logits, targets)
         return torch.stack(
-            [cross_entropy_sum(logits, wanted) for logits, wanted in zip(outputs.logits, targets, strict=True)]
+            [
+                cross_entropy_sum(logits, wanted)
+                for logits, wanted in zip(outputs.logits, targets, strict=True)
+            ]
         )

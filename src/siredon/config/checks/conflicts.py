@@ -14,7 +14,9 @@ from siredon.config.sections.precision import PrecisionSection
 
 def _check_warmup(schedule: ScheduleSection) -> Iterator[Finding]:
     if schedule.warmup_steps is not None and schedule.warmup_ratio is not None:
-        yield Finding("warmup_ratio", "`warmup_steps` and `warmup_ratio` exclude each other", "Keep one of them.")
+        yield Finding(
+            "warmup_ratio", "`warmup_steps` and `warmup_ratio` exclude each other", "Keep one of them."
+        )
 
 
 def _check_validation_source(data: DataSection) -> Iterator[Finding]:
@@ -28,7 +30,9 @@ def _check_validation_source(data: DataSection) -> Iterator[Finding]:
 
 def _check_saving(checkpoint: CheckpointSection) -> Iterator[Finding]:
     if checkpoint.save_steps is not None and checkpoint.saves_per_epoch is not None:
-        yield Finding("saves_per_epoch", "`save_steps` and `saves_per_epoch` exclude each other", "Keep one of them.")
+        yield Finding(
+            "saves_per_epoch", "`save_steps` and `saves_per_epoch` exclude each other", "Keep one of them."
+        )
     by_steps = checkpoint.save_steps is not None or checkpoint.saves_per_epoch is not None
     if by_steps and checkpoint.save_strategy not in (None, "steps"):
         name = "save_steps" if checkpoint.save_steps is not None else "saves_per_epoch"
@@ -47,7 +51,9 @@ def _check_saving(checkpoint: CheckpointSection) -> Iterator[Finding]:
 
 def _check_evaluating(evaluation: EvaluationSection) -> Iterator[Finding]:
     if evaluation.eval_steps is not None and evaluation.evals_per_epoch is not None:
-        yield Finding("evals_per_epoch", "`eval_steps` and `evals_per_epoch` exclude each other", "Keep one of them.")
+        yield Finding(
+            "evals_per_epoch", "`eval_steps` and `evals_per_epoch` exclude each other", "Keep one of them."
+        )
     by_steps = evaluation.eval_steps is not None or evaluation.evals_per_epoch is not None
     if by_steps and evaluation.eval_strategy not in (None, "steps"):
         yield Finding(

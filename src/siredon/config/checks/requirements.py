@@ -19,7 +19,11 @@ FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
 
 def _check_datasets(data: DataSection) -> Iterator[Finding]:
     if not data.datasets:
-        yield Finding("datasets", "`datasets` is required: there is nothing to train on", "Add `datasets:` with a path and a type.")
+        yield Finding(
+            "datasets",
+            "`datasets` is required: there is nothing to train on",
+            "Add `datasets:` with a path and a type.",
+        )
 
 
 def _check_types(data: DataSection) -> Iterator[Finding]:
@@ -38,7 +42,13 @@ def _check_types(data: DataSection) -> Iterator[Finding]:
 
 def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
     if adapter.adapter is None:
-        for name in ("lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "lora_modules_to_save"):
+        for name in (
+            "lora_r",
+            "lora_alpha",
+            "lora_target_modules",
+            "lora_target_linear",
+            "lora_modules_to_save",
+        ):
             if name in adapter.model_fields_set:
                 yield Finding(
                     name,
@@ -50,7 +60,9 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
         return
     for name in ("lora_r", "lora_alpha"):
         if name not in adapter.model_fields_set:
-            yield Finding("adapter", f"`adapter: {adapter.adapter}` needs `{name}`", f"Add `{name}: 16`, for example.")
+            yield Finding(
+                "adapter", f"`adapter: {adapter.adapter}` needs `{name}`", f"Add `{name}: 16`, for example."
+            )
     if not adapter.lora_target_modules and not adapter.lora_target_linear:
         yield Finding(
             "adapter",
@@ -78,14 +90,18 @@ def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Itera
 def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Finding]:
     if checkpoint.save_strategy == "best" and not (data.val_set_size or data.test_datasets):
         yield Finding(
-            "save_strategy", "`save_strategy: best` needs validation rows", "Add `val_set_size: 0.05` or `test_datasets`."
+            "save_strategy",
+            "`save_strategy: best` needs validation rows",
+            "Add `val_set_size: 0.05` or `test_datasets`.",
         )
 
 
 def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[Finding]:
     known = ("tokenizer_default", *Shelf("siredon.data.templates", "TEMPLATE", "chat_template").names())
     asked = [("chat_template", tokenizer.chat_template)]
-    asked += [(f"datasets.{index}.chat_template", entry.chat_template) for index, entry in enumerate(data.datasets)]
+    asked += [
+        (f"datasets.{index}.chat_template", entry.chat_template) for index, entry in enumerate(data.datasets)
+    ]
     for name, value in asked:
         if value is not None and value not in known:
             near = difflib.get_close_matches(value, known, n=1)

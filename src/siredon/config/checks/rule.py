@@ -31,5 +31,3 @@ class Rule:
     code: str
     sections: tuple[str, ...]
     check: Callable[..., Iterable[Finding]]
-
-

@@ -35,12 +35,13 @@ def _read_message(item: object, number: int, roles: Mapping[str, str], options: 
     role_name, content_name = _property_names(item, options)
     for name, value in (("role", item.get(role_name)), ("content", item.get(content_name))):
         if not isinstance(value, str):
-            source = role_name if name == "role" else content_name
-            raise RowError(f"message {number} has no text in `{source}` (its {name})")
+            column = role_name if name == "role" else content_name
+            raise RowError(f"message {number} has no text in `{column}` (its {name})")
     for name in _NOT_BUILT:
         if item.get(name):
             raise RowError(f"message {number} has `{name}`: tool calls and reasoning are not built yet")
-    role = roles.get(item[role_name]) or _ROLES.get(item[role_name], item[role_name])
+    source = str(item[role_name])
+    role = roles.get(source) or _ROLES.get(source) or source
     rest = {key: value for key, value in item.items() if key not in (role_name, content_name)}
     properties = {**rest, "role": role, "content": item[content_name]}
     learn = options.train_on_inputs or role in options.entry.roles_to_train

@@ -39,9 +39,7 @@ class Engine:
     stop_ids: tuple[int, ...]
     adapter: Literal["none", "on", "off"] = "none"
 
-    def answer(
-        self, prompt: str, sampling: Sampling, *, on_text: Callable[[str], None] | None = None
-    ) -> str:
+    def answer(self, prompt: str, sampling: Sampling, *, on_text: Callable[[str], None] | None = None) -> str:
         """Goes on from `prompt`.
 
         Args:

@@ -10,7 +10,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class FirstCheckpoint(TrainerCallback):
     """Saves after the first optimizer step of a run."""
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Asks for a checkpoint."""
         if state.global_step == 1:
             control.should_save = True

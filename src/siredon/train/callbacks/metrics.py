@@ -19,7 +19,9 @@ class MetricsWriter(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Keeps the lines up to the step from which the run goes on; none if it starts anew."""
         if not state.is_world_process_zero:
             return

@@ -31,7 +31,9 @@ class Progress(TrainerCallback):
         self._busy = 0.0  # seconds of training, validation and saving left out
         self._logged = (0.0, 0)  # busy seconds and tokens at the last log
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Starts the clock, and the bar if there is a terminal."""
         self._first_step = state.global_step
         self._mark = time.perf_counter()
@@ -39,7 +41,9 @@ class Progress(TrainerCallback):
         if state.is_world_process_zero and is_terminal(sys.stderr):
             self._bar, self._task = _build_bar(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Runs the clock on, and moves the bar."""
         now = time.perf_counter()
         self._busy += now - self._mark
@@ -67,11 +71,15 @@ class Progress(TrainerCallback):
             self._show(self._line(state, logs))
         self._mark = time.perf_counter()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Leaves the time of saving out."""
         self._mark = time.perf_counter()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Takes the bar away."""
         self.close()
 
@@ -88,9 +96,10 @@ class Progress(TrainerCallback):
             return f"{head}  validation loss {logs['eval_loss']:.4f}"
         done = state.global_step - self._first_step
         left = self._busy / done * (state.max_steps - state.global_step) if done else 0.0
+        speed = f"{logs['tokens_per_second']:,.0f} tok/s"
         return (
             f"{head}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
-            f"{logs['tokens_per_second']:,.0f} tok/s  {logs['peak_memory_gib']:.2f} GiB  {show_time(left)} left"
+            f"{speed}  {logs['peak_memory_gib']:.2f} GiB  {show_time(left)} left"
         )
 
     def _show(self, line: str) -> None:

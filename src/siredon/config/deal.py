@@ -1,0 +1,134 @@
+"""The values of a file, key by key: old names translated, unknown and unbuilt keys reported, the rest dealt
+to their sections.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from siredon.config.document import KeyPath
+from siredon.config.fields import nested_section
+from siredon.config.names import REMOVED, RENAMED, Rename
+from siredon.config.report import Report, dotted
+from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
+
+
+def deal_values(values: Mapping[str, Any], report: Report) -> dict[str, dict[str, Any]]:
+    """Gives each key to its section, nested ones cleaned.  Null means unset, as in the reference."""
+    dealt: dict[str, dict[str, Any]] = {home: {} for home in section_types()}
+    for name, value, info in _known_values(values, key_homes(), (), report):
+        dealt[info.section][name] = _clean(value, info, (name,), report)
+    return dealt
+
+
+def literal_words(annotation: Any) -> tuple[str, ...]:
+    """The strings that a (possibly optional, possibly united) Literal type allows."""
+    if get_origin(annotation) is Literal:
+        return tuple(word for word in get_args(annotation) if isinstance(word, str))
+    return tuple(word for part in get_args(annotation) for word in literal_words(part))
+
+
+def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`Did you mean ...? ` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"Did you mean `{near[0]}`? " if near else ""
+
+
+def _known_values(
+    values: Mapping[str, Any], known: Mapping[str, KeyInfo], path: KeyPath, report: Report
+) -> list[tuple[str, Any, KeyInfo]]:
+    """The values that are set, known and built; everything else is reported."""
+    kept = []
+    for name, value in _translate_names(values, path, report).items():
+        if name not in known:
+            where = f" in `{dotted(path)}`" if path else ""
+            other = "Remove it; `siredon config-schema` lists every key."
+            report.error(
+                "SD0003", (*path, name), f"unknown key `{name}`{where}", suggest(name, known).strip() or other
+            )
+        elif value is not None and _is_built(known[name], value, (*path, name), report):
+            kept.append((name, value, known[name]))
+    return kept
+
+
+def _clean(value: Any, info: KeyInfo, path: KeyPath, report: Report) -> Any:
+    """Goes through nested sections, at any depth."""
+    section = nested_section(info.field.annotation)
+    if section is None:
+        return value
+    if isinstance(value, list):
+        return [_clean(item, info, (*path, index), report) for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    known = read_fields(section, str(path[0]))
+    return {
+        name: _clean(inner, field, (*path, name), report)
+        for name, inner, field in _known_values(value, known, path, report)
+    }
+
+
+def _translate_names(values: Mapping[str, Any], path: KeyPath, report: Report) -> dict[str, Any]:
+    """Replaces renamed keys, each with a warning; refuses removed ones."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in REMOVED:
+            if value is not None:
+                report.error("SD0010", (*path, name), f"`{name}` no longer exists", REMOVED[name])
+        elif name not in RENAMED:
+            result[name] = value
+        elif value is not None and not (RENAMED[name].value is not None and value is False):
+            _rename(result, values, (*path, name), RENAMED[name], report)
+    return result
+
+
+def _rename(
+    result: dict[str, Any], values: Mapping[str, Any], path: KeyPath, rename: Rename, report: Report
+) -> None:
+    name = path[-1]
+    new, _, inner = rename.new.partition(".")
+    value = values[str(name)] if rename.value is None else rename.value
+    given = result.get(new) if inner else values.get(new)
+    taken = given if not inner else given.get(inner) if isinstance(given, dict) else None
+    if taken is not None:
+        report.error(
+            "SD0011", path, f"`{name}` and its new name `{rename.new}` are both set", f"Remove `{name}`."
+        )
+        return
+    shown = f"{rename.new}: {value}" if rename.value is not None else rename.new
+    report.add("SD0009", "warning", path, f"`{name}` is an old name. {rename.reason}", f"Write `{shown}`.")
+    report.move((*path[:-1], *rename.new.split(".")), path)
+    if inner:
+        before = result.get(new) or values.get(new) or {}
+        result[new] = {**before, inner: value}
+    else:
+        result[new] = value
+
+
+def _is_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bool:
+    """Whether the key, and this value of it, work; reports it if not."""
+    name = dotted(path)
+    if info.status == "planned":
+        if not _is_default(info, value):
+            report.error(
+                "SD0004",
+                path,
+                f"`{name}` is a key of Axolotl that Siredon knows but has not built yet",
+                "Remove it, or run this file with Axolotl: Siredon ignores nothing.",
+            )
+        return False
+    if isinstance(value, str) and value in info.planned_values:
+        allowed = ", ".join(f"`{word}`" for word in literal_words(info.field.annotation))
+        fix = f"Use a value that works: {allowed}." if allowed else f"Remove `{path[-1]}`."
+        report.error("SD0004", path, f"`{name}: {value}` is known but not built yet", fix, at_value=True)
+        return False
+    return True
+
+
+def _is_default(info: KeyInfo, value: Any) -> bool:
+    """Whether a value leaves things as they are: the default itself, or "off" where the default is none."""
+    default = info.field.get_default(call_default_factory=True)
+    if isinstance(value, bool) != isinstance(default, bool) and default is not None:
+        return False
+    return bool(value == default) or (default is None and value in (False, [], {}, ""))

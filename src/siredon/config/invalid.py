@@ -1,0 +1,79 @@
+"""What pydantic finds in the values of a section -> problems with a place, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from siredon.config.deal import literal_words, suggest
+from siredon.config.document import KeyPath
+from siredon.config.fields import nested_section
+from siredon.config.report import Report, dotted
+from siredon.config.schema import KeyInfo, read_fields
+
+
+def report_invalid(
+    problems: Sequence[Any], fields: Mapping[str, KeyInfo], values: Mapping[str, Any], report: Report
+) -> None:
+    """Reports each value that has the wrong type or range, once, and each required key that is not set."""
+    for problem in problems:
+        path = _value_path(problem["loc"], values, missing=problem["type"] == "missing")
+        if report.has(path):
+            continue
+        name, info = dotted(path), _field_at(path, fields)
+        if problem["type"] == "missing":
+            meaning = f" ({info.field.description})" if info else ""
+            report.error(
+                "SD0007", path, f"`{name}` is required", f"Add `{path[-1]}:`{meaning}.".replace(".).", ").")
+            )
+            continue
+        _report_value(problem, path, info, report)
+
+
+def _report_value(problem: Any, path: KeyPath, info: KeyInfo | None, report: Report) -> None:
+    name, value = dotted(path), problem["input"]
+    words = literal_words(info.field.annotation) if info else ()
+    if isinstance(value, str) and words:
+        allowed = ", ".join(f"`{word}`" for word in words)
+        fix = f"{suggest(value, words, cutoff=0.5)}Allowed: {allowed}."
+        report.error("SD0006", path, f"`{name}` cannot be `{value}`", fix, at_value=True)
+        return
+    cause = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    expected = cause if cause.startswith("expected") else f"expected {cause}"
+    shown = _show(value)
+    fix = f"`{path[-1]}`: {info.field.description}" if info else f"Give `{name}` a value of that kind."
+    report.error("SD0005", path, f"`{name}` cannot be {shown}: {expected}", fix, at_value=True)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "`true`" if value else "`false`"
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "a mapping"
+    text = f"'{value}'" if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _value_path(location: Sequence[str | int], values: Any, *, missing: bool) -> KeyPath:
+    """A location of pydantic without the names of union branches: only steps that the file really has."""
+    path: list[str | int] = []
+    for index, step in enumerate(location):
+        if missing and index == len(location) - 1:
+            path.append(step)
+        elif (isinstance(values, dict) and step in values) or (isinstance(values, list) and isinstance(step, int) and step < len(values)):
+            path.append(step)
+            values = values[step]
+    return tuple(path)
+
+
+def _field_at(path: KeyPath, fields: Mapping[str, KeyInfo]) -> KeyInfo | None:
+    info: KeyInfo | None = None
+    for step in path:
+        if isinstance(step, int):
+            continue
+        info = fields.get(step)
+        if info is None:
+            return None
+        section = nested_section(info.field.annotation)
+        fields = read_fields(section, info.section) if section else {}
+    return info

@@ -1,0 +1,53 @@
+"""Collects the problems of one document and gives each its place."""
+
+from __future__ import annotations
+
+from siredon.config.diagnostics import Diagnostic, Severity
+from siredon.config.document import Document, KeyPath
+
+
+class Report:
+    """The problems found so far.
+
+    Args:
+        document: Where the values stand.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Diagnostic] = list(document.problems)
+        self._moved: dict[KeyPath, KeyPath] = {}
+
+    def move(self, new: KeyPath, old: KeyPath) -> None:
+        """Remembers that the value of `new` stands under its old name in the file."""
+        self._moved[new] = old
+
+    def error(self, code: str, path: KeyPath, message: str, fix: str, *, at_value: bool = False) -> None:
+        """Adds an error at the key of `path`, or at its value."""
+        self.add(code, "error", path, message, fix, at_value=at_value)
+
+    def add(
+        self, code: str, severity: Severity, path: KeyPath, message: str, fix: str, *, at_value: bool = False
+    ) -> None:
+        """Adds a problem at the key of `path`, or at its value."""
+        source = self.document
+        there = self._locate(path)
+        place = source.value_place(there) if at_value else source.key_place(there)
+        self.problems.append(
+            Diagnostic(code, severity, message, fix, dotted(path), source.path, place, source.text)
+        )
+
+    def has(self, path: KeyPath) -> bool:
+        """Whether a problem of this very key has been reported."""
+        return any(problem.key == dotted(path) for problem in self.problems)
+
+    def _locate(self, path: KeyPath) -> KeyPath:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._moved:
+                return (*self._moved[path[:length]], *path[length:])
+        return path
+
+
+def dotted(path: KeyPath) -> str:
+    """`datasets.0.type`."""
+    return ".".join(str(part) for part in path)
