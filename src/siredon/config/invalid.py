@@ -60,10 +60,17 @@ def _value_path(location: Sequence[str | int], values: Any, *, missing: bool) ->
     for index, step in enumerate(location):
         if missing and index == len(location) - 1:
             path.append(step)
-        elif (isinstance(values, dict) and step in values) or (isinstance(values, list) and isinstance(step, int) and step < len(values)):
-            path.append(step)
+            break
+        if _holds(values, step):
             values = values[step]
+            path.append(step)
     return tuple(path)
+
+
+def _holds(values: Any, step: str | int) -> bool:
+    if isinstance(values, list):
+        return isinstance(step, int) and step < len(values)
+    return isinstance(values, dict) and step in values
 
 
 def _field_at(path: KeyPath, fields: Mapping[str, KeyInfo]) -> KeyInfo | None:

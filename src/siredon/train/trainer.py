@@ -81,7 +81,8 @@ class SiredonTrainer(Trainer):
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device="cpu")
         num_samples = 0
-        with torch.no_grad():
+        # A loader draws a seed when it starts: without the fork, validating would change the training after it.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for batch in dataloader:
                 inputs = self._prepare_inputs(batch)
                 losses = self._sum_loss(model, inputs, per_row=True)

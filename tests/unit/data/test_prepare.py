@@ -1,0 +1,237 @@
+"""The whole data stage on real files: lengths, counts, split, cache, and what stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from siredon.config.sections.data import DataSection
+from siredon.config.sections.packing import PackingSection
+from siredon.data.prepare import Preparation, Prepared, prepare_data
+from siredon.data.types import IGNORE
+from siredon.errors import DataError
+from tests.conftest import SHARED_DATA
+
+
+def prepare(tokenizer: Any, tmp_path: Path, *, packing: dict[str, Any] | None = None, **keys: Any) -> Prepared:
+    values = {"dataset_prepared_path": str(tmp_path / "prepared"), "sequence_len": 128, **keys}
+    preparation = Preparation(tokenizer, None, DataSection.model_validate(values))
+    return prepare_data(preparation, PackingSection.model_validate(packing or {}), 7)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return {"path": str(path)}
+
+
+def alpaca(tmp_path: Path, outputs: list[str], name: str = "rows.jsonl") -> dict[str, str]:
+    rows = [{"instruction": f"Say {i}", "input": "", "output": output} for i, output in enumerate(outputs)]
+    return {**write_rows(tmp_path / name, rows), "type": "alpaca"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.json", '[{"text": "one two"}, {"text": "three"}]', 2),
+        ("a.jsonl", '{"text": "one two"}\n{"text": "three"}\n', 2),
+        ("a.csv", "text\none two\nthree\n", 2),
+        ("a.tsv", "text\tb\none two\t1\nthree\t2\n", 2),
+        ("a.txt", "one two\nthree\n", 1),
+    ],
+)
+def test_every_kind_of_file_is_read(tokenizer: Any, tmp_path: Path, name: str, content: str, kind: int):
+    (tmp_path / name).write_text(content)
+    prepared = prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / name), "type": "completion"}])
+    assert len(prepared.train) == kind
+
+
+def test_parquet_and_folders_are_read(tokenizer: Any, tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(2):
+        pq.write_table(pa.table({"text": ["one", "two"]}), folder / f"{number}.parquet")
+    prepared = prepare(tokenizer, tmp_path, datasets=[{"path": str(folder), "type": "completion"}])
+    assert len(prepared.train) == 4
+
+
+def test_splits_take_slices(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, ["a"] * 10)
+    assert len(prepare(tokenizer, tmp_path, datasets=[{**entry, "split": "train[:30%]"}]).train) == 3
+
+
+@pytest.mark.parametrize(("strategy", "kept"), [("drop", 1), ("truncate", 2)])
+def test_rows_over_the_length_are_dropped_or_truncated_and_counted(
+    tokenizer: Any, tmp_path: Path, strategy: str, kept: int
+):
+    entry = alpaca(tmp_path, ["short", "long " * 200])
+    prepared = prepare(tokenizer, tmp_path, datasets=[entry], excess_length_strategy=strategy)
+    assert len(prepared.train) == kept
+    counts = prepared.counts[0]
+    assert (counts.num_too_long, counts.num_truncated) == ((1, 0) if strategy == "drop" else (0, 1))
+    assert any("1 of 2 rows" in line for line in prepared.lines)
+    assert all(len(sample.input_ids) <= 128 for index in range(kept) for sample in prepared.train[index])
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_the_limit_is_exact(tokenizer: Any, tmp_path: Path, over: int):
+    entry = alpaca(tmp_path, ["word " * 5, "x"])
+    lengths = prepare(tokenizer, tmp_path, datasets=[entry], sequence_len=500).train.table.lengths
+    limit = int(lengths.max()) - over
+    prepared = prepare(tokenizer, tmp_path, datasets=[entry], sequence_len=limit)
+    assert len(prepared.train) == (2 if over <= 0 else 1)
+
+
+def test_raise_stops_at_the_first_long_row(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, ["long " * 200])
+    with pytest.raises(DataError, match="over sequence_len: 128"):
+        prepare(tokenizer, tmp_path, datasets=[entry], excess_length_strategy="raise")
+
+
+def test_long_texts_are_cut_into_windows_that_lose_no_token(tokenizer: Any, tmp_path: Path):
+    text = " ".join(str(number) for number in range(300))
+    write_rows(tmp_path / "t.jsonl", [{"text": text}])
+    entry = {"path": str(tmp_path / "t.jsonl"), "type": "completion"}
+    table = prepare(tokenizer, tmp_path, datasets=[entry], shuffle_merged_datasets=False).train.table
+    assert tokenizer.decode(table.input_ids) == text + "<|im_end|>"
+    assert max(table.lengths) <= 128
+    assert (table.labels[table.offsets[:-1]] == IGNORE).all()
+
+
+def test_rows_that_cannot_be_read_are_all_named_with_their_numbers(tokenizer: Any, tmp_path: Path):
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": None, "output": "b"}, {"instruction": "c", "output": None}]
+    write_rows(tmp_path / "r.jsonl", rows)
+    with pytest.raises(DataError) as error:
+        prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "r.jsonl"), "type": "alpaca"}])
+    assert "row 2 column `instruction`" in error.value.message
+    assert "row 3 column `output`" in error.value.message
+
+
+def test_a_run_in_which_no_stop_token_is_learned_is_stopped(tokenizer: Any, tmp_path: Path):
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    write_rows(tmp_path / "r.jsonl", rows)
+    entry = {"path": str(tmp_path / "r.jsonl"), "type": "chat_template"}
+    bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    before, tokenizer.chat_template = tokenizer.chat_template, bare
+    try:
+        with pytest.raises(DataError, match="no stop token is ever learned"):
+            prepare(tokenizer, tmp_path, datasets=[entry])
+        assert len(prepare(tokenizer, tmp_path, datasets=[{**entry, "train_on_eos": "none"}]).train) == 1
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_a_run_that_would_learn_nothing_is_stopped_with_the_counts(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, ["long " * 200] * 3)
+    with pytest.raises(DataError, match=r"no row is left of 3 \(3 over sequence_len"):
+        prepare(tokenizer, tmp_path, datasets=[entry])
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tokenizer: Any, tmp_path: Path):
+    with pytest.raises(DataError, match="neither a local file or folder"):
+        prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "no.jsonl"), "type": "alpaca"}])
+
+
+def test_broken_json_names_the_file(tokenizer: Any, tmp_path: Path):
+    (tmp_path / "r.jsonl").write_text('{"instruction": "a", \n')
+    with pytest.raises(DataError, match="cannot read r.jsonl"):
+        prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "r.jsonl"), "type": "alpaca"}])
+
+
+@pytest.mark.parametrize(("size", "held_out"), [(0.25, 5), (3, 3)])
+def test_the_validation_split_is_seeded_and_loses_no_row(tokenizer: Any, tmp_path: Path, size: float, held_out: int):
+    entry = alpaca(tmp_path, [f"answer {i}" for i in range(20)])
+    first, second = (prepare(tokenizer, tmp_path, datasets=[entry], val_set_size=size) for _ in range(2))
+    assert first.validation is not None
+    assert len(first.validation) == held_out
+    assert (first.train.table.input_ids == second.train.table.input_ids).all()
+    texts = [tokenizer.decode(s.input_ids) for d in (first.train, first.validation) for i in range(len(d)) for s in d[i]]
+    assert len(set(texts)) == 20
+
+
+def test_a_split_that_takes_everything_is_refused(tokenizer: Any, tmp_path: Path):
+    with pytest.raises(DataError, match="holds out 20 of 20"):
+        prepare(tokenizer, tmp_path, datasets=[alpaca(tmp_path, ["a"] * 20)], val_set_size=20)
+
+
+def test_packing_keeps_every_sample(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, [f"answer {i}" for i in range(20)])
+    packed = prepare(tokenizer, tmp_path, datasets=[entry], sequence_len=256, packing={"sample_packing": True})
+    assert len(packed.train) < 20
+    assert sorted(index for pack in packed.train.packs for index in pack) == list(range(20))
+
+
+def prepared_folders(tmp_path: Path) -> int:
+    return len([path for path in (tmp_path / "prepared").iterdir() if path.is_dir()])
+
+
+def test_the_cache_is_hit_only_while_everything_that_matters_is_the_same(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, ["a", "b"])
+    first = prepare(tokenizer, tmp_path, datasets=[entry])
+    again = prepare(tokenizer, tmp_path, datasets=[entry])
+    assert prepared_folders(tmp_path) == 1
+    assert "prepared before" in again.lines[0]
+    assert first.fingerprint == again.fingerprint
+    changes: list[dict[str, Any]] = [
+        {"sequence_len": 129},
+        {"train_on_inputs": True},
+        {"excess_length_strategy": "truncate"},
+        {"datasets": [{**entry, "split": "train[:1]"}]},
+    ]
+    for number, change in enumerate(changes, start=2):
+        prepare(tokenizer, tmp_path, **{"datasets": [entry], **change})
+        assert prepared_folders(tmp_path) == number, change
+    alpaca(tmp_path, ["a", "c"])
+    prepare(tokenizer, tmp_path, datasets=[entry])
+    assert prepared_folders(tmp_path) == 6
+
+
+def test_the_cache_sees_a_changed_template_and_tokenizer(tokenizer: Any, tmp_path: Path):
+    from tests.conftest import build_tokenizer
+
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    write_rows(tmp_path / "r.jsonl", rows)
+    entry = {"path": str(tmp_path / "r.jsonl"), "type": "chat_template"}
+    prepare(tokenizer, tmp_path, datasets=[entry])
+    other = build_tokenizer(size=400)
+    other.chat_template = tokenizer.chat_template
+    prepare(other, tmp_path, datasets=[entry])
+    other.chat_template = tokenizer.chat_template.replace("assistant", "model")
+    prepare(other, tmp_path, datasets=[entry])
+    assert prepared_folders(tmp_path) == 3
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_whole(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from siredon.data import cache
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    entry = alpaca(tmp_path, ["a"])
+    monkeypatch.setattr(cache.os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tokenizer, tmp_path, datasets=[entry])
+    monkeypatch.undo()
+    assert prepared_folders(tmp_path) == 0
+    assert len(prepare(tokenizer, tmp_path, datasets=[entry]).train) == 1
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the shared data folder is not beside this checkout")
+def test_real_alpaca_rows_decode_to_their_outputs(tokenizer: Any, tmp_path: Path):
+    path = SHARED_DATA / "alpaca_en_demo.json"
+    rows = json.loads(path.read_text())
+    entry = {"path": str(path), "type": "alpaca"}
+    prepared = prepare(tokenizer, tmp_path, datasets=[entry], sequence_len=8192, shuffle_merged_datasets=False)
+    assert len(prepared.train) == len(rows)
+    for number in range(0, len(rows), 37):
+        sample = prepared.train[number][0]
+        text = tokenizer.decode(sample.labels[sample.labels != IGNORE])
+        assert text == rows[number]["output"] + "<|im_end|>"
+        assert np.array_equal(sample.input_ids[sample.labels != IGNORE], sample.labels[sample.labels != IGNORE])

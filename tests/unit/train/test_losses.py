@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from siredon.data.types import IGNORE
+from siredon.train.losses import cross_entropy_sum
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_chunked_sum_and_its_gradient_are_the_naive_ones(chunk_rows: int, dtype: torch.dtype):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 33).to(dtype)
+    targets = torch.randint(0, 33, (2, 5))
+    targets[0, 2] = targets[1, 0] = IGNORE
+    naive, ours = logits.clone().double().requires_grad_(), logits.clone().requires_grad_()
+    wanted = torch.nn.functional.cross_entropy(naive.flatten(0, 1), targets.flatten(), reduction="sum")
+    got = cross_entropy_sum(ours, targets, chunk_rows=chunk_rows)
+    wanted.backward()
+    got.backward()
+    assert got.dtype == torch.float32
+    assert got.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert ours.grad is not None
+    assert naive.grad is not None
+    assert (ours.grad.double() - naive.grad).abs().max() < (1e-6 if dtype == torch.float32 else 4e-3)
+
+
+def test_no_target_is_a_loss_of_zero():
+    logits = torch.randn(3, 4, requires_grad=True)
+    loss = cross_entropy_sum(logits, torch.full((3,), IGNORE))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

@@ -1,0 +1,151 @@
+"""The loss and its gradients are those of the slow truth, whatever the batch, the accumulation and the packing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from siredon.data.pack import pack_best_fit
+from tests.conftest import build_model
+from tests.unit.train.steps import largest_difference, random_samples, take_step, true_step
+
+# Rows of very unequal length, and of 3 to 90 targets.
+UNEQUAL = random_samples([(100, 90), (12, 3), (40, 35), (9, 8), (64, 5), (17, 16), (80, 41), (30, 3)])
+
+
+@pytest.mark.parametrize(("micro", "accumulation"), [(1, 8), (2, 4), (8, 1)])
+def test_accumulation_gives_the_gradients_of_the_whole_batch(write_config: Any, micro: int, accumulation: int):
+    truth, wanted = true_step(build_model(), UNEQUAL)
+    loss, got = take_step(
+        build_model(),
+        UNEQUAL,
+        [[index] for index in range(8)],
+        write_config,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+    )
+    assert loss == pytest.approx(truth, abs=1e-6)
+    assert largest_difference(got, wanted) < 1e-5
+
+
+def test_a_last_step_with_fewer_batches_is_divided_by_its_own_targets(write_config: Any):
+    three = UNEQUAL[:3]
+    truth, wanted = true_step(build_model(), three)
+    loss, got = take_step(build_model(), three, [[0], [1], [2]], write_config, gradient_accumulation_steps=8)
+    assert loss == pytest.approx(truth, abs=1e-6)
+    assert largest_difference(got, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_packed_loss_and_gradients_equal_unpacked_ones(write_config: Any, attention: str, micro: int):
+    packs = pack_best_fit([len(sample.input_ids) for sample in UNEQUAL], 128)
+    assert any(len(pack) > 1 for pack in packs)
+    truth, wanted = true_step(build_model(), UNEQUAL)
+    model = build_model()
+    model.set_attn_implementation(attention)
+    loss, got = take_step(
+        model,
+        UNEQUAL,
+        packs,
+        write_config,
+        pad_to=128,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=-(-len(packs) // micro),
+    )
+    assert loss == pytest.approx(truth, abs=1e-6)
+    assert largest_difference(got, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_changed_token_of_a_neighbour_changes_nothing_at_all(attention: str):
+    from siredon.data.collate import Collator
+
+    model = build_model().eval()
+    model.set_attn_implementation(attention)
+    first, second = random_samples([(20, 10), (15, 10)])
+    outputs = []
+    for change in (0, 1):
+        first.input_ids[7] += change
+        batch = Collator(0, 48)([(first, second)])
+        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        outputs.append(logits[0, 20:35].detach())
+    assert torch.equal(outputs[0], outputs[1])
+    alone = model(input_ids=torch.from_numpy(second.input_ids.astype("int64"))[None], use_cache=False).logits[0]
+    assert (outputs[0] - alone).abs().max() < 1e-5
+
+
+def test_a_batch_without_any_target_has_zero_loss_and_zero_gradients(write_config: Any):
+    samples = random_samples([(10, 0), (6, 0)])
+    loss, got = take_step(build_model(), samples, [[0], [1]], write_config, micro_batch_size=2)
+    assert loss == 0.0
+    assert all(torch.count_nonzero(value) == 0 for value in got.values())
+
+
+def test_a_model_that_cannot_select_logits_has_the_same_loss(write_config: Any, monkeypatch: pytest.MonkeyPatch):
+    from tests.unit.train import steps
+
+    monkeypatch.setattr(steps, "takes_logits_to_keep", lambda model: False)
+    truth, wanted = true_step(build_model(), UNEQUAL)
+    loss, got = take_step(
+        build_model(), UNEQUAL, [[i] for i in range(8)], write_config, gradient_accumulation_steps=8
+    )
+    assert loss == pytest.approx(truth, abs=1e-6)
+    assert largest_difference(got, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_recomputed_activations_give_the_same_gradients(write_config: Any, reentrant: bool, adapter: bool):
+    from siredon.config.sections.adapter import AdapterSection
+    from siredon.config.sections.memory import MemorySection
+    from siredon.model.adapt import attach_adapter_, recompute_activations_
+
+    results = []
+    for on in (False, True):
+        model = build_model()
+        options = {"use_reentrant": reentrant}
+        memory = MemorySection(gradient_checkpointing=on, gradient_checkpointing_kwargs=options)
+        recompute_activations_(model, memory)
+        if adapter:
+            torch.manual_seed(1)
+            section = AdapterSection(adapter="lora", lora_r=4, lora_alpha=8, lora_target_linear=True)
+            model = attach_adapter_(model, section)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.1)
+        results.append(take_step(model, UNEQUAL[:4], [[0], [1], [2], [3]], write_config, gradient_accumulation_steps=4))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
+    assert largest_difference(results[1][1], results[0][1]) < 1e-6
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_validation_loss_is_the_mean_over_all_targets(write_config: Any, batch_size: int, packed: bool):
+    from siredon.config.load import load_config
+    from siredon.data.collate import Collator, PackDataset
+    from siredon.data.table import build_table
+    from siredon.hardware import probe_hardware
+    from siredon.model.precision import Precision
+    from siredon.train.arguments import build_arguments, count_steps
+    from siredon.train.trainer import SiredonTrainer
+
+    config, _ = load_config(str(write_config(eval_batch_size=batch_size)))
+    model = build_model().train()
+    lengths = [len(sample.input_ids) for sample in UNEQUAL]
+    packs = pack_best_fit(lengths, 128) if packed else [[index] for index in range(8)]
+    dataset = PackDataset(build_table(UNEQUAL), packs)
+    trainer = SiredonTrainer(
+        selects_logits=True,
+        model=model,
+        args=build_arguments(config, count_steps(config, 8), Precision(torch.float32, None, False), probe_hardware()),
+        eval_dataset=dataset,
+        data_collator=Collator(0, None),
+    )
+    before = torch.get_rng_state()
+    loss = trainer.evaluate()["eval_loss"]
+    truth, _ = true_step(build_model(), UNEQUAL)
+    assert loss == pytest.approx(truth, abs=1e-6)
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
