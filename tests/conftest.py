@@ -13,12 +13,17 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Several test processes share few cores: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 CHATML_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def build_tokenizer(bos: str | None = None, eos: str = "<|im_end|>", *, add_bos: bool = False, size: int = 512) -> Any:
+def build_tokenizer(
+    bos: str | None = None, eos: str = "<|im_end|>", *, add_bos: bool = False, size: int = 512
+) -> Any:
     """A byte-level BPE tokenizer trained on the quickstart's data."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -62,7 +62,7 @@ def train(config: Config) -> None:
     from siredon.train.checkpoint import find_resume_folder
     from siredon.train.methods.sft import Parts, build_trainer
     from siredon.train.record import write_record
-    from siredon.train.run import finish_run, start_run
+    from siredon.train.run import finish_run, seed_everything, start_run
 
     # 1. Hardware and number formats
     hardware = probe_hardware()
@@ -73,21 +73,21 @@ def train(config: Config) -> None:
     prepared = _prepare(config, tokenizer)
     schedule = count_steps(config, len(prepared.train))
     # 3. Model, adapter, recomputation
-    base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    seed_everything(config.batch.seed)
+    base = load_model(config.model, config.attention, precision.weights, tokenizer)
     recompute_activations_(base, config.memory)
     model = attach_adapter_(base, config.adapter)
     parameters = count_parameters(model)
     note(f"model: {parameters.describe()}, {precision.describe()}, on {hardware.name} ({hardware.device})")
-    # 4. Trainer
-    trainer = build_trainer(Parts(model, base, tokenizer, prepared), config, schedule, precision, hardware)
-    output = Path(config.checkpoint.output_dir)
-    record = write_record(
-        output, config, prepared, hardware, parameters=asdict(parameters), num_steps=schedule.num_steps
-    )
-    # 5. Train, from a checkpoint if there is one
+    # 4. Trainer, and the checkpoint to go on from if there is one
     resume = find_resume_folder(config.checkpoint)
-    if resume:
-        note(f"going on from {resume}")
+    parts = Parts(model, base, tokenizer, prepared, resumes=resume is not None)
+    trainer = build_trainer(parts, config, schedule, precision, hardware)
+    output = Path(config.checkpoint.output_dir)
+    facts = {"parameters": asdict(parameters), "num_steps": schedule.num_steps, "resumed_from": resume}
+    record = write_record(output, config, prepared, hardware, **facts)
+    # 5. Train
+    note(f"going on from {resume}" if resume else f"output: {output}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -134,7 +134,7 @@ def merge_lora(config: Config) -> None:
     check_adapter(output)
     # 2. Base, in fp32, so that the sum is made in fp32
     tokenizer = load_tokenizer(config.tokenizer, config.model)
-    base = load_model(config.model, config.attention, torch.float32, tokenizer, seed=config.batch.seed)
+    base = load_model(config.model, config.attention, torch.float32, tokenizer)
     # 3. Merge, and write in the format the run trained in
     precision = resolve_precision(config.precision, probe_hardware(), has_adapter=True)
     merge_adapter(base, output, output / "merged", tokenizer, precision.weights)
@@ -143,11 +143,10 @@ def merge_lora(config: Config) -> None:
 
 def _prepare(config: Config, tokenizer: Any) -> Prepared:
     from siredon.data.prepare import Preparation, prepare_data
-    from siredon.distributed.ranks import main_rank_first
 
-    with main_rank_first():
-        preparation = Preparation(tokenizer, config.tokenizer.chat_template, config.data)
-        prepared = prepare_data(preparation, config.packing, config.batch.seed)
+    # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
+    preparation = Preparation(tokenizer, config.tokenizer.chat_template, config.data)
+    prepared = prepare_data(preparation, config.packing, config.batch.seed)
     for line in prepared.lines:
         note(line)
     return prepared
@@ -187,5 +186,5 @@ def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> E
 
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
-    model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    model = load_model(section, config.attention, precision.weights, tokenizer)
     return Engine(model.to(hardware.device).eval(), tokenizer, _prompting(config, tokenizer).stop_ids)

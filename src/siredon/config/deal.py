@@ -30,6 +30,12 @@ def literal_words(annotation: Any) -> tuple[str, ...]:
     return tuple(word for part in get_args(annotation) for word in literal_words(part))
 
 
+def allowed_text(annotation: Any) -> str:
+    """The words that a type allows, for a fix; empty for a type without words."""
+    words = ", ".join(f"`{word}`" for word in literal_words(annotation))
+    return f"{words}, or true or false without quotes" if words and _allows_bool(annotation) else words
+
+
 def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """`Did you mean ...? ` for the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
@@ -41,13 +47,13 @@ def _known_values(
 ) -> list[tuple[str, Any, KeyInfo]]:
     """The values that are set, known and built; everything else is reported."""
     kept = []
-    for name, value in _translate_names(values, path, report).items():
+    for name, value in _translate_names(values, known, path, report).items():
         if name not in known:
             where = f" in `{dotted(path)}`" if path else ""
-            other = "Remove it; `siredon config-schema` lists every key."
-            report.error(
-                "SD0003", (*path, name), f"unknown key `{name}`{where}", suggest(name, known).strip() or other
-            )
+            # A millisecond each: not for every key of a data file
+            near = suggest(name, known).strip() if len(values) < 1000 else ""
+            fix = near or "Remove it; `siredon config-schema` lists every key."
+            report.error("SD0003", (*path, name), f"unknown key `{name}`{where}", fix)
         elif value is not None and _is_built(known[name], value, (*path, name), report):
             kept.append((name, value, known[name]))
     return kept
@@ -69,39 +75,52 @@ def _clean(value: Any, info: KeyInfo, path: KeyPath, report: Report) -> Any:
     }
 
 
-def _translate_names(values: Mapping[str, Any], path: KeyPath, report: Report) -> dict[str, Any]:
-    """Replaces renamed keys, each with a warning; refuses removed ones."""
+def _translate_names(
+    values: Mapping[str, Any], known: Mapping[str, KeyInfo], path: KeyPath, report: Report
+) -> dict[str, Any]:
+    """Replaces renamed keys, each with a warning; refuses removed ones.  A key that is known here is neither."""
     result: dict[str, Any] = {}
+    old: dict[str, Any] = {}
     for name, value in values.items():
-        if name in REMOVED:
+        rename = RENAMED.get(name)
+        if name in known:
+            result[name] = value
+        elif name in REMOVED:
             if value is not None:
                 report.error("SD0010", (*path, name), f"`{name}` no longer exists", REMOVED[name])
-        elif name not in RENAMED:
+        elif rename is None or rename.new.partition(".")[0] not in known:
             result[name] = value
-        elif value is not None and not (RENAMED[name].value is not None and value is False):
-            _rename(result, values, (*path, name), RENAMED[name], report)
+        elif value is not None:
+            old[name] = value
+    for name, value in old.items():
+        _rename(result, value, (*path, name), RENAMED[name], report)
     return result
 
 
-def _rename(
-    result: dict[str, Any], values: Mapping[str, Any], path: KeyPath, rename: Rename, report: Report
-) -> None:
+def _rename(result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, report: Report) -> None:
     name = path[-1]
+    shown = rename.new if rename.value is None else f"{rename.new}: {rename.value}"
+    if rename.value is not None:
+        if not isinstance(value, bool):
+            report.error("SD0005", path, f"`{name}` is a switch: expected true or false", f"Write `{shown}`.")
+        if value is not True:
+            return
+        value = rename.value
     new, _, inner = rename.new.partition(".")
-    value = values[str(name)] if rename.value is None else rename.value
-    given = result.get(new) if inner else values.get(new)
-    taken = given if not inner else given.get(inner) if isinstance(given, dict) else None
+    given = result.get(new)
+    taken = given.get(inner) if inner and isinstance(given, dict) else given
     if taken is not None:
         report.error(
-            "SD0011", path, f"`{name}` and its new name `{rename.new}` are both set", f"Remove `{name}`."
+            "SD0011",
+            path,
+            f"`{name}` is an old name of `{rename.new}`, which is set too",
+            f"Remove `{name}`.",
         )
         return
-    shown = f"{rename.new}: {value}" if rename.value is not None else rename.new
     report.add("SD0009", "warning", path, f"`{name}` is an old name. {rename.reason}", f"Write `{shown}`.")
     report.move((*path[:-1], *rename.new.split(".")), path)
     if inner:
-        before = result.get(new) or values.get(new) or {}
-        result[new] = {**before, inner: value}
+        result[new] = {**(given or {}), inner: value}
     else:
         result[new] = value
 
@@ -119,16 +138,21 @@ def _is_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bool:
             )
         return False
     if isinstance(value, str) and value in info.planned_values:
-        allowed = ", ".join(f"`{word}`" for word in literal_words(info.field.annotation))
+        allowed = allowed_text(info.field.annotation)
         fix = f"Use a value that works: {allowed}." if allowed else f"Remove `{path[-1]}`."
         report.error("SD0004", path, f"`{name}: {value}` is known but not built yet", fix, at_value=True)
         return False
     return True
 
 
+def _allows_bool(annotation: Any) -> bool:
+    return annotation is bool or any(_allows_bool(part) for part in get_args(annotation))
+
+
 def _is_default(info: KeyInfo, value: Any) -> bool:
     """Whether a value leaves things as they are: the default itself, or "off" where the default is none."""
     default = info.field.get_default(call_default_factory=True)
+    value = tuple(value) if isinstance(value, list) and isinstance(default, tuple) else value
     if isinstance(value, bool) != isinstance(default, bool) and default is not None:
         return False
     return bool(value == default) or (default is None and value in (False, [], {}, ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning"]
@@ -44,8 +45,14 @@ class Diagnostic:
     @property
     def line_text(self) -> str:
         """The source line concerned, without its line end."""
-        lines = self.text.splitlines()
+        lines = _split_lines(self.text)
         return lines[self.place.line - 1] if 0 < self.place.line <= len(lines) else ""
+
+
+@lru_cache(maxsize=1)
+def _split_lines(text: str) -> tuple[str, ...]:
+    """Kept for the next problem: a file of 20,000 problems is split once."""
+    return tuple(text.splitlines())
 
 
 def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:

@@ -1,11 +1,13 @@
 """Text -> values with a place for each: the only reader of YAML.
 
-YAML 1.1 as PyYAML reads it (so `yes`, `no`, `on`, `off` are booleans), with three differences, all on
-the side of what people mean: `1e-4` is a number, `1:30` and dates are text, duplicate keys are a problem.
+YAML 1.1 as PyYAML reads it (so `yes`, `no`, `on`, `off` are booleans), with four differences, all on the
+side of what people mean: `1e-4` is a number, `010` is ten, `1:30` and dates are text, duplicate keys are a
+problem.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,12 +62,13 @@ class Document:
 def read_document(path: str) -> Document:
     """Reads a YAML file.  Never raises for what the file holds: problems are in the document."""
     try:
-        raw = Path(path).expanduser().read_bytes()
+        with Path(os.path.expanduser(path)).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or str(error)
         return _broken(path, "", "SD0008", f"the file cannot be read: {reason}", "Check the path.")
     if len(raw) > MAX_BYTES:
-        size = f"the file has {len(raw):,} bytes; a configuration has at most {MAX_BYTES:,}"
+        size = f"the file has over {MAX_BYTES:,} bytes, which no configuration has"
         return _broken(path, "", "SD0001", size, "Is this the configuration, or a data file?")
     try:
         text = raw.decode("utf-8-sig")
@@ -86,7 +89,7 @@ def parse_document(path: str, text: str) -> Document:
         return _broken(path, text, "SD0001", cause, _yaml_fix(text, place), place)
     except (yaml.YAMLError, RecursionError) as error:
         return _broken(path, text, "SD0001", str(error).splitlines()[0], "Write plain YAML text.")
-    if root is None:
+    if root is None or root.tag == "tag:yaml.org,2002:null":
         return _broken(path, text, "SD0001", "the file is empty", "Start from a file in examples/.")
     if not isinstance(root, yaml.MappingNode):
         return _broken(
@@ -95,15 +98,13 @@ def parse_document(path: str, text: str) -> Document:
     reader = _Reader(path, text)
     try:
         values = reader.read(root, ())
-    except _TooLargeError:
-        return _broken(
-            path, text, "SD0001", f"aliases expand to over {MAX_NODES:,} values", "Use fewer aliases."
-        )
+    except _TooLargeError as error:
+        return _broken(path, text, "SD0001", str(error), "Use fewer aliases; keep data out of this file.")
     return Document(path, text, values, reader.keys, reader.places, tuple(reader.problems))
 
 
 class _TooLargeError(Exception):
-    """More values than any configuration has."""
+    """More values, or deeper ones, than any configuration has."""
 
 
 class _Reader:
@@ -117,15 +118,21 @@ class _Reader:
         self._num_nodes = 0
 
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
-        self._num_nodes += 1
-        if self._num_nodes > MAX_NODES:
-            raise _TooLargeError
+        self._count(len(path))
         self.places[path] = _place(node)
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._read_item(item, (*path, index)) for index, item in enumerate(node.value)]
         return _read_scalar(node)
+
+    def _count(self, depth: int) -> None:
+        """Bounds what aliases and merges, which may name themselves, expand to."""
+        self._num_nodes += 1
+        if self._num_nodes > MAX_NODES:
+            raise _TooLargeError(f"over {MAX_NODES:,} values, with every alias expanded")
+        if depth > MAX_DEPTH:
+            raise _TooLargeError(f"aliases nest over {MAX_DEPTH} levels deep")
 
     def _read_item(self, node: yaml.Node, path: KeyPath) -> Any:
         self.keys[path] = _place(node)
@@ -134,16 +141,16 @@ class _Reader:
     def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         own: dict[str, Place] = {}
-        for key_node, value_node, inherited in _pairs(node, 0):
+        for key_node, value_node, inherited in self._pairs(node, 0):
             name = self._read_name(key_node, path)
             place = _place(key_node)
-            if inherited and name in own:
+            if inherited and name in values:
                 continue
             if not inherited and name in own:
                 self._report(
                     "SD0002",
                     place,
-                    name,
+                    ".".join(str(step) for step in (*path, name)),
                     f"`{name}` stands twice; first on line {own[name].line}",
                     "Keep one.",
                 )
@@ -160,35 +167,46 @@ class _Reader:
         self._report("SD0001", _place(node), "", "a key must be a plain word", "Quote the key.")
         return "?"
 
+    def _pairs(self, node: yaml.MappingNode, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+        """Key and value nodes: the mapping's own first, then what `<<` merges in, the nearest first."""
+        merges: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                merges += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            else:
+                yield key_node, value_node, depth > 0
+        for merged in merges:
+            self._count(depth)
+            if isinstance(merged, yaml.MappingNode):
+                yield from self._pairs(merged, depth + 1)
+            else:
+                self._report(
+                    "SD0001", _place(merged), "<<", "`<<` merges nothing but mappings", "Write `<<: *anchor`."
+                )
+
     def _report(self, code: str, place: Place, key: str, message: str, fix: str) -> None:
         self.problems.append(Diagnostic(code, "error", message, fix, key, self.path, place, self.text))
 
 
-def _pairs(node: yaml.MappingNode, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
-    """Key and value nodes: the mapping's own first, then what `<<` merges in."""
-    merges: list[yaml.Node] = []
-    for key_node, value_node in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            merges += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-        else:
-            yield key_node, value_node, depth > 0
-    for merged in merges:
-        if isinstance(merged, yaml.MappingNode) and depth < MAX_DEPTH:
-            yield from _pairs(merged, depth + 1)
-
-
 def _read_scalar(node: yaml.Node) -> Any:
-    tag = node.tag.rpartition(":")[2]
-    text = str(node.value)
+    try:
+        return _convert_scalar(node, str(node.value))
+    except (KeyError, ValueError):  # `!!int abc`, `0b_`, 5,000 digits
+        return str(node.value)
+
+
+def _convert_scalar(node: yaml.Node, text: str) -> Any:
+    tag = node.tag.removeprefix("tag:yaml.org,2002:")
     if tag == "null":
         return None
     if tag == "bool":
         return yaml.SafeLoader.bool_values[text.lower()]
     if tag == "int" and ":" not in text:
-        return int(text.replace("_", ""), 0) if not re.fullmatch(r"[-+]?0\d+", text) else int(text)
+        digits = text.replace("_", "")
+        return int(digits) if re.fullmatch(r"[-+]?0\d+", digits) else int(digits, 0)
     if tag == "float" and ":" not in text:
         return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if tag == "str" and isinstance(node, yaml.ScalarNode) and node.style is None and _FLOAT.fullmatch(text):
+    if tag == "str" and isinstance(node, yaml.ScalarNode) and not node.style and _FLOAT.fullmatch(text):
         return float(text.replace("_", ""))
     return text
 

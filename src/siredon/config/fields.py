@@ -46,8 +46,8 @@ def _read_int(value: object) -> object:
     return value
 
 
-#: A number.  `2e-4`, `"2e-4"` and `1` are all numbers; `true` is not.
-Float = Annotated[float, BeforeValidator(_read_float)]
+#: A number.  `2e-4`, `"2e-4"` and `1` are all numbers; `true`, `.inf` and `.nan` are not.
+Float = Annotated[float, BeforeValidator(_read_float), Field(allow_inf_nan=False)]
 #: A whole number.  `4` and `4.0` are; `4.5`, `"4"` and `true` are not.
 Int = Annotated[int, BeforeValidator(_read_int)]
 #: `true` or `false` (YAML also reads `yes`, `no`, `on`, `off` so); never 0, 1 or a string.
@@ -56,7 +56,11 @@ Bool = Annotated[bool, Strict()]
 Str = Annotated[str, Strict()]
 #: A name or a list of names; one name is a list of one.
 StrList = Annotated[
-    tuple[Str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    tuple[Str, ...],
+    BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value,
+        json_schema_input_type=str | tuple[str, ...],
+    ),
 ]
 #: Two settings and `auto`, which the hardware decides.
 Auto = Annotated[bool | str, Field(union_mode="left_to_right")]

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from siredon.config.deal import literal_words, suggest
+from siredon.config.deal import allowed_text, literal_words, suggest
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
 from siredon.config.report import Report, dotted
 from siredon.config.schema import KeyInfo, read_fields
+
+#: Kind of problem -> what was expected, where pydantic's own words speak of Python.
+_PLAIN = {
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "too_short": "at least one entry",
+}
 
 
 def report_invalid(
@@ -18,7 +28,8 @@ def report_invalid(
     """Reports each value that has the wrong type or range, once, and each required key that is not set."""
     for problem in problems:
         path = _value_path(problem["loc"], values, missing=problem["type"] == "missing")
-        if report.has(path):
+        # A list is also "too short" when its only entry is not valid, which is reported already
+        if report.has(path) or (problem["type"] == "too_short" and problem["input"]):
             continue
         name, info = dotted(path), _field_at(path, fields)
         if problem["type"] == "missing":
@@ -33,12 +44,12 @@ def report_invalid(
 def _report_value(problem: Any, path: KeyPath, info: KeyInfo | None, report: Report) -> None:
     name, value = dotted(path), problem["input"]
     words = literal_words(info.field.annotation) if info else ()
-    if isinstance(value, str) and words:
-        allowed = ", ".join(f"`{word}`" for word in words)
-        fix = f"{suggest(value, words, cutoff=0.5)}Allowed: {allowed}."
-        report.error("SD0006", path, f"`{name}` cannot be `{value}`", fix, at_value=True)
+    if isinstance(value, str) and info and words:
+        fix = f"{suggest(value, words, cutoff=0.5)}Allowed: {allowed_text(info.field.annotation)}."
+        report.error("SD0006", path, f"`{name}` cannot be {_show(value)}", fix, at_value=True)
         return
     cause = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    cause = _PLAIN.get(problem["type"], cause)
     expected = cause if cause.startswith("expected") else f"expected {cause}"
     shown = _show(value)
     fix = f"`{path[-1]}`: {info.field.description}" if info else f"Give `{name}` a value of that kind."
@@ -49,8 +60,9 @@ def _show(value: object) -> str:
     if isinstance(value, bool):
         return "`true`" if value else "`false`"
     if isinstance(value, (list, dict)):
-        return "a list" if isinstance(value, list) else "a mapping"
-    text = f"'{value}'" if isinstance(value, str) else str(value)
+        kind = "list" if isinstance(value, list) else "mapping"
+        return f"a {kind}" if value else f"an empty {kind}"
+    text = f"'{' '.join(value.split())}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -16,6 +16,7 @@ class Report:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems: list[Diagnostic] = list(document.problems)
+        self._keys = {problem.key for problem in document.problems}
         self._moved: dict[KeyPath, KeyPath] = {}
 
     def move(self, new: KeyPath, old: KeyPath) -> None:
@@ -33,13 +34,14 @@ class Report:
         source = self.document
         there = self._locate(path)
         place = source.value_place(there) if at_value else source.key_place(there)
+        self._keys.add(dotted(path))
         self.problems.append(
             Diagnostic(code, severity, message, fix, dotted(path), source.path, place, source.text)
         )
 
     def has(self, path: KeyPath) -> bool:
         """Whether a problem of this very key has been reported."""
-        return any(problem.key == dotted(path) for problem in self.problems)
+        return dotted(path) in self._keys
 
     def _locate(self, path: KeyPath) -> KeyPath:
         for length in range(len(path), 0, -1):

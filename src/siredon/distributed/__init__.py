@@ -1,1 +1,1 @@
-"""Ranks: which process this is, and what the others must wait for."""
+"""Ranks: how many processes a run has."""

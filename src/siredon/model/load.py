@@ -16,9 +16,7 @@ from siredon.model.locate import locate_model
 from siredon.model.tokenizer import explain_loading
 
 
-def load_model(
-    section: ModelSection, attention: AttentionSection, dtype: torch.dtype, tokenizer: Any, *, seed: int
-) -> Any:
+def load_model(section: ModelSection, attention: AttentionSection, dtype: torch.dtype, tokenizer: Any) -> Any:
     """Loads the base model (or builds it anew, with `reinit_weights`), sized for the tokenizer.
 
     Args:
@@ -26,7 +24,6 @@ def load_model(
         attention: Which attention.
         dtype: Format of the weights.
         tokenizer: The vocabulary must cover it; rows are added if it has more tokens.
-        seed: Seed of the random weights of `reinit_weights`.
 
     Returns:
         A model of transformers on the CPU, in training mode, that keeps no cache: with a cache
@@ -39,7 +36,6 @@ def load_model(
     config = load_model_config(section)
     try:
         if section.reinit_weights:
-            torch.manual_seed(seed)
             model = _build_anew(model_class, config, dtype, attention.attn_implementation)
         else:
             model = model_class.from_pretrained(

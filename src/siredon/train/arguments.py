@@ -36,9 +36,12 @@ def count_steps(config: Config, num_packs: int) -> Schedule:
 
 
 def build_arguments(
-    config: Config, schedule: Schedule, precision: Precision, hardware: Hardware
+    config: Config, schedule: Schedule, precision: Precision, hardware: Hardware, *, resumes: bool = False
 ) -> TrainingArguments:
-    """Everything that `Trainer` has to know, from the config."""
+    """Everything that `Trainer` has to know, from the config.
+
+    A fresh run begins with a validation; one that goes on from a checkpoint has had it.
+    """
     batch, optimizer = config.batch, config.optimizer
     return TrainingArguments(
         output_dir=config.checkpoint.output_dir,
@@ -75,7 +78,7 @@ def build_arguments(
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False if num_ranks() > 1 else None,
         **_saving(config, schedule),
-        **_evaluating(config, schedule),
+        **_evaluating(config, schedule, starts=not resumes),
     )
 
 
@@ -99,7 +102,7 @@ def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
     return {**options, "save_strategy": "steps", "save_steps": steps}
 
 
-def _evaluating(config: Config, schedule: Schedule) -> dict[str, Any]:
+def _evaluating(config: Config, schedule: Schedule, *, starts: bool) -> dict[str, Any]:
     section = config.evaluation
     if not config.has_validation:
         return {"eval_strategy": "no"}
@@ -107,9 +110,9 @@ def _evaluating(config: Config, schedule: Schedule) -> dict[str, Any]:
     if steps is None:
         return {
             "eval_strategy": section.eval_strategy or "epoch",
-            "eval_on_start": section.eval_strategy != "no",
+            "eval_on_start": starts and section.eval_strategy != "no",
         }
-    return {"eval_strategy": "steps", "eval_steps": steps, "eval_on_start": True}
+    return {"eval_strategy": "steps", "eval_steps": steps, "eval_on_start": starts}
 
 
 def _steps(steps: float | None, per_epoch: int | None, schedule: Schedule) -> int | None:

@@ -27,6 +27,13 @@ def start_run(hardware: Hardware) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
+def seed_everything(seed: int) -> None:
+    """Seeds python, numpy and torch, so that random weights (LoRA's too) do not depend on what ran before."""
+    import transformers
+
+    transformers.set_seed(seed)
+
+
 def finish_run(
     trainer: SiredonTrainer, base: Any, stop_ids: tuple[int, ...], record: Path, seconds: float
 ) -> None:

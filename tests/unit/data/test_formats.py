@@ -70,7 +70,10 @@ def test_sharegpt_names_are_understood_without_further_keys():
     row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     read = CHAT.read(row, options("chat_template", field_messages="conversations"))
     assert isinstance(read, Conversation)
-    assert [(m.role, m.content, m.learn) for m in read.messages] == [("user", "a", False), ("assistant", "b", True)]
+    assert [(m.role, m.content, m.learn) for m in read.messages] == [
+        ("user", "a", False),
+        ("assistant", "b", True),
+    ]
 
 
 def test_roles_mappings_and_roles_to_train_are_followed():

@@ -16,7 +16,9 @@ from siredon.errors import DataError
 from tests.conftest import SHARED_DATA
 
 
-def prepare(tokenizer: Any, tmp_path: Path, *, packing: dict[str, Any] | None = None, **keys: Any) -> Prepared:
+def prepare(
+    tokenizer: Any, tmp_path: Path, *, packing: dict[str, Any] | None = None, **keys: Any
+) -> Prepared:
     values = {"dataset_prepared_path": str(tmp_path / "prepared"), "sequence_len": 128, **keys}
     preparation = Preparation(tokenizer, None, DataSection.model_validate(values))
     return prepare_data(preparation, PackingSection.model_validate(packing or {}), 7)
@@ -104,7 +106,11 @@ def test_long_texts_are_cut_into_windows_that_lose_no_token(tokenizer: Any, tmp_
 
 
 def test_rows_that_cannot_be_read_are_all_named_with_their_numbers(tokenizer: Any, tmp_path: Path):
-    rows = [{"instruction": "a", "output": "b"}, {"instruction": None, "output": "b"}, {"instruction": "c", "output": None}]
+    rows = [
+        {"instruction": "a", "output": "b"},
+        {"instruction": None, "output": "b"},
+        {"instruction": "c", "output": None},
+    ]
     write_rows(tmp_path / "r.jsonl", rows)
     with pytest.raises(DataError) as error:
         prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "r.jsonl"), "type": "alpaca"}])
@@ -144,13 +150,20 @@ def test_broken_json_names_the_file(tokenizer: Any, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("size", "held_out"), [(0.25, 5), (3, 3)])
-def test_the_validation_split_is_seeded_and_loses_no_row(tokenizer: Any, tmp_path: Path, size: float, held_out: int):
+def test_the_validation_split_is_seeded_and_loses_no_row(
+    tokenizer: Any, tmp_path: Path, size: float, held_out: int
+):
     entry = alpaca(tmp_path, [f"answer {i}" for i in range(20)])
     first, second = (prepare(tokenizer, tmp_path, datasets=[entry], val_set_size=size) for _ in range(2))
     assert first.validation is not None
     assert len(first.validation) == held_out
     assert (first.train.table.input_ids == second.train.table.input_ids).all()
-    texts = [tokenizer.decode(s.input_ids) for d in (first.train, first.validation) for i in range(len(d)) for s in d[i]]
+    texts = [
+        tokenizer.decode(s.input_ids)
+        for d in (first.train, first.validation)
+        for i in range(len(d))
+        for s in d[i]
+    ]
     assert len(set(texts)) == 20
 
 
@@ -161,7 +174,9 @@ def test_a_split_that_takes_everything_is_refused(tokenizer: Any, tmp_path: Path
 
 def test_packing_keeps_every_sample(tokenizer: Any, tmp_path: Path):
     entry = alpaca(tmp_path, [f"answer {i}" for i in range(20)])
-    packed = prepare(tokenizer, tmp_path, datasets=[entry], sequence_len=256, packing={"sample_packing": True})
+    packed = prepare(
+        tokenizer, tmp_path, datasets=[entry], sequence_len=256, packing={"sample_packing": True}
+    )
     assert len(packed.train) < 20
     assert sorted(index for pack in packed.train.packs for index in pack) == list(range(20))
 
@@ -228,10 +243,14 @@ def test_real_alpaca_rows_decode_to_their_outputs(tokenizer: Any, tmp_path: Path
     path = SHARED_DATA / "alpaca_en_demo.json"
     rows = json.loads(path.read_text())
     entry = {"path": str(path), "type": "alpaca"}
-    prepared = prepare(tokenizer, tmp_path, datasets=[entry], sequence_len=8192, shuffle_merged_datasets=False)
+    prepared = prepare(
+        tokenizer, tmp_path, datasets=[entry], sequence_len=8192, shuffle_merged_datasets=False
+    )
     assert len(prepared.train) == len(rows)
     for number in range(0, len(rows), 37):
         sample = prepared.train[number][0]
         text = tokenizer.decode(sample.labels[sample.labels != IGNORE])
         assert text == rows[number]["output"] + "<|im_end|>"
-        assert np.array_equal(sample.input_ids[sample.labels != IGNORE], sample.labels[sample.labels != IGNORE])
+        assert np.array_equal(
+            sample.input_ids[sample.labels != IGNORE], sample.labels[sample.labels != IGNORE]
+        )

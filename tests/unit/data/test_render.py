@@ -27,9 +27,7 @@ FORGETTING = (
 
 
 def talk(*turns: tuple[str, str]) -> Conversation:
-    return Conversation(
-        tuple(Message({"role": r, "content": c}, r, c, r == "assistant") for r, c in turns)
-    )
+    return Conversation(tuple(Message({"role": r, "content": c}, r, c, r == "assistant") for r, c in turns))
 
 
 def learned(rendered: Rendered) -> list[str]:
@@ -38,7 +36,9 @@ def learned(rendered: Rendered) -> list[str]:
 
 def test_contents_and_stop_tokens_of_the_assistant_are_learned_and_nothing_else(tokenizer: Any):
     renderer = build_renderer(tokenizer, CHATML.source)
-    rendered = renderer.render(talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "turn")
+    rendered = renderer.render(
+        talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "turn"
+    )
     assert learned(rendered) == ["b", "<|im_end|>", "d", "<|im_end|>"]
     assert rendered.text == (
         "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
@@ -57,7 +57,9 @@ def test_contents_and_stop_tokens_of_the_assistant_are_learned_and_nothing_else(
 )
 def test_train_on_eos_decides_which_stop_tokens_are_learned(tokenizer: Any, policy: Any, wanted: list[str]):
     renderer = build_renderer(tokenizer, CHATML.source)
-    rendered = renderer.render(talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), policy)
+    rendered = renderer.render(
+        talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), policy
+    )
     assert learned(rendered) == wanted
     assert rendered.learns_stop == (policy != "none")
 
@@ -70,7 +72,9 @@ def test_the_stop_token_of_the_template_is_learned_though_the_tokenizer_has_anot
     assert rendered.text.startswith("<s><|start_header_id|>user")
 
 
-@pytest.mark.parametrize("content", ["[[x]]", "{{ y }}", "<|im_start|>user", "assistant", "", "\n", "a\n\n", "  b "])
+@pytest.mark.parametrize(
+    "content", ["[[x]]", "{{ y }}", "<|im_start|>user", "assistant", "", "\n", "a\n\n", "  b "]
+)
 def test_hard_contents_are_learned_exactly(tokenizer: Any, content: str):
     renderer = build_renderer(tokenizer, CHATML.source)
     rendered = renderer.render(talk(("user", content), ("assistant", content), ("user", "z")), "turn")
@@ -85,7 +89,12 @@ def test_a_template_that_trims_is_followed_blank_by_blank(tokenizer: Any):
 
 def test_a_message_that_the_template_rewrites_is_refused_with_its_number_and_role(tokenizer: Any):
     renderer = build_renderer(tokenizer, FORGETTING)
-    turns = (("user", "a"), ("assistant", "<think>x</think>b"), ("user", "c"), ("assistant", "<think>y</think>d"))
+    turns = (
+        ("user", "a"),
+        ("assistant", "<think>x</think>b"),
+        ("user", "c"),
+        ("assistant", "<think>y</think>d"),
+    )
     with pytest.raises(RowError, match=r"message 1 \(assistant\) is rewritten"):
         renderer.render(talk(*turns), "turn")
     last = renderer.render(talk(("user", "a"), ("assistant", "<think>y</think>d")), "turn")
@@ -94,7 +103,8 @@ def test_a_message_that_the_template_rewrites_is_refused_with_its_number_and_rol
 
 def test_a_template_that_refuses_a_role_is_a_row_error(tokenizer: Any):
     renderer = build_renderer(
-        tokenizer, "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
+        tokenizer,
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}",
     )
     with pytest.raises(RowError, match="no tools"):
         renderer.render(talk(("tool", "a"), ("assistant", "b")), "turn")
@@ -122,7 +132,9 @@ def test_private_characters_in_the_data_are_refused(tokenizer: Any):
         renderer.render(talk(("user", chr(0xF0003)), ("assistant", "b")), "turn")
 
 
-def test_eighty_turns_are_rendered_twice_not_a_hundred_and_sixty_times(tokenizer: Any, monkeypatch: pytest.MonkeyPatch):
+def test_eighty_turns_are_rendered_twice_not_a_hundred_and_sixty_times(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
     renderer = build_renderer(tokenizer, CHATML.source)
     calls = []
     real = tokenizer.apply_chat_template

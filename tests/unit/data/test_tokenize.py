@@ -22,7 +22,9 @@ def learned(sample: Sample, tokenizer: Any = TOKENIZER) -> str:
 
 
 def test_decoded_labels_are_the_response_and_its_stop_token():
-    sample = sample_of(("Question: what?\nAnswer:\n", False), ("The capital of Japan.", True), ("<|im_end|>", True))
+    sample = sample_of(
+        ("Question: what?\nAnswer:\n", False), ("The capital of Japan.", True), ("<|im_end|>", True)
+    )
     assert learned(sample) == "The capital of Japan.<|im_end|>"
     assert TOKENIZER.decode(sample.input_ids) == "Question: what?\nAnswer:\nThe capital of Japan.<|im_end|>"
 

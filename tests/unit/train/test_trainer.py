@@ -15,7 +15,9 @@ UNEQUAL = random_samples([(100, 90), (12, 3), (40, 35), (9, 8), (64, 5), (17, 16
 
 
 @pytest.mark.parametrize(("micro", "accumulation"), [(1, 8), (2, 4), (8, 1)])
-def test_accumulation_gives_the_gradients_of_the_whole_batch(write_config: Any, micro: int, accumulation: int):
+def test_accumulation_gives_the_gradients_of_the_whole_batch(
+    write_config: Any, micro: int, accumulation: int
+):
     truth, wanted = true_step(build_model(), UNEQUAL)
     loss, got = take_step(
         build_model(),
@@ -69,10 +71,14 @@ def test_a_changed_token_of_a_neighbour_changes_nothing_at_all(attention: str):
     for change in (0, 1):
         first.input_ids[7] += change
         batch = Collator(0, 48)([(first, second)])
-        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        logits = model(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+        ).logits
         outputs.append(logits[0, 20:35].detach())
     assert torch.equal(outputs[0], outputs[1])
-    alone = model(input_ids=torch.from_numpy(second.input_ids.astype("int64"))[None], use_cache=False).logits[0]
+    alone = model(input_ids=torch.from_numpy(second.input_ids.astype("int64"))[None], use_cache=False).logits[
+        0
+    ]
     assert (outputs[0] - alone).abs().max() < 1e-5
 
 
@@ -83,7 +89,9 @@ def test_a_batch_without_any_target_has_zero_loss_and_zero_gradients(write_confi
     assert all(torch.count_nonzero(value) == 0 for value in got.values())
 
 
-def test_a_model_that_cannot_select_logits_has_the_same_loss(write_config: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_cannot_select_logits_has_the_same_loss(
+    write_config: Any, monkeypatch: pytest.MonkeyPatch
+):
     from tests.unit.train import steps
 
     monkeypatch.setattr(steps, "takes_logits_to_keep", lambda model: False)
@@ -115,7 +123,9 @@ def test_recomputed_activations_give_the_same_gradients(write_config: Any, reent
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(parameter, std=0.1)
-        results.append(take_step(model, UNEQUAL[:4], [[0], [1], [2], [3]], write_config, gradient_accumulation_steps=4))
+        results.append(
+            take_step(model, UNEQUAL[:4], [[0], [1], [2], [3]], write_config, gradient_accumulation_steps=4)
+        )
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
     assert largest_difference(results[1][1], results[0][1]) < 1e-6
 
@@ -139,13 +149,15 @@ def test_the_validation_loss_is_the_mean_over_all_targets(write_config: Any, bat
     trainer = SiredonTrainer(
         selects_logits=True,
         model=model,
-        args=build_arguments(config, count_steps(config, 8), Precision(torch.float32, None, False), probe_hardware()),
+        args=build_arguments(
+            config, count_steps(config, 8), Precision(torch.float32, None, False), probe_hardware()
+        ),
         eval_dataset=dataset,
         data_collator=Collator(0, None),
     )
+    truth, _ = true_step(build_model(), UNEQUAL)
     before = torch.get_rng_state()
     loss = trainer.evaluate()["eval_loss"]
-    truth, _ = true_step(build_model(), UNEQUAL)
     assert loss == pytest.approx(truth, abs=1e-6)
     assert torch.equal(before, torch.get_rng_state())
     assert model.training

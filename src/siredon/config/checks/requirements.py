@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os.path
 from collections.abc import Iterator
-from pathlib import Path
 
 from siredon.config.checks.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
@@ -99,9 +99,8 @@ def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Fi
 def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[Finding]:
     known = ("tokenizer_default", *Shelf("siredon.data.templates", "TEMPLATE", "chat_template").names())
     asked = [("chat_template", tokenizer.chat_template)]
-    asked += [
-        (f"datasets.{index}.chat_template", entry.chat_template) for index, entry in enumerate(data.datasets)
-    ]
+    for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
+        asked += [(f"{list_name}.{i}.chat_template", entry.chat_template) for i, entry in enumerate(entries)]
     for name, value in asked:
         if value is not None and value not in known:
             near = difflib.get_close_matches(value, known, n=1)
@@ -115,7 +114,8 @@ def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[
 
 def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:
     folder = checkpoint.resume_from_checkpoint
-    if folder and not (Path(folder).expanduser() / "trainer_state.json").is_file():
+    # os.path, as pathlib raises for names that are too long and for the home of nobody
+    if folder and not os.path.isfile(os.path.join(os.path.expanduser(folder), "trainer_state.json")):
         yield Finding(
             "resume_from_checkpoint",
             f"`{folder}` is no checkpoint: it holds no trainer_state.json",

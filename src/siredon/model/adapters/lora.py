@@ -37,6 +37,7 @@ def attach_lora_(model: Any, section: AdapterSection) -> Any:
         lora_dropout=section.lora_dropout,
         target_modules=names,
         modules_to_save=list(section.lora_modules_to_save) or None,
+        ensure_weight_tying=_saves_tied_weights(model, section.lora_modules_to_save),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -47,6 +48,15 @@ def _linear_names(model: Any, linear: set[str]) -> set[str]:
     head = model.get_output_embeddings()
     skip = {name for name, module in model.named_modules() if module is head}
     return {name.rpartition(".")[2] for name in linear - skip}
+
+
+def _saves_tied_weights(model: Any, names: tuple[str, ...]) -> bool:
+    """Whether embeddings or head are trained in full while they are one tensor, and must stay one."""
+    if not model.config.tie_word_embeddings:
+        return False
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = {name for name, module in model.named_modules() if any(module is end for end in ends)}
+    return any(full == name or full.endswith(f".{name}") for full in tied for name in names)
 
 
 def _check_names(key: str, names: tuple[str, ...], everything: set[str], offered: set[str]) -> None:

@@ -29,12 +29,14 @@ class Parts:
         base: The model of transformers.
         tokenizer: Saved beside the weights.
         prepared: The data.
+        resumes: The run goes on from a checkpoint.
     """
 
     model: Any
     base: Any
     tokenizer: Any
     prepared: Prepared
+    resumes: bool
 
 
 def build_trainer(
@@ -44,7 +46,7 @@ def build_trainer(
     trainer = SiredonTrainer(
         selects_logits=takes_logits_to_keep(parts.base),
         model=parts.model,
-        args=build_arguments(config, schedule, precision, hardware),
+        args=build_arguments(config, schedule, precision, hardware, resumes=parts.resumes),
         train_dataset=parts.prepared.train,
         eval_dataset=parts.prepared.validation,
         data_collator=parts.prepared.collator,

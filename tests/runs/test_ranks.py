@@ -1,0 +1,43 @@
+"""Two ranks over gloo take the same steps as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from siredon import pipeline
+from siredon.config.load import load_config
+from tests.runs.test_train import metrics_of, weights_of
+
+
+def test_two_ranks_give_the_weights_and_losses_of_one(write_config: Any, tmp_path: Path):
+    # 20 training rows of unequal length and 3 for validation, which two ranks cannot share evenly.
+    keys = {"max_steps": 4, "val_set_size": 3, "eval_steps": 2, "save_strategy": "no", "learning_rate": 1e-3}
+    one = write_config("one.yml", **keys, gradient_accumulation_steps=4, output_dir=str(tmp_path / "one"))
+    two = write_config("two.yml", **keys, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two"))
+    config, _ = load_config(str(one))
+    pipeline.train(config)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "siredon", "train", str(two)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("step 4/4  loss") == 1
+    first, second = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    for name in ("loss", "eval_loss", "grad_norm"):
+        a = [row[name] for row in first if name in row]
+        b = [row[name] for row in second if name in row]
+        assert len(a) == len(b)
+        assert all(abs(x - y) < 1e-4 * max(1, abs(x)) for x, y in zip(a, b, strict=True)), (name, a, b)
+    one_weights, two_weights = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert max((one_weights[n] - two_weights[n]).abs().max().item() for n in one_weights) < 1e-4
+    assert all(torch.isfinite(value).all() for value in two_weights.values())

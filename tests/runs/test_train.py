@@ -1,0 +1,202 @@
+"""A tiny model from YAML to adapter, through the pipeline's own verbs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from siredon import pipeline
+from siredon.config.load import load_config
+from siredon.config.schema import Config
+
+LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True}
+
+
+def config_of(path: Path) -> Config:
+    config, _ = load_config(str(path))
+    return config
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    name = "adapter_model.safetensors" if (folder / "adapter_config.json").is_file() else "model.safetensors"
+    return load_file(folder / name)
+
+
+@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
+def test_training_writes_everything_and_lowers_the_loss(
+    write_config: Any, tmp_path: Path, adapter: dict[str, Any], packed: bool
+):
+    rate = 5e-2 if adapter else 5e-3
+    path = write_config(
+        sample_packing=packed, max_steps=12, learning_rate=rate, val_set_size=4, evals_per_epoch=1, **adapter
+    )
+    pipeline.train(config_of(path))
+    out = tmp_path / "out"
+    rows = metrics_of(out)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
+    assert losses[-1] < losses[0] - 0.3
+    validation = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    assert validation[-1] < validation[0]
+    assert all(row["tokens_per_second"] > 0 and row["peak_memory_gib"] > 0 for row in rows if "loss" in row)
+    record = json.loads((out / "run.json").read_text())
+    assert record["seed"] == 42
+    assert record["data"]["fingerprint"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["config"]["optimizer"]["learning_rate"] == rate
+    assert record["finished"]["num_steps"] == 12
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "tokenizer.json").is_file()
+    assert weights_of(out)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(write_config: Any, tmp_path: Path):
+    keys = {
+        **LORA,
+        "lora_dropout": 0.2,
+        "max_steps": 12,
+        "save_steps": 5,
+        "val_set_size": 4,
+        "eval_steps": 3,
+        "num_epochs": 2,
+    }
+    pipeline.train(config_of(write_config("a.yml", **keys, output_dir=str(tmp_path / "whole"))))
+    # The second run is stopped after step 5: its later checkpoints and lines never came to be.
+    pipeline.train(config_of(write_config("b.yml", **keys, output_dir=str(tmp_path / "cut"))))
+    for step in (10, 12):
+        import shutil
+
+        shutil.rmtree(tmp_path / "cut" / f"checkpoint-{step}", ignore_errors=True)
+    (tmp_path / "cut" / "adapter_model.safetensors").unlink()
+    resumed = write_config(
+        "c.yml", **keys, output_dir=str(tmp_path / "cut"), auto_resume_from_checkpoints=True
+    )
+    pipeline.train(config_of(resumed))
+    whole, cut = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    timing = ("tokens_per_second", "peak_memory_gib", "eval_runtime")
+
+    def lines(folder: Path) -> list[dict[str, Any]]:
+        return [
+            {
+                key: value
+                for key, value in row.items()
+                if not key.startswith(timing) and "per_second" not in key
+            }
+            for row in metrics_of(folder)
+        ]
+
+    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
+
+
+def test_a_resume_from_a_named_checkpoint_goes_on_there(write_config: Any, tmp_path: Path, capsys: Any):
+    pipeline.train(config_of(write_config(**LORA, max_steps=4, save_steps=2)))
+    named = str(tmp_path / "out" / "checkpoint-2")
+    pipeline.train(config_of(write_config(**LORA, max_steps=4, save_steps=2, resume_from_checkpoint=named)))
+    assert "going on from" in capsys.readouterr().err
+
+
+def test_the_first_step_is_saved_when_asked(write_config: Any, tmp_path: Path):
+    pipeline.train(config_of(write_config(**LORA, max_steps=3, save_strategy="no", save_first_step=True)))
+    assert (tmp_path / "out" / "checkpoint-1" / "adapter_model.safetensors").is_file()
+
+
+def test_old_checkpoints_go(write_config: Any, tmp_path: Path):
+    pipeline.train(config_of(write_config(**LORA, max_steps=4, save_steps=1, save_total_limit=2)))
+    assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "sgd", "rmsprop", "adagrad"])
+def test_every_optimizer_lowers_the_loss(write_config: Any, tmp_path: Path, optimizer: str):
+    rate = {"sgd": 0.5, "adagrad": 0.05, "adafactor": 0.02}.get(optimizer, 5e-3)
+    pipeline.train(
+        config_of(write_config(optimizer=optimizer, learning_rate=rate, max_steps=8, save_strategy="no"))
+    )
+    losses = [row["loss"] for row in metrics_of(tmp_path / "out")]
+    assert min(losses[-2:]) < losses[0] - 0.2
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "cosine",
+        "linear",
+        "constant",
+        "constant_with_warmup",
+        "polynomial",
+        "inverse_sqrt",
+        "cosine_with_restarts",
+    ],
+)
+def test_every_schedule_warms_up_and_ends_where_it_should(write_config: Any, tmp_path: Path, schedule: str):
+    pipeline.train(
+        config_of(write_config(lr_scheduler=schedule, warmup_steps=2, max_steps=6, save_strategy="no"))
+    )
+    rates = [row["learning_rate"] for row in metrics_of(tmp_path / "out")]
+    if schedule == "constant":
+        assert rates == [1e-3] * 6
+        return
+    assert rates[:3] == pytest.approx([0.0, 5e-4, 1e-3])
+    if schedule == "linear":
+        assert rates[3:] == pytest.approx([7.5e-4, 5e-4, 2.5e-4])
+    elif schedule != "constant_with_warmup":
+        assert rates[-1] < 1e-3
+
+
+def test_added_special_tokens_are_trained_and_saved(write_config: Any, tmp_path: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    keys = {"special_tokens": {"eos_token": "<|done|>", "pad_token": "<|pad|>"}, "chat_template": "chatml"}
+    pipeline.train(config_of(write_config(**keys, max_steps=2)))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert tokenizer.eos_token == "<|done|>"
+    assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
+
+
+def test_bfloat16_trains_adapters_in_fp32(write_config: Any, tmp_path: Path):
+    pipeline.train(config_of(write_config(**LORA, bf16=True, max_steps=6, learning_rate=5e-3)))
+    losses = [row["loss"] for row in metrics_of(tmp_path / "out")]
+    assert losses[-1] < losses[0]
+    assert {value.dtype for value in weights_of(tmp_path / "out").values()} == {torch.float32}
+
+
+def test_random_weights_are_made_from_the_config_alone(write_config: Any, tmp_path: Path, model_folder: Path):
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(model_folder, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    changes = {"base_model": str(bare), "reinit_weights": True, "model_config": {"num_hidden_layers": 1}}
+    pipeline.train(config_of(write_config(**changes, max_steps=2)))
+    assert not any(".layers.1." in name for name in weights_of(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base_model": "no/such-model"}, "neither a local folder nor to be had from the hub"),
+        ({"model_config": {"num_layerz": 3}}, "`model_config: num_layerz` is no setting of LlamaConfig"),
+        ({"model_type": "LlamaForCausalLMM"}, "is no class of transformers"),
+        ({"tokenizer_type": "LlamaTokeniser"}, "is no class of transformers"),
+        ({**LORA, "lora_target_modules": ["q_prog"]}, "matches no layer"),
+        ({**LORA, "lora_modules_to_save": ["head"]}, "matches no layer"),
+        ({"fp16": True, "bf16": False}, "needs a GPU"),
+    ],
+)
+def test_what_cannot_be_built_says_why(write_config: Any, changes: dict[str, Any], message: str):
+    from siredon.errors import SiredonError
+
+    with pytest.raises(SiredonError, match=message):
+        pipeline.train(config_of(write_config(**changes)))

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.config.texts import MINIMAL, MODEL, accept, check, find, find_one
+from yaml import safe_dump
+
+from siredon.config.deal import allowed_text, literal_words, suggest
+from siredon.config.diagnostics import Place
+from siredon.config.fields import Section, nested_section
+from siredon.config.names import REMOVED, RENAMED
+from siredon.config.schema import Config, KeyInfo, key_homes, read_fields, section_types
+
+HOMES = key_homes()
+PLANNED = sorted(name for name, info in HOMES.items() if info.status == "planned")
+
+
+def line(name: str, value: Any) -> str:
+    return safe_dump({name: value})
+
+
+def default_of(info: KeyInfo) -> Any:
+    value = info.field.get_default(call_default_factory=True)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def all_sections(section: type[Section] = Config) -> set[type[Section]]:
+    inner = {nested_section(field.annotation) for field in section.model_fields.values()} - {None}
+    return {section}.union(*(all_sections(found) for found in inner))  # type: ignore[arg-type]
+
+
+# Dealing
+
+
+def test_each_value_reaches_its_section():
+    config = accept("lora_r: 8\nadapter: lora\nlora_alpha: 16\nlora_target_linear: yes\nmodel_revision: v1\n")
+    assert config.optimizer.learning_rate == 1e-4
+    assert config.adapter.lora_r == 8
+    assert config.model.revision == "v1"
+    assert config.data.datasets[0].path == "rows.jsonl"
+
+
+def test_null_means_unset():
+    assert accept("seed:\nlora_r: null\nwandb_project: ~\n").batch.seed == 42
+    assert accept("dataset_prepared_path:\n").adapter.model_fields_set == set()
+
+
+def test_a_config_is_frozen():
+    config = accept()
+    with pytest.raises(ValueError, match="frozen"):
+        config.batch.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        config.batch = config.batch  # type: ignore[misc]
+
+
+# Unknown keys
+
+
+def test_an_unknown_key_is_an_error_with_the_nearest_known_one():
+    problem = find_one("lora_rank_patern: {}\n")
+    assert (problem.code, problem.severity, problem.place) == ("SD0003", "error", Place(6, 1))
+    assert problem.fix == "Did you mean `lora_rank_pattern`?"
+
+
+def test_an_unknown_key_unlike_any_other_is_an_error_with_another_way_out():
+    assert "config-schema" in find_one("zzzzqqqq: 1\n").fix
+
+
+@pytest.mark.parametrize("value", ["", "null", "false", "[]", "{}"])
+def test_an_unknown_key_is_an_error_even_when_it_is_off(value: str):
+    assert find(f"no_such_key: {value}\n") == [("SD0003", "no_such_key")]
+
+
+def test_an_unknown_key_of_a_nested_section_is_named_with_its_path():
+    problem = find_one(
+        "test_datasets:\n  - {path: a, type: alpaca}\n  - path: b\n    type: alpaca\n    splitt: train\n"
+    )
+    assert (problem.code, problem.key, problem.place) == ("SD0003", "test_datasets.1.splitt", Place(10, 5))
+    assert problem.fix == "Did you mean `split`?"
+    assert "in `test_datasets.1`" in problem.message
+
+
+def test_an_unknown_key_of_a_nested_mapping_is_an_error():
+    assert find("special_tokens:\n  eos_tokn: x\n") == [("SD0003", "special_tokens.eos_tokn")]
+
+
+def test_the_attribute_of_a_key_with_another_name_is_no_key():
+    assert find("revision: main\n") == [("SD0003", "revision")]
+
+
+def test_keys_are_compared_exactly():
+    assert find("Seed: 1\n") == [("SD0003", "Seed")]
+
+
+def test_every_problem_is_reported_at_once():
+    text = (
+        "lerning_rate: 1\nseed: true\noptimizer: adamm\nuse_ray: yes\nlora_r: 4\nlora_r: 8\nworld_size: 2\n"
+    )
+    assert {code for code, _ in find(text)} == {
+        "SD0002",
+        "SD0003",
+        "SD0004",
+        "SD0005",
+        "SD0006",
+        "SD0010",
+        "SD0153",
+    }
+
+
+# Planned keys and values
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_planned_key_is_accepted_at_its_default_and_refused_otherwise(name: str):
+    info = HOMES[name]
+    assert accept(line(name, default_of(info))).model_dump() == accept().model_dump()
+    assert find(line(name, "something else")) == [("SD0004", name)]
+
+
+@pytest.mark.parametrize("value", ["false", "[]", "{}", "''"])
+def test_a_planned_key_without_a_default_may_be_off(value: str):
+    accept(f"neftune_noise_alpha: {value}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "neftune_noise_alpha: 5\n",
+        "include_tkps: false\n",
+        "lm_eval_post_train: 1\n",
+        "use_ray: 0.0\n",
+        "lm_eval_tasks: [arc]\n",
+        "dion_rank_fraction: true\n",
+        "fsdp_config: {offload_params: true}\n",
+    ],
+)
+def test_a_planned_key_that_would_change_something_is_refused(text: str):
+    problem = find_one(text)
+    assert problem.code == "SD0004"
+    assert problem.place == Place(6, 1)
+    assert "Axolotl" in problem.fix
+
+
+def test_a_planned_key_of_a_nested_section_is_refused():
+    entry = "test_datasets:\n  - path: a\n    type: alpaca\n    "
+    assert find(entry + "shards: 4\n") == [("SD0004", "test_datasets.0.shards")]
+    accept(entry + "trust_remote_code: false\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [(name, word) for name, info in HOMES.items() for word in info.planned_values],
+)
+def test_a_planned_value_is_refused_at_the_value(name: str, word: str):
+    (problem, *others) = check(f"{name}: {word}\n").diagnostics
+    assert (problem.code, problem.place) == ("SD0004", Place(6, len(name) + 3))
+    assert f"`{name}: {word}`" in problem.message
+    assert f"`{word}`" not in problem.fix
+    assert others == []
+
+
+def test_no_planned_value_is_a_value_that_works():
+    for info in HOMES.values():
+        assert not set(info.planned_values) & set(literal_words(info.field.annotation))
+
+
+# Old names
+
+
+@pytest.mark.parametrize("name", sorted(RENAMED))
+def test_the_new_name_of_an_old_key_exists_and_the_old_one_does_not(name: str):
+    new, _, inner = RENAMED[name].new.partition(".")
+    everywhere = {key for section in all_sections() for key in read_fields(section, "")}
+    assert new in (everywhere if inner else HOMES)
+    assert name not in HOMES
+    assert name not in REMOVED
+
+
+@pytest.mark.parametrize("name", sorted(REMOVED))
+def test_a_removed_key_is_refused_with_what_to_do(name: str):
+    problem = find_one(line(name, 1))
+    assert (problem.code, problem.key, problem.severity) == ("SD0010", name, "error")
+    assert problem.fix == REMOVED[name]
+    assert name not in HOMES
+
+
+def test_a_removed_key_without_a_value_is_passed_over():
+    accept("local_rank:\n")
+
+
+def test_a_renamed_key_works_with_a_warning_that_names_the_new_one():
+    checked = check("type_of_model: LlamaForCausalLM\n")
+    (problem,) = checked.diagnostics
+    assert (problem.code, problem.severity, problem.place) == ("SD0009", "warning", Place(6, 1))
+    assert problem.fix == "Write `model_type`."
+    assert checked.config is not None
+    assert checked.config.model.model_type == "LlamaForCausalLM"
+
+
+def test_a_wrong_value_of_a_renamed_key_is_reported_where_it_stands():
+    problems = check("type_of_model: 5\n").diagnostics
+    assert [(problem.code, problem.place) for problem in problems] == [
+        ("SD0009", Place(6, 1)),
+        ("SD0005", Place(6, 16)),
+    ]
+
+
+def test_an_old_switch_becomes_a_value():
+    checked = check("eager_attention: true\n")
+    assert checked.config is not None
+    assert checked.config.attention.attn_implementation == "eager"
+    assert [problem.fix for problem in checked.diagnostics] == ["Write `attn_implementation: eager`."]
+
+
+@pytest.mark.parametrize("value", ["false", "no", ""])
+def test_an_old_switch_that_is_off_is_passed_over(value: str):
+    assert accept(f"xformers_attention: {value}\n").attention.attn_implementation == "sdpa"
+
+
+def test_an_old_switch_for_what_is_not_built_is_refused():
+    assert find("flash_attention: true\n") == [
+        ("SD0009", "flash_attention"),
+        ("SD0004", "attn_implementation"),
+    ]
+
+
+@pytest.mark.parametrize("value", ["maybe", "1", "'false'", "[true]"])
+def test_an_old_switch_is_true_or_false(value: str):
+    assert find(f"eager_attention: {value}\n") == [("SD0005", "eager_attention")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "type_of_model: A\nmodel_type: B\n",
+        "model_type: B\ntype_of_model: A\n",
+        "model_type: A\ntype_of_model: A\n",
+        "attn_implementation: sdpa\nsdp_attention: true\n",
+    ],
+)
+def test_old_and_new_name_together_are_refused(text: str):
+    (problem,) = check(text).diagnostics
+    assert problem.code == "SD0011"
+    assert problem.fix == f"Remove `{problem.key}`."
+    assert problem.key in RENAMED
+
+
+def test_an_old_name_beside_an_empty_new_one_works():
+    checked = check("model_type:\ntype_of_model: A\n")
+    assert [problem.code for problem in checked.diagnostics] == ["SD0009"]
+    assert checked.config is not None
+    assert checked.config.model.model_type == "A"
+
+
+def test_two_old_names_of_one_key_are_refused():
+    assert find("sdp_attention: true\neager_attention: true\n") == [
+        ("SD0009", "sdp_attention"),
+        ("SD0011", "eager_attention"),
+    ]
+
+
+CHAT = MODEL + "datasets:\n  - path: rows.jsonl\n    type: chat_template\n    "
+
+
+def mappings_of(added: str) -> dict[str, str]:
+    checked = check(added, CHAT)
+    assert {problem.code for problem in checked.diagnostics} == {"SD0009"}
+    assert checked.config is not None
+    return checked.config.data.datasets[0].message_property_mappings
+
+
+def test_an_old_name_moves_into_a_nested_key():
+    assert mappings_of("message_field_role: from\n    message_field_content: value\n") == {
+        "role": "from",
+        "content": "value",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "message_field_role: from\n    message_property_mappings: {content: value}\n",
+        "message_property_mappings: {content: value}\n    message_field_role: from\n",
+    ],
+)
+def test_an_old_name_joins_the_nested_key_that_is_there_in_any_order(text: str):
+    assert mappings_of(text) == {"role": "from", "content": "value"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "message_field_role: from\n    message_property_mappings: {role: who}\n",
+        "message_property_mappings: {role: who}\n    message_field_role: from\n",
+    ],
+)
+def test_an_old_name_and_its_nested_new_one_together_are_refused_in_any_order(text: str):
+    assert find(text, CHAT) == [("SD0011", "datasets.0.message_field_role")]
+
+
+def test_an_old_name_beside_a_nested_key_of_the_wrong_kind_is_no_traceback():
+    codes = find("message_property_mappings: text\n    message_field_role: from\n", CHAT)
+    assert ("SD0005", "datasets.0.message_property_mappings") in codes
+
+
+def test_a_wrong_value_of_an_old_nested_name_is_reported_where_it_stands():
+    problems = check("message_field_role: 5\n", CHAT).diagnostics
+    assert [(problem.code, problem.place) for problem in problems] == [
+        ("SD0009", Place(6, 5)),
+        ("SD0005", Place(6, 25)),
+    ]
+
+
+def test_an_old_name_where_its_new_one_does_not_belong_is_unknown():
+    (problem,) = check("message_field_role: from\n").diagnostics
+    assert (problem.code, problem.key, problem.place) == ("SD0003", "message_field_role", Place(6, 1))
+
+
+def test_a_removed_name_of_a_dataset_is_refused_there():
+    assert find("conversation: vicuna\n", CHAT) == [("SD0010", "datasets.0.conversation")]
+
+
+# Words
+
+
+def test_the_words_of_a_type_are_found_at_any_depth():
+    info = HOMES["bf16"]
+    assert literal_words(info.field.annotation) == ("auto",)
+    assert allowed_text(info.field.annotation) == "`auto`, or true or false without quotes"
+    assert allowed_text(HOMES["save_strategy"].field.annotation) == "`no`, `steps`, `epoch`, `best`"
+    assert allowed_text(HOMES["sample_packing"].field.annotation) == ""
+
+
+def test_a_suggestion_is_near_or_absent():
+    assert suggest("cosin", ["cosine", "linear"]) == "Did you mean `cosine`? "
+    assert suggest("quux", ["cosine", "linear"]) == ""
+
+
+def test_the_least_configuration_sets_every_section():
+    config = accept(start=MINIMAL)
+    assert set(section_types()) == set(type(config).model_fields)

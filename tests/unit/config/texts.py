@@ -1,0 +1,44 @@
+"""YAML text in, problems out."""
+
+from __future__ import annotations
+
+from siredon.config.diagnostics import Diagnostic
+from siredon.config.document import Document, parse_document
+from siredon.config.load import Checked, check_document
+from siredon.config.schema import Config
+
+MODEL = "base_model: some/model\nlearning_rate: 1e-4\n"
+DATASETS = "datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
+#: The least that is a configuration; what a test adds begins on line 6.
+MINIMAL = MODEL + DATASETS
+
+
+def read(text: str) -> Document:
+    """A document that has no problem of its own."""
+    document = parse_document("config.yml", text)
+    assert document.problems == ()
+    return document
+
+
+def check(added: str = "", start: str = MINIMAL) -> Checked:
+    """What becomes of the least configuration with further lines."""
+    return check_document(parse_document("config.yml", start + added))
+
+
+def accept(added: str = "", start: str = MINIMAL) -> Config:
+    """The config of a text that has no problem at all."""
+    checked = check(added, start)
+    assert checked.diagnostics == ()
+    assert checked.config is not None
+    return checked.config
+
+
+def find(added: str, start: str = MINIMAL) -> list[tuple[str, str]]:
+    """Code and key of every problem, in the order shown."""
+    return [(problem.code, problem.key) for problem in check(added, start).diagnostics]
+
+
+def find_one(added: str, start: str = MINIMAL) -> Diagnostic:
+    """The only problem of a text."""
+    (problem,) = check(added, start).diagnostics
+    return problem
