@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import ROOT
+from tests.unit.config.texts import DATASETS, MINIMAL, accept, read
+
+from siredon.config.document import read_document
+from siredon.config.fields import Section, nested_section
+from siredon.config.load import check_config
+from siredon.config.schema import Config, json_schema, key_homes, read_fields, section_types
+
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yml"))
+SCHEMA = json_schema()
+#: Any one of these says of which kind a value is.
+KINDS = {"type", "anyOf", "enum", "const", "$ref"}
+
+
+def sections() -> list[type[Section]]:
+    """Every section class, nested ones too."""
+    found: list[type[Section]] = []
+    waiting = list(section_types().values())
+    while waiting:
+        section = waiting.pop()
+        if section not in found:
+            found.append(section)
+            inner = (nested_section(field.annotation) for field in section.model_fields.values())
+            waiting += [section for section in inner if section is not None]
+    return found
+
+
+def own_keys(section: type[Section]) -> list[str]:
+    """Keys that the class declares itself, not those of its bases."""
+    return [name for name in vars(section).get("__annotations__", {}) if name in section.model_fields]
+
+
+def properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and schema of every property, at the top and in every definition."""
+    yield from schema["properties"].items()
+    for name, definition in schema["$defs"].items():
+        for inner, value in definition.get("properties", {}).items():
+            yield f"{name}.{inner}", value
+
+
+# Sections
+
+
+def test_every_key_has_exactly_one_home():
+    claims = [
+        (name, home) for home, section in section_types().items() for name in read_fields(section, home)
+    ]
+    assert len({name for name, _ in claims}) == len(claims)
+    assert {name: info.section for name, info in key_homes().items()} == dict(claims)
+
+
+def test_a_key_with_two_homes_is_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch):
+    fields = {**Config.model_fields, "twin": Config.model_fields["batch"]}
+    monkeypatch.setattr(Config, "__pydantic_fields__", fields)
+    key_homes.cache_clear()
+    with pytest.raises(AssertionError, match="stands in batch and in twin"):
+        key_homes()
+    monkeypatch.undo()
+    key_homes.cache_clear()
+    assert "seed" in key_homes()
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_no_section_has_over_40_keys_of_its_own(section: type[Section]):
+    assert 1 <= len(own_keys(section)) <= 40 or not section.model_fields
+
+
+def test_every_key_belongs_to_the_class_that_declares_it():
+    for section in sections():
+        declared = {name for base in section.__mro__ if issubclass(base, Section) for name in own_keys(base)}
+        assert declared == set(section.model_fields)
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_key_is_declared_with_key_or_planned_and_says_what_it_does(section: type[Section]):
+    for info in read_fields(section, "").values():
+        assert info.status in ("works", "planned")
+        assert info.field.description
+        assert info.field.description.strip().endswith(".")
+        assert "\n" not in info.field.description
+
+
+@pytest.mark.parametrize("section", [Config, *sections()], ids=lambda section: section.__name__)
+def test_every_section_is_frozen_and_closed(section: type[Section]):
+    assert section.model_config["frozen"] is True
+    assert section.model_config["extra"] == "forbid"
+
+
+def test_every_default_is_valid():
+    config = accept()
+    for home, section in section_types().items():
+        values = getattr(config, home).model_dump(by_alias=True, exclude_none=True, mode="json")
+        section.model_validate(values)
+
+
+def test_validation_rows_come_from_either_key():
+    assert not accept().has_validation
+    assert accept("val_set_size: 10\n").has_validation
+    assert accept("test_" + DATASETS).has_validation
+
+
+# The JSON schema
+
+
+def test_the_schema_has_every_key_and_no_other():
+    assert set(SCHEMA["properties"]) == set(key_homes())
+    assert SCHEMA["additionalProperties"] is False
+    assert set(SCHEMA["required"]) == {"base_model", "learning_rate"}
+
+
+def test_the_schema_is_json():
+    assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
+
+
+def test_every_property_of_the_schema_has_a_type_and_a_description():
+    for name, value in properties(SCHEMA):
+        assert KINDS & set(value) or name == "CompressorOptions.recipe"  # which is of any kind
+        assert value["description"]
+
+
+def test_every_reference_of_the_schema_is_defined():
+    text = json.dumps(SCHEMA)
+    names = {part.partition('"')[0] for part in text.split('"#/$defs/')[1:]}
+    assert names == set(SCHEMA["$defs"])
+
+
+def test_no_two_sections_define_one_name_differently():
+    definitions: dict[str, Any] = {}
+    for section in section_types().values():
+        for name, definition in section.model_json_schema(by_alias=True).get("$defs", {}).items():
+            assert definitions.setdefault(name, definition) == definition
+
+
+def validator() -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    return jsonschema.Draft202012Validator(SCHEMA)
+
+
+def test_there_are_examples():
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_valid_by_the_check_and_by_the_schema(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert check_config(str(path)).diagnostics == ()
+    assert list(validator().iter_errors(read_document(str(path)).values)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lora_target_modules: q_proj\n",
+        "lora_target_modules: [q_proj]\n",
+        "bf16: auto\n",
+        "bf16: no\n",
+        "micro_batch_size: 4.0\n",
+        "special_tokens: {eos_token: x}\n",
+        "lr_scheduler_kwargs: {any: [thing]}\n",
+        "val_set_size: 100\n",
+    ],
+)
+def test_the_schema_accepts_what_the_check_accepts(text: str):
+    accept("adapter: lora\nlora_r: 8\nlora_alpha: 8\nlora_target_linear: yes\n" + text)
+    assert list(validator().iter_errors(read(MINIMAL + text).values)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no_such_key: 1\n",
+        "seed: x\n",
+        "seed: 4.5\n",
+        "seed: -1\n",
+        "num_epochs: 0\n",
+        "sample_packing: 1\n",
+        "optimizer: adamm\n",
+        "bf16: full\n",
+        "special_tokens: {eos: x}\n",
+        "test_datasets: [{path: a}]\n",
+        "test_datasets: []\nlora_target_modules: [1]\n",
+    ],
+)
+def test_the_schema_refuses_what_the_check_refuses(text: str):
+    assert list(validator().iter_errors(read(MINIMAL + text).values))
