@@ -133,9 +133,8 @@ def train_plain(config_path: str, output: str) -> None:
     hardware = probe_hardware()
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = prepare_data(Preparation(tokenizer, None, config.data), config.packing, config.batch.seed)
-    transformers.set_seed(config.batch.seed)
-    model = load_model(config.model, config.attention, torch.bfloat16, tokenizer)
-    model = attach_adapter_(model, config.adapter)
+    model = load_model(config.model, config.attention, torch.bfloat16, tokenizer, seed=config.batch.seed)
+    model = attach_adapter_(model, config.adapter, seed=config.batch.seed)
     rows: list[dict[str, Any]] = []
     clock = {"time": 0.0, "tokens": 0, "seen": 0}
 

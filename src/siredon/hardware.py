@@ -33,6 +33,10 @@ class Hardware:
     has_tf32: bool
     num_cores: int
 
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.name} ({self.device})"
+
     @property
     def is_gpu(self) -> bool:
         """Whether the device is an NVIDIA or AMD GPU."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,10 @@ class Prompts:
 
 def preprocess(config: Config) -> None:
     """Prepares the data and reports what became of it."""
+    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
 
+    quiet_libraries()
     # 1. Tokenizer
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data: rows -> samples -> packs, cached
@@ -53,54 +55,61 @@ def preprocess(config: Config) -> None:
 
 def train(config: Config) -> None:
     """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`."""
+    from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
-    from siredon.model.adapt import attach_adapter_, recompute_activations_
-    from siredon.model.load import count_parameters, load_model
-    from siredon.model.precision import resolve_precision
+    from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
+    from siredon.model.load import count_parameters, find_new_tokens, load_model
+    from siredon.model.precision import resolve_precision, warn_of_rounding
+    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
     from siredon.train.checkpoint import find_resume_folder
     from siredon.train.methods.sft import Parts, build_trainer
-    from siredon.train.record import write_record
-    from siredon.train.run import finish_run, seed_everything, start_run
+    from siredon.train.record import identify_run, write_record
+    from siredon.train.run import finish_run, warn_of_idle_devices
 
+    quiet_libraries()
     # 1. Hardware and number formats
     hardware = probe_hardware()
     precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
-    start_run(hardware)
+    warn_of_idle_devices(hardware)
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = _prepare(config, tokenizer)
     schedule = count_steps(config, len(prepared.train))
-    # 3. Model, adapter, recomputation
-    seed_everything(config.batch.seed)
-    base = load_model(config.model, config.attention, precision.weights, tokenizer)
+    stop_ids = _prompting(config, tokenizer).stop_ids
+    # 3. The checkpoint to go on from, or a fresh output folder
+    identity = identify_run(config, prepared)
+    resume = find_resume_folder(config.checkpoint, identity)
+    facts = {"num_steps": schedule.num_steps, "resumed_from": resume}
+    record = write_record(config, prepared, hardware, **facts)
+    # 4. Model, adapter, recomputation
+    base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
     recompute_activations_(base, config.memory)
-    model = attach_adapter_(base, config.adapter)
-    parameters = count_parameters(model)
-    note(f"model: {parameters.describe()}, {precision.describe()}, on {hardware.name} ({hardware.device})")
-    # 4. Trainer, and the checkpoint to go on from if there is one
-    resume = find_resume_folder(config.checkpoint)
-    parts = Parts(model, base, tokenizer, prepared, resumes=resume is not None)
-    trainer = build_trainer(parts, config, schedule, precision, hardware)
-    output = Path(config.checkpoint.output_dir)
-    facts = {"parameters": asdict(parameters), "num_steps": schedule.num_steps, "resumed_from": resume}
-    record = write_record(output, config, prepared, hardware, **facts)
+    warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
+    model = attach_adapter_(base, config.adapter, seed=config.batch.seed)
+    warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
+    note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
     # 5. Train
-    note(f"going on from {resume}" if resume else f"output: {output}")
+    trainer = build_trainer(
+        Parts(model, base, tokenizer, prepared, identity, resume), config, schedule, precision, hardware
+    )
+    note(f"going on from {resume}" if resume else f"output: {record.parent}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     # 6. Weights, tokenizer, stop tokens, plot, record
-    stops = _prompting(config, tokenizer).stop_ids
-    finish_run(trainer, base, stops, record, time.perf_counter() - began)
+    finish_run(trainer, base, stop_ids, record, time.perf_counter() - began)
+    leave_ranks()
 
 
 def inference(config: Config, prompts: Prompts) -> None:
     """Answers one prompt, several, or a loop of them."""
     from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
 
+    quiet_libraries()
     # 1. Base model, tuned model, or both in one
     hardware = probe_hardware()
     tuned = None if prompts.base else _load_tuned(config, hardware)
@@ -127,14 +136,16 @@ def merge_lora(config: Config) -> None:
     from siredon.model.adapt import check_adapter
     from siredon.model.load import load_model
     from siredon.model.precision import resolve_precision
+    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
 
+    quiet_libraries()
     # 1. Adapter
     output = Path(config.checkpoint.output_dir)
     check_adapter(output)
     # 2. Base, in fp32, so that the sum is made in fp32
     tokenizer = load_tokenizer(config.tokenizer, config.model)
-    base = load_model(config.model, config.attention, torch.float32, tokenizer)
+    base = load_model(config.model, config.attention, torch.float32, tokenizer, seed=config.batch.seed)
     # 3. Merge, and write in the format the run trained in
     precision = resolve_precision(config.precision, probe_hardware(), has_adapter=True)
     merge_adapter(base, output, output / "merged", tokenizer, precision.weights)
@@ -143,10 +154,12 @@ def merge_lora(config: Config) -> None:
 
 def _prepare(config: Config, tokenizer: Any) -> Prepared:
     from siredon.data.prepare import Preparation, prepare_data
+    from siredon.distributed.ranks import num_ranks
 
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
     preparation = Preparation(tokenizer, config.tokenizer.chat_template, config.data)
-    prepared = prepare_data(preparation, config.packing, config.batch.seed)
+    shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
+    prepared = prepare_data(preparation, config.packing, config.batch.seed, multiple=shared)
     for line in prepared.lines:
         note(line)
     return prepared
@@ -161,11 +174,10 @@ def _prompting(config: Config, tokenizer: Any) -> Prompting:
 def _load_tuned(config: Config, hardware: Hardware) -> Engine:
     """The base model with its adapter, or what a full fine-tune wrote."""
     from siredon.model.adapt import load_adapter
+    from siredon.model.locate import tuned_model
 
     if config.adapter.adapter is None:
-        return _load_engine(
-            config.model.model_copy(update={"base_model": config.checkpoint.output_dir}), config, hardware
-        )
+        return _load_engine(tuned_model(config.model, Path(config.checkpoint.output_dir)), config, hardware)
     engine = _load_engine(config.model, config, hardware)
     adapted = load_adapter(engine.model, Path(config.checkpoint.output_dir))
     return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
@@ -186,5 +198,5 @@ def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> E
 
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
-    model = load_model(section, config.attention, precision.weights, tokenizer)
+    model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
     return Engine(model.to(hardware.device).eval(), tokenizer, _prompting(config, tokenizer).stop_ids)

@@ -200,3 +200,144 @@ def test_what_cannot_be_built_says_why(write_config: Any, changes: dict[str, Any
 
     with pytest.raises(SiredonError, match=message):
         pipeline.train(config_of(write_config(**changes)))
+
+
+def test_a_model_that_leaks_between_packed_documents_is_refused(
+    write_config: Any, tmp_path: Path, tokenizer: Any
+):
+    from siredon.errors import ModelError
+    from transformers import OPTConfig, OPTForCausalLM
+
+    folder = tmp_path / "opt"
+    shape = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    OPTForCausalLM(OPTConfig(vocab_size=512, word_embed_proj_dim=32, init_std=0.5, **shape)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"type opt with .* lets documents in one sequence see each other"):
+        pipeline.train(config_of(write_config(base_model=str(folder), sample_packing=True)))
+    pipeline.train(config_of(write_config(base_model=str(folder), max_steps=1)))
+
+
+def test_an_earlier_run_is_set_aside_and_never_taken_for_this_one(write_config: Any, tmp_path: Path):
+    pipeline.train(config_of(write_config("a.yml", **LORA, max_steps=3, save_steps=1)))
+    pipeline.train(config_of(write_config("b.yml", max_steps=2, save_steps=1)))
+    out = tmp_path / "out"
+    assert not (out / "adapter_config.json").exists()
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    [earlier] = (out / "earlier").iterdir()
+    assert (earlier / "adapter_model.safetensors").is_file()
+    assert (earlier / "checkpoint-3").is_dir()
+
+
+def test_a_folder_with_a_foreign_model_is_not_written_to(write_config: Any, model_folder: Path):
+    from siredon.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="which no run of siredon wrote"):
+        pipeline.train(config_of(write_config(output_dir=str(model_folder))))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps: 2 -> 1"),
+        ({"micro_batch_size": 2}, "micro_batch_size: 1 -> 2"),
+        ({"seed": 43}, "seed: 42 -> 43"),
+        ({"sequence_len": 200}, "data: "),
+    ],
+)
+def test_going_on_with_other_data_or_batches_is_refused(
+    write_config: Any, change: dict[str, Any], named: str
+):
+    from siredon.errors import CheckpointError
+
+    pipeline.train(config_of(write_config(**LORA, max_steps=2, save_steps=1)))
+    changed = write_config(**{**LORA, "max_steps": 4, "auto_resume_from_checkpoints": True, **change})
+    with pytest.raises(CheckpointError, match=named):
+        pipeline.train(config_of(changed))
+
+
+def test_a_torn_checkpoint_is_passed_over(write_config: Any, tmp_path: Path, capsys: Any):
+    pipeline.train(config_of(write_config(**LORA, max_steps=3, save_steps=1)))
+    (tmp_path / "out" / "checkpoint-3" / "trainer_state.json").write_text("{")
+    (tmp_path / "out" / "checkpoint-2" / "adapter_model.safetensors").unlink()
+    pipeline.train(
+        config_of(write_config(**LORA, max_steps=3, save_steps=1, auto_resume_from_checkpoints=True))
+    )
+    assert "going on from" in (err := capsys.readouterr().err)
+    assert "checkpoint-1\n" in err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["finished"]["num_steps"] == 3
+
+
+def test_the_same_seed_gives_the_same_run(write_config: Any, tmp_path: Path):
+    for name in ("one", "two"):
+        pipeline.train(
+            config_of(write_config(**LORA, lora_dropout=0.1, max_steps=3, output_dir=str(tmp_path / name)))
+        )
+        torch.rand(3)
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_lora_on_tied_embeddings_is_refused_with_the_way_out(write_config: Any):
+    from siredon.errors import ModelError
+
+    keys = {**LORA, "lora_target_modules": ["q_proj", "lm_head"], "lora_target_linear": False}
+    with pytest.raises(ModelError, match=r"lora_modules_to_save: \[lm_head\]"):
+        pipeline.train(config_of(write_config(**keys)))
+
+
+def test_a_base_with_sampling_settings_can_be_saved(write_config: Any, tmp_path: Path, model_folder: Path):
+    import shutil
+
+    base = tmp_path / "sampled"
+    shutil.copytree(model_folder, base)
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.6, "top_p": 0.9}))
+    pipeline.train(config_of(write_config(base_model=str(base), max_steps=1)))
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (saved["temperature"], saved["do_sample"]) == (0.6, True)
+
+
+@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
+def test_random_weights_are_the_same_when_asked_and_merged(
+    write_config: Any, model_folder: Path, capsys: Any, adapter: dict[str, Any]
+):
+    from siredon.serve.engines.transformers import Sampling
+
+    path = write_config(
+        **adapter, reinit_weights=True, max_steps=60, learning_rate=2e-2, num_epochs=10, val_set_size=22
+    )
+    config = config_of(path)
+    pipeline.train(config)
+    losses = [row["loss"] for row in metrics_of(Path(config.checkpoint.output_dir)) if "loss" in row]
+    assert losses[-1] < 1.0 or adapter
+    torch.rand(7)
+    prompts = pipeline.Prompts(("hello",), False, False, Sampling(max_new_tokens=8))
+    pipeline.inference(config, prompts)
+    first = capsys.readouterr().out.splitlines()[-1]
+    torch.rand(7)
+    pipeline.inference(config, prompts)
+    assert capsys.readouterr().out.splitlines()[-1] == first
+    if adapter:
+        from transformers import AutoModelForCausalLM
+
+        pipeline.merge_lora(config)
+        assert AutoModelForCausalLM.from_pretrained(Path(config.checkpoint.output_dir) / "merged")
+
+
+def test_asking_before_training_says_what_to_do(write_config: Any):
+    from siredon.errors import CheckpointError
+    from siredon.serve.engines.transformers import Sampling
+
+    prompts = pipeline.Prompts(("hello",), False, False, Sampling())
+    for keys in ({}, LORA):
+        with pytest.raises(CheckpointError, match="Train first"):
+            pipeline.inference(config_of(write_config(**keys)), prompts)
+
+
+def test_new_tokens_that_an_adapter_does_not_train_are_warned_of(write_config: Any, capsys: Any):
+    keys = {"special_tokens": {"eos_token": "<|done|>"}, "chat_template": "chatml"}
+    pipeline.train(config_of(write_config(**LORA, **keys, max_steps=1)))
+    assert "1 new token(s) (<|done|>) have random embeddings" in capsys.readouterr().err

@@ -71,6 +71,12 @@ def check_counts(counts: Iterable[Counts], *, wants_stop: bool) -> None:
                 f"({entry.num_too_long:,} over sequence_len, {entry.num_without_targets:,} with nothing to learn)",
                 "Raise `sequence_len`, set `excess_length_strategy: truncate`, or check `roles_to_train`.",
             )
+        if wants_stop and entry.num_with_stop == 0 and entry.num_truncated:
+            raise DataError(
+                f"{entry.source}: all rows that could teach the model to stop were truncated "
+                f"({entry.num_truncated:,} of {entry.num_rows:,})",
+                "Raise `sequence_len`, or set `excess_length_strategy: drop`.",
+            )
         if wants_stop and entry.num_with_stop == 0:
             raise DataError(
                 f"{entry.source}: no stop token is ever learned, so the model would never end an answer",

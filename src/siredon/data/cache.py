@@ -54,6 +54,7 @@ def load_or_make(
         try:
             save_table(table, beside)
             (beside / "counts.json").write_text(json.dumps(counts.to_json(), indent=2))
+            beside.chmod(0o755)
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

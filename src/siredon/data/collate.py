@@ -49,7 +49,7 @@ class Collator:
 
     def __call__(self, packs: Sequence[Pack]) -> Batch:
         """Packs -> tensors of shape [B, T]."""
-        longest = max(sum(len(sample.input_ids) for sample in pack) for pack in packs)
+        longest = max(1, *(sum(len(sample.input_ids) for sample in pack) for pack in packs))
         length = self.pad_to or -(-longest // 8) * 8
         input_ids = torch.full((len(packs), length), self.pad_id, dtype=torch.long)
         labels = torch.full((len(packs), length), IGNORE, dtype=torch.long)
@@ -62,9 +62,9 @@ class Collator:
                 labels[row, start:end] = torch.from_numpy(sample.labels.astype("int64"))
                 position_ids[row, start:end] = torch.arange(end - start)
                 start = end
-            # Padding goes on after a single document (so that a row of one needs no mask), and is a
+            # Padding goes on after a single document or none (so that a row of one needs no mask), and is a
             # document of its own after several.
-            first = start if len(pack) == 1 else 0
+            first = start if len(pack) < 2 else 0
             position_ids[row, start:] = torch.arange(first, first + length - start)
         num_tokens = torch.tensor([sum(len(sample.input_ids) for sample in pack) for pack in packs])
         return Batch(input_ids=input_ids, labels=labels, position_ids=position_ids, num_tokens=num_tokens)

@@ -24,6 +24,8 @@ _KINDS = {
     ".arrow": "arrow",
 }
 
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -76,39 +78,49 @@ def _local_files(entry: DatasetEntry) -> list[Path] | None:
         return [path]
     if not path.is_dir():
         return None
-    if entry.data_files:
-        return [path / name for name in entry.data_files]
-    return sorted(file for file in path.rglob("*") if file.is_file() and _kind(entry, file, None))
-
-
-def _kind(entry: DatasetEntry, file: Path, default: str | None) -> str | None:
-    return entry.ds_type or _KINDS.get(file.suffix.lower(), default)
+    patterns = entry.data_files or ("**/*",)
+    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    return sorted(
+        file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
 
 
 def _load_local(entry: DatasetEntry, files: Sequence[Path]) -> Any:
+    """One file, or a folder: as `datasets` saved it, or of files whose names tell their splits."""
     import datasets
 
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        what = f"no such file {missing[0]}" if missing else "the folder holds no file of a known kind"
-        raise DataError(f"{entry.path}: {what}", f"Known endings: {', '.join(_KINDS)}; or set `ds_type`.")
-    kinds = {_kind(entry, file, "json") for file in files}
-    if len(kinds) > 1:
-        listed = ", ".join(sorted(str(kind) for kind in kinds))
-        raise DataError(
-            f"{entry.path}: the folder mixes kinds of files ({listed})", "Name the files in `data_files`."
-        )
-    kind = str(kinds.pop())
-    options: dict[str, Any] = {"sep": "\t"} if any(file.suffix == ".tsv" for file in files) else {}
-    if kind == "text":
-        options["sample_by"] = "document"
+    path = Path(entry.path).expanduser()
+    split = entry.split or "train"
+    if not files:
+        wanted = f" that matches {', '.join(entry.data_files)}" if entry.data_files else ""
+        raise DataError(f"{entry.path}: the folder holds no file{wanted}", "Check `path` and `data_files`.")
     with _Quiet():
         try:
-            return datasets.load_dataset(
-                kind, data_files=[str(file) for file in files], split=entry.split or "train", **options
-            )
+            if path.is_file():
+                kind = entry.ds_type or _KINDS.get(_ending(path), "json")
+                return datasets.load_dataset(kind, data_files=str(path), split=split, **_options(kind, path))
+            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                saved = datasets.load_from_disk(str(path))
+                return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            data_files = list(entry.data_files) or None
+            if entry.ds_type:
+                names = [str(file) for file in files]
+                return datasets.load_dataset(entry.ds_type, data_files=names, split=split)
+            return datasets.load_dataset(str(path), data_files=data_files, split=split)
         except Exception as error:
             raise _read_error(entry, files, error) from error
+
+
+def _ending(path: Path) -> str:
+    """The ending that tells the kind: `.jsonl` of `a.jsonl.gz`."""
+    endings = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
+    return endings[-1] if endings else ""
+
+
+def _options(kind: str, path: Path) -> dict[str, str]:
+    if kind == "csv" and _ending(path) == ".tsv":
+        return {"sep": "\t"}
+    return {"sample_by": "document"} if kind == "text" else {}
 
 
 def _load_hub(entry: DatasetEntry) -> Any:

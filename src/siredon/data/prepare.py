@@ -62,8 +62,17 @@ class Preparation:
     data: DataSection
 
 
-def prepare_data(preparation: Preparation, packing: PackingSection, seed: int) -> Prepared:
+def prepare_data(
+    preparation: Preparation, packing: PackingSection, seed: int, *, multiple: int = 1
+) -> Prepared:
     """Loads, renders, tokenizes, checks, splits and packs everything that the config names.
+
+    Args:
+        preparation: What stays the same for every data set.
+        packing: Whether rows are packed and padded.
+        seed: Seed of the shuffle and the split.
+        multiple: Empty packs are added until the training packs are a multiple of this, so that several
+            ranks share an epoch without training on any row twice.
 
     Raises:
         DataError: A source that cannot be read, rows that cannot be used, or nothing to learn.
@@ -77,6 +86,7 @@ def prepare_data(preparation: Preparation, packing: PackingSection, seed: int) -
     train, validation = _split(train, validation, data, seed)
     train_packs = _pack(train, packing.sample_packing, data.sequence_len)
     lines.append(_describe("training", train, train_packs, packing.sample_packing, data.sequence_len))
+    train_packs += [[] for _ in range(-len(train_packs) % multiple)]
     dataset = None
     if validation is not None:
         packs = _pack(validation, packing.pack_eval, data.sequence_len)
@@ -119,7 +129,7 @@ def resolve_template(entry: DatasetEntry, chat_template: str | None, tokenizer: 
             f"{entry.path}: the tokenizer has no chat template of its own",
             f"Set `chat_template:` to one of {', '.join(TEMPLATES.names())}.",
         )
-    return str(tokenizer.chat_template)
+    return str(tokenizer.get_chat_template())
 
 
 def entry_renderer(entry: DatasetEntry, chat_template: str | None, tokenizer: Any) -> Renderer:

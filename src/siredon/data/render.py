@@ -9,8 +9,9 @@ If not, the row is refused: no label is guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from siredon.config.sections.data import EosPolicy
@@ -54,14 +55,19 @@ class Renderer:
         template: Jinja source of the chat template; None for formats without one.
         bos: The token a text begins with; empty if the tokenizer adds none.
         eos: The token that ends a text.
-        stop: Matches a stop token that directly follows a message.
+        stops: The tokens that end a turn: the eos token, and those of the chat template.
     """
 
     tokenizer: ChatTokenizer
     template: str | None
     bos: str
     eos: str
-    stop: re.Pattern[str]
+    stops: tuple[str, ...]
+
+    @cached_property
+    def stop(self) -> re.Pattern[str]:
+        """Matches a stop token that directly follows a message."""
+        return re.compile(rf"\s*({_alternatives(self.stops)})")
 
     def render(self, item: Conversation | Text, eos_policy: EosPolicy) -> Rendered:
         """Spans of one row.
@@ -92,10 +98,13 @@ class Renderer:
         contents = self._locate_contents(messages, text)
         cuts: list[tuple[int, int]] = []
         stops: list[tuple[int, int]] = []
-        for index, (message, (start, end)) in enumerate(zip(messages, contents, strict=True)):
+        # A template may put the system's words into a later turn: the next content is the next in the text.
+        order = sorted(range(len(messages)), key=lambda index: (contents[index], index))
+        for place, index in enumerate(order):
+            message, (start, end) = messages[index], contents[index]
             if message.learn:
                 cuts.append((start, end))
-            limit = contents[index + 1][0] if index + 1 < len(contents) else len(text)
+            limit = contents[order[place + 1]][0] if place + 1 < len(order) else len(text)
             found = self.stop.match(text, end, limit)
             if found and (message.learn or eos_policy == "all"):
                 stops.append(found.span(1))
@@ -161,7 +170,7 @@ class Renderer:
         expected = [
             chr(_MARKS + 2 * i + side) for i, mode in enumerate(modes) if mode != 2 for side in (0, 1)
         ]
-        if "".join(pieces) != text or list(marks) != expected:
+        if "".join(pieces) != text or sorted(marks) != expected:
             return None
         return [
             (marks[chr(_MARKS + 2 * i)], marks[chr(_MARKS + 2 * i + 1)]) if mode != 2 else (0, 0)
@@ -208,25 +217,51 @@ def _jinja_error() -> type[Exception]:
 def build_renderer(tokenizer: Any, template: str | None) -> Renderer:
     """A renderer for `tokenizer` (of transformers) and a chat template (None: no conversations).
 
-    The stop tokens are the special tokens that end a turn: all but those with which a turn begins,
-    which the template's own generation prompt shows.
+    A stop token is the tokenizer's eos token, and whatever special token the template puts directly
+    behind what the assistant says.
     """
     specials = {str(token) for token in tokenizer.all_special_tokens}
     specials |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    begin = str(tokenizer.bos_token or "")
-    opening = ""
-    if template is not None:
-        probe = [{"role": "user", "content": "x"}]
-        closed = apply_template(tokenizer, template, probe)
-        opened = apply_template(tokenizer, template, probe, add_generation_prompt=True)
-        opening = opened.removeprefix(closed)
     eos = str(tokenizer.eos_token or "")
-    stops = {token for token in specials if token == eos or (token != begin and token not in opening)}
-    ordered = sorted(stops, key=lambda token: (-len(token), token))
-    pattern = "|".join(re.escape(token) for token in ordered) or r"(?!)"
+    stops = {eos, *_find_stops(tokenizer, template, specials)} - {""}
     ids = tokenizer("").input_ids
     adds_bos = bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-    return Renderer(tokenizer, template, begin if adds_bos else "", eos, re.compile(rf"\s*({pattern})"))
+    bos = str(tokenizer.bos_token) if adds_bos else ""
+    return Renderer(tokenizer, template, bos, eos, tuple(sorted(stops)))
+
+
+def _find_stops(tokenizer: ChatTokenizer, template: str | None, specials: Collection[str]) -> set[str]:
+    """The special tokens that directly follow an answer, in a conversation of two turns each."""
+    if template is None:
+        return set()
+    talk = [
+        {"role": "user", "content": "first question"},
+        {"role": "assistant", "content": "first answer"},
+        {"role": "user", "content": "second question"},
+        {"role": "assistant", "content": "second answer"},
+    ]
+    pattern = rf"(?:first|second) answer\s*({_alternatives(specials)})"
+    for messages in (talk, [{"role": "system", "content": "rules"}, *talk], talk[:2]):
+        text = _try_template(tokenizer, template, messages)
+        if text is not None:
+            return {match.group(1) for match in re.finditer(pattern, text)}
+    return set()
+
+
+def _try_template(
+    tokenizer: ChatTokenizer, template: str, messages: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """The rendered text; None if the template refuses this order of roles."""
+    try:
+        return apply_template(tokenizer, template, messages)
+    except RowError:
+        return None
+
+
+def _alternatives(tokens: Collection[str]) -> str:
+    """A pattern for any of the tokens, the longest first; one that never matches if there are none."""
+    ordered = sorted(tokens, key=lambda token: (-len(token), token))
+    return "|".join(re.escape(token) for token in ordered) or r"(?!)"
 
 
 def _mark(message: Message, index: int, mode: int) -> Mapping[str, Any]:

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.memory import MemorySection
 from siredon.errors import CheckpointError
+from siredon.log import warn
 from siredon.registry import Shelf
 
 ADAPTERS = Shelf("siredon.model.adapters", "ADAPTER", "adapter")
 
 
-def attach_adapter_(model: Any, section: AdapterSection) -> Any:
-    """Freezes the model and attaches the adapter that `adapter:` names; without one every weight is trained."""
+def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
+    """Freezes the model and attaches the adapter that `adapter:` names; without one every weight is trained.
+
+    Args:
+        model: A model of transformers.
+        section: Which adapter.
+        seed: Seed of its random weights, which do not depend on what ran before.
+    """
+    import transformers
+
+    transformers.set_seed(seed)
     if section.adapter is None:
         return model
     return ADAPTERS.load(section.adapter)(model, section)
+
+
+def warn_of_frozen_tokens(tokens: Sequence[str], section: AdapterSection) -> None:
+    """New tokens have random embeddings, which an adapter leaves as they are unless it is told otherwise."""
+    if section.adapter and tokens and not section.lora_modules_to_save:
+        warn(
+            f"{len(tokens)} new token(s) ({', '.join(tokens[:3])}) have random embeddings, which are not trained: "
+            "add `lora_modules_to_save: [embed_tokens, lm_head]`"
+        )
 
 
 def recompute_activations_(model: Any, section: MemorySection) -> None:

@@ -16,7 +16,9 @@ from siredon.model.locate import locate_model
 from siredon.model.tokenizer import explain_loading
 
 
-def load_model(section: ModelSection, attention: AttentionSection, dtype: torch.dtype, tokenizer: Any) -> Any:
+def load_model(
+    section: ModelSection, attention: AttentionSection, dtype: torch.dtype, tokenizer: Any, *, seed: int
+) -> Any:
     """Loads the base model (or builds it anew, with `reinit_weights`), sized for the tokenizer.
 
     Args:
@@ -25,6 +27,8 @@ def load_model(section: ModelSection, attention: AttentionSection, dtype: torch.
         dtype: Format of the weights.
         tokenizer: The vocabulary must cover it; rows are added if it has more tokens.
 
+        seed: Seed of the random weights of `reinit_weights`: the same ones whoever loads the model.
+
     Returns:
         A model of transformers on the CPU, in training mode, that keeps no cache: with a cache
         packed documents would not be isolated.
@@ -32,10 +36,13 @@ def load_model(section: ModelSection, attention: AttentionSection, dtype: torch.
     Raises:
         ModelError: No such model or class, weights that do not fit, or an unknown config setting.
     """
+    import transformers
+
     model_class = _find_class(section.model_type)
     config = load_model_config(section)
     try:
         if section.reinit_weights:
+            transformers.set_seed(seed)
             model = _build_anew(model_class, config, dtype, attention.attn_implementation)
         else:
             model = model_class.from_pretrained(
@@ -51,6 +58,7 @@ def load_model(section: ModelSection, attention: AttentionSection, dtype: torch.
         raise explain_loading(section.base_model, "model", error) from error
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
+    _mend_generation(model.generation_config)
     model.config.use_cache = False
     model.config.pad_token_id = tokenizer.pad_token_id
     model.train()
@@ -85,6 +93,12 @@ def load_model_config(section: ModelSection) -> Any:
     return config
 
 
+def find_new_tokens(section: ModelSection, tokenizer: Any) -> list[str]:
+    """Tokens for which the trained model has no embedding."""
+    known = load_model_config(section).get_text_config().vocab_size
+    return [token for token, index in tokenizer.get_added_vocab().items() if index >= known]
+
+
 def takes_logits_to_keep(model: Any) -> bool:
     """Whether the model computes logits only where it is asked to."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -110,6 +124,13 @@ def count_parameters(model: Any) -> Parameters:
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     )
+
+
+def _mend_generation(settings: Any) -> None:
+    """A base model that sets a temperature but not `do_sample` could not be saved again: transformers refuses it."""
+    sampled = (settings.temperature, settings.top_p, settings.top_k, settings.min_p, settings.typical_p)
+    if not settings.do_sample and any(value not in (None, 1.0, 50) for value in sampled):
+        settings.do_sample = True
 
 
 def _build_anew(model_class: Any, config: Any, dtype: torch.dtype, attention: str) -> Any:

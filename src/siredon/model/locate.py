@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from siredon.config.sections.model import ModelSection
+from siredon.errors import CheckpointError
+
 
 def cache_folder() -> Path:
     """The user cache: `SIREDON_CACHE`, or `siredon` in `XDG_CACHE_HOME`, or in `~/.cache`."""
@@ -27,3 +30,19 @@ def locate_model(name: str) -> str:
     if (cached / "config.json").is_file():
         return str(cached)
     return name
+
+
+def tuned_model(section: ModelSection, output_dir: Path) -> ModelSection:
+    """The model that a full fine-tune wrote to `output_dir`, instead of its base.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if not (output_dir / "config.json").is_file() or not list(output_dir.glob("model*.safetensors")):
+        raise CheckpointError(
+            f"{output_dir} holds no trained model",
+            "Train first (`siredon train CONFIG`), and use the same `output_dir`.",
+        )
+    return ModelSection(
+        base_model=str(output_dir), model_type=section.model_type, trust_remote_code=section.trust_remote_code
+    )

@@ -10,6 +10,7 @@ import torch
 from siredon.config.sections.precision import PrecisionSection
 from siredon.errors import ModelError
 from siredon.hardware import Hardware
+from siredon.log import warn
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Precision:
         """For people."""
         weights = str(self.weights).removeprefix("torch.")
         return f"{weights} weights, {self.autocast} autocast" if self.autocast else f"{weights} weights"
+
+
+def warn_of_rounding(precision: Precision, *, has_adapter: bool) -> None:
+    """Weights that are trained in bfloat16 lose updates under 1/256 of their size."""
+    if precision.weights == torch.bfloat16 and not has_adapter:
+        warn(
+            "every weight is held and trained in bfloat16, as in Axolotl: updates smaller than about 1/256 of a "
+            "weight are rounded off. `bf16: false` trains in fp32, with twice the memory"
+        )
 
 
 def resolve_precision(section: PrecisionSection, hardware: Hardware, *, has_adapter: bool) -> Precision:

@@ -14,6 +14,15 @@ from siredon.hardware import Hardware
 from siredon.model.precision import Precision
 
 
+class OneDeviceArguments(TrainingArguments):
+    """One device a process: several GPUs are several processes, never `torch.nn.DataParallel`."""
+
+    @property
+    def n_gpu(self) -> int:
+        """At most 1."""
+        return min(1, int(super().n_gpu))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The run in optimizer steps."""
@@ -43,7 +52,7 @@ def build_arguments(
     A fresh run begins with a validation; one that goes on from a checkpoint has had it.
     """
     batch, optimizer = config.batch, config.optimizer
-    return TrainingArguments(
+    return OneDeviceArguments(
         output_dir=config.checkpoint.output_dir,
         per_device_train_batch_size=batch.micro_batch_size,
         per_device_eval_batch_size=batch.eval_size,
@@ -62,7 +71,6 @@ def build_arguments(
         lr_scheduler_type=config.schedule.lr_scheduler,
         lr_scheduler_kwargs=dict(config.schedule.lr_scheduler_kwargs),
         warmup_steps=config.schedule.num_warmup_steps(schedule.num_steps),
-        bf16=precision.autocast == "bf16",
         fp16=precision.autocast == "fp16",
         tf32=precision.tf32 if hardware.is_gpu else None,
         use_cpu=hardware.device == "cpu",

@@ -1,34 +1,92 @@
-"""Which checkpoint a run goes on from."""
+"""Which checkpoint a run goes on from, and whether it is one of this very run."""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
+from siredon.train.trainer import SiredonTrainer
 
 _PREFIX = "checkpoint-"
+_STATE = "siredon.json"
+_NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", _STATE)
+_WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
-def find_resume_folder(section: CheckpointSection) -> Path | None:
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for a run to go on as if it had never stopped.
+
+    Args:
+        data: Fingerprint of the prepared data.
+        num_ranks: Processes.
+        micro_batch_size: Sequences per forward pass.
+        gradient_accumulation_steps: Forward passes per step.
+        seed: Seed of all random choices.
+    """
+
+    data: str
+    num_ranks: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    seed: int
+
+
+class IdentityWriter(TrainerCallback):
+    """Writes the identity of the run, and how far it has come, into every checkpoint."""
+
+    def __init__(self, identity: Identity, trainer: SiredonTrainer) -> None:
+        self.identity = identity
+        self.trainer = trainer
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Adds `siredon.json`, the last file of a checkpoint: where it is missing, the checkpoint is not whole."""
+        folder = Path(str(args.output_dir)) / f"{_PREFIX}{state.global_step}"
+        if not state.is_world_process_zero or not folder.is_dir():
+            return
+        facts = {"identity": asdict(self.identity), "num_tokens": self.trainer.num_tokens_seen}
+        beside = folder / f".{_STATE}"
+        beside.write_text(json.dumps(facts))
+        os.replace(beside, folder / _STATE)
+
+
+def find_resume_folder(section: CheckpointSection, identity: Identity) -> Path | None:
     """The checkpoint to go on from, or None for a fresh run.
 
     Raises:
-        CheckpointError: The named checkpoint lacks what resuming needs.
+        CheckpointError: The checkpoint lacks what resuming needs, or is of a run with other data or batches.
     """
     if section.resume_from_checkpoint:
         folder = Path(section.resume_from_checkpoint).expanduser()
         missing = _missing(folder)
         if missing:
             raise CheckpointError(
-                f"resume_from_checkpoint: {folder} has no {missing}",
-                "Name a complete `checkpoint-N` folder (not one of `save_only_model: true`).",
+                f"resume_from_checkpoint: {folder} is not whole: {missing}",
+                "Name a complete `checkpoint-N` folder that siredon wrote (not one of `save_only_model: true`).",
             )
-        return folder
-    if section.auto_resume_from_checkpoints:
+    elif section.auto_resume_from_checkpoints:
         whole = [folder for folder in list_checkpoints(Path(section.output_dir)) if not _missing(folder)]
-        return whole[-1] if whole else None
-    return None
+        if not whole:
+            return None
+        folder = whole[-1]
+    else:
+        return None
+    _check_identity(folder, identity)
+    return folder
+
+
+def restore_token_count_(trainer: SiredonTrainer, folder: Path) -> None:
+    """Lets the trainer count on from where the checkpoint stopped."""
+    trainer.num_tokens_seen = int(json.loads((folder / _STATE).read_text())["num_tokens"])
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -42,7 +100,28 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _missing(folder: Path) -> str:
-    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
+    """What a whole checkpoint has and this folder lacks; empty for a whole one."""
+    for name in _NEEDED:
         if not (folder / name).is_file():
-            return name
-    return ""
+            return f"{name} is missing"
+        if name.endswith(".json"):
+            try:
+                json.loads((folder / name).read_text())
+            except ValueError:
+                return f"{name} is cut off"
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        return "the weights are missing"
+    return "" if list(folder.glob("rng_state*.pth")) else "rng_state.pth is missing"
+
+
+def _check_identity(folder: Path, identity: Identity) -> None:
+    there = json.loads((folder / _STATE).read_text())["identity"]
+    here = asdict(identity)
+    changed = [f"{name}: {there.get(name)} -> {here[name]}" for name in here if there.get(name) != here[name]]
+    if changed:
+        raise CheckpointError(
+            f"{folder} is of a run that differs from this one ({'; '.join(changed)}): "
+            "going on would repeat or skip rows",
+            "Set these back, or start anew: another `output_dir`, and no `resume_from_checkpoint` or "
+            "`auto_resume_from_checkpoints`.",
+        )

@@ -15,21 +15,42 @@ from typing import Any
 from siredon import __version__
 from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
+from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
+from siredon.log import is_main_process
+from siredon.train.checkpoint import Identity
+from siredon.train.output import set_earlier_run_aside
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
-def write_record(folder: Path, config: Config, prepared: Prepared, hardware: Hardware, **facts: Any) -> Path:
-    """Writes `run.json`.
+def identify_run(config: Config, prepared: Prepared) -> Identity:
+    """What a checkpoint must agree with for this run to go on from it."""
+    batch = config.batch
+    return Identity(
+        prepared.fingerprint,
+        num_ranks(),
+        batch.micro_batch_size,
+        batch.gradient_accumulation_steps,
+        batch.seed,
+    )
+
+
+def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts: Any) -> Path:
+    """Writes `run.json` into `output_dir`, which is made, or made ready for a fresh run.
 
     Args:
-        folder: The output folder; made if it is not there.
         config: The resolved config.
         prepared: The data, for its fingerprint and counts.
         hardware: The machine.
         facts: What else to keep, as JSON values.
     """
+    folder = Path(config.checkpoint.output_dir).expanduser()
+    path = folder / "run.json"
+    if not is_main_process():
+        return path
+    if not facts.get("resumed_from"):
+        set_earlier_run_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "siredon": __version__,
@@ -46,7 +67,6 @@ def write_record(folder: Path, config: Config, prepared: Prepared, hardware: Har
         "git_commit": _git_commit(),
         **facts,
     }
-    path = folder / "run.json"
     path.write_text(json.dumps(record, indent=2, default=str) + "\n")
     return path
 

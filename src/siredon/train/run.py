@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
+from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
-from siredon.log import note, show
+from siredon.log import note, show, warn
 from siredon.train.callbacks.progress import show_time
 from siredon.train.plot import plot_losses
 from siredon.train.record import extend_record
 from siredon.train.trainer import SiredonTrainer
 
 
-def start_run(hardware: Hardware) -> None:
-    """Settings of this process, before anything of transformers is built."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    if not hardware.is_gpu:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds python, numpy and torch, so that random weights (LoRA's too) do not depend on what ran before."""
-    import transformers
-
-    transformers.set_seed(seed)
+def warn_of_idle_devices(hardware: Hardware) -> None:
+    """One process uses one GPU; more GPUs need more processes."""
+    if hardware.num_devices > 1 and num_ranks() == 1:
+        warn(
+            f"this machine has {hardware.num_devices} GPUs and this run uses one; for all of them: "
+            f"torchrun --nproc-per-node {hardware.num_devices} -m siredon train CONFIG"
+        )
 
 
 def finish_run(

@@ -7,6 +7,7 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,15 +24,25 @@ class SiredonTrainer(Trainer):
 
     Args:
         selects_logits: The model computes logits only where it is asked to (`logits_to_keep`).
+        autocast: Format of mixed-precision arithmetic, None for none.  (fp16 is left to accelerate, which scales
+            the loss; for bf16 accelerate would turn all logits into fp32 at once.)
         options: What `transformers.Trainer` takes.
     """
 
-    def __init__(self, *, selects_logits: bool, **options: Any) -> None:
+    def __init__(self, *, selects_logits: bool, autocast: torch.dtype | None = None, **options: Any) -> None:
         super().__init__(**options)
         # `compute_loss` divides by all targets of the optimizer step, which is what this tells `Trainer`.
         self.model_accepts_loss_kwargs = True
         self.num_tokens_seen = 0
         self._selects_logits = selects_logits
+        self._autocast = autocast
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """What every forward pass runs in."""
+        stack = ExitStack()
+        if self._autocast is not None:
+            stack.enter_context(torch.autocast(self.args.device.type, dtype=self._autocast))
+        return stack
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -82,7 +93,7 @@ class SiredonTrainer(Trainer):
         sums = torch.zeros(2, dtype=torch.float64, device="cpu")
         num_samples = 0
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
                 inputs = self._prepare_inputs(batch)
                 losses = self._sum_loss(model, inputs, per_row=True)

@@ -104,6 +104,14 @@ CASES = [
         "resume_from_checkpoint: no/such/folder\n",
         "resume_from_checkpoint: {checkpoint}\n",
     ),
+    Case("SD0158", "save_strategy", "save_strategy: steps\n", "save_strategy: steps\nsave_steps: 5\n"),
+    Case("SD0158", "save_strategy", "save_strategy: steps\n", "save_strategy: steps\nsaves_per_epoch: 5\n"),
+    Case(
+        "SD0158",
+        "eval_strategy",
+        VALIDATION + "eval_strategy: steps\n",
+        VALIDATION + "eval_strategy: steps\nevals_per_epoch: 5\n",
+    ),
 ]
 
 #: Code -> the files that report it, and what it means.  A code has one meaning, for good.
@@ -190,7 +198,7 @@ def test_a_rule_is_passed_over_when_its_section_has_a_wrong_value():
 
 
 def test_rules_of_other_sections_are_checked_beside_wrong_values():
-    problems = check("seed: x\nwarmup_steps: 1\nwarmup_ratio: 0.1\n").diagnostics
+    problems = check("sequence_len: x\nwarmup_steps: 1\nwarmup_ratio: 0.1\n").diagnostics
     assert [problem.code for problem in problems] == ["SD0005", "SD0101"]
 
 

@@ -254,3 +254,61 @@ def test_real_alpaca_rows_decode_to_their_outputs(tokenizer: Any, tmp_path: Path
         assert np.array_equal(
             sample.input_ids[sample.labels != IGNORE], sample.labels[sample.labels != IGNORE]
         )
+
+
+def test_a_folder_with_named_splits_keeps_its_test_rows_out_of_training(tokenizer: Any, tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count in (("train", 5), ("test", 3)):
+        alpaca(folder, [f"{name} {number}" for number in range(count)], f"{name}.jsonl")
+    (folder / "README.md").write_text("# about\n")
+    entry = {"path": str(folder), "type": "alpaca"}
+    assert len(prepare(tokenizer, tmp_path, datasets=[entry]).train) == 5
+    assert len(prepare(tokenizer, tmp_path, datasets=[{**entry, "split": "test"}]).train) == 3
+    globbed = {**entry, "data_files": ["te*.jsonl"]}
+    assert len(prepare(tokenizer, tmp_path, datasets=[globbed]).train) == 3
+
+
+def test_folders_that_datasets_saved_and_compressed_files_are_read(tokenizer: Any, tmp_path: Path):
+    import gzip
+
+    import datasets
+
+    rows = [{"text": "one"}, {"text": "two"}]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    saved = {"path": str(tmp_path / "saved"), "type": "completion"}
+    assert len(prepare(tokenizer, tmp_path, datasets=[saved]).train) == 2
+    with gzip.open(tmp_path / "t.jsonl.gz", "wt") as stream:
+        stream.write("\n".join(json.dumps(row) for row in rows))
+    packed = {"path": str(tmp_path / "t.jsonl.gz"), "type": "completion"}
+    assert len(prepare(tokenizer, tmp_path, datasets=[packed]).train) == 2
+
+
+def test_ranks_get_equal_shares_through_empty_packs_not_repeated_rows(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, [f"answer {i}" for i in range(17)])
+    values = {"dataset_prepared_path": str(tmp_path / "prepared"), "sequence_len": 128, "datasets": [entry]}
+    preparation = Preparation(tokenizer, None, DataSection.model_validate(values))
+    prepared = prepare_data(preparation, PackingSection(), 7, multiple=8)
+    assert len(prepared.train) == 24
+    assert sorted(index for pack in prepared.train.packs for index in pack) == list(range(17))
+    batch = prepared.collator([prepared.train[16], prepared.train[23]])
+    assert batch["num_tokens"].tolist()[1] == 0
+    assert (batch["labels"][1] == IGNORE).all()
+
+
+def test_a_tokenizer_with_several_templates_uses_the_default_one(tokenizer: Any, tmp_path: Path):
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    write_rows(tmp_path / "r.jsonl", rows)
+    before = tokenizer.chat_template
+    tokenizer.chat_template = {"default": before, "rag": "{{ messages }}"}
+    try:
+        entry = {"path": str(tmp_path / "r.jsonl"), "type": "chat_template"}
+        assert len(prepare(tokenizer, tmp_path, datasets=[entry]).train) == 1
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_when_every_stop_was_truncated_away_the_message_says_so(tokenizer: Any, tmp_path: Path):
+    entry = alpaca(tmp_path, ["long " * 200] * 3)
+    with pytest.raises(DataError, match=r"were truncated \(3 of 3\)"):
+        prepare(tokenizer, tmp_path, datasets=[entry], excess_length_strategy="truncate")

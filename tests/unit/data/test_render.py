@@ -146,3 +146,40 @@ def test_eighty_turns_are_rendered_twice_not_a_hundred_and_sixty_times(
     monkeypatch.setattr(tokenizer, "apply_chat_template", count)
     renderer.render(talk(*[("user", "q"), ("assistant", "a")] * 40), "turn")
     assert len(calls) == 2
+
+
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages[1:] %}"
+    "{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + (messages[0]['content'] + '\n\n' if loop.last or loop.index > 2 else '') + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+PHI = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|eot_id|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def test_a_template_that_moves_the_system_message_into_a_later_turn_is_followed():
+    renderer = build_renderer(build_tokenizer(bos="<s>", eos="</s>"), MISTRAL)
+    turns = (("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    rendered = renderer.render(talk(*turns), "turn")
+    assert rendered.text == "<s>[INST] a [/INST] b</s>[INST] S\n\nc [/INST] d</s>"
+    assert learned(rendered) == ["b", "</s>", "d", "</s>"]
+
+
+def test_a_template_that_ends_with_eos_only_when_closed_still_shows_its_own_stop_token():
+    renderer = build_renderer(build_tokenizer(eos="</s>"), PHI)
+    rendered = renderer.render(talk(("user", "a"), ("assistant", "b")), "turn")
+    assert learned(rendered) == ["b", "<|eot_id|>"]
+    assert set(renderer.stops) == {"<|eot_id|>", "</s>"}
+
+
+def test_a_template_that_demands_a_system_message_can_be_probed(tokenizer: Any):
+    strict = (
+        "{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+        + CHATML.source
+    )
+    renderer = build_renderer(tokenizer, strict)
+    rendered = renderer.render(talk(("system", "s"), ("user", "a"), ("assistant", "b")), "turn")
+    assert learned(rendered) == ["b", "<|im_end|>"]

@@ -117,9 +117,8 @@ def test_recomputed_activations_give_the_same_gradients(write_config: Any, reent
         memory = MemorySection(gradient_checkpointing=on, gradient_checkpointing_kwargs=options)
         recompute_activations_(model, memory)
         if adapter:
-            torch.manual_seed(1)
             section = AdapterSection(adapter="lora", lora_r=4, lora_alpha=8, lora_target_linear=True)
-            model = attach_adapter_(model, section)
+            model = attach_adapter_(model, section, seed=1)
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(parameter, std=0.1)

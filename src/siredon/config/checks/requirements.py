@@ -123,6 +123,29 @@ def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:
         )
 
 
+def _check_steps(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> Iterator[Finding]:
+    if (
+        checkpoint.save_strategy == "steps"
+        and checkpoint.save_steps is None
+        and checkpoint.saves_per_epoch is None
+    ):
+        yield Finding(
+            "save_strategy",
+            "`save_strategy: steps` does not say how many",
+            "Add `save_steps: 500`, for example.",
+        )
+    if (
+        evaluation.eval_strategy == "steps"
+        and evaluation.eval_steps is None
+        and evaluation.evals_per_epoch is None
+    ):
+        yield Finding(
+            "eval_strategy",
+            "`eval_strategy: steps` does not say how many",
+            "Add `eval_steps: 100`, for example.",
+        )
+
+
 RULES = (
     Rule("SD0151", ("data",), _check_datasets),
     Rule("SD0152", ("data",), _check_types),
@@ -131,4 +154,5 @@ RULES = (
     Rule("SD0155", ("checkpoint", "data"), _check_best),
     Rule("SD0156", ("data", "tokenizer"), _check_template),
     Rule("SD0157", ("checkpoint",), _check_resume),
+    Rule("SD0158", ("checkpoint", "evaluation"), _check_steps),
 )

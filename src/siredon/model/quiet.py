@@ -1,0 +1,18 @@
+"""Keeps the chatter of libraries off the screen, where only what the user can act on should stand."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Errors of transformers are shown, its progress bars and advice to its own developers are not."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # Saving resized embeddings with an adapter is what is wanted.
+    warnings.filterwarnings("ignore", message=".*save_embedding_layers.*", category=UserWarning)
