@@ -197,7 +197,12 @@ def compare(options: argparse.Namespace) -> list[str]:
         for turn in range(options.turns):
             order = (run_ours, run_plain) if turn % 2 == 0 else (run_plain, run_ours)
             for cell in order:
-                (ours if cell is run_ours else plain).append(cell(options, adapter, f"{slug}-{turn}"))
+                began = time.perf_counter()
+                rows = cell(options, adapter, f"{slug}-{turn}")
+                (ours if cell is run_ours else plain).append(rows)
+                seconds = time.perf_counter() - began
+                speed = speed_of(rows, options.warmup)
+                print(f"{cell.__name__} {slug} {turn}: {speed:,.0f} tok/s, {seconds:.0f} s in all", file=sys.stderr)
         losses = [[row["loss"] for row in cell[0]] for cell in (ours, plain)]
         apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         a, b = (statistics.median(speed_of(rows, options.warmup) for rows in cell) for cell in (ours, plain))
