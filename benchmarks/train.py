@@ -89,7 +89,7 @@ def write_config(path: Path, options: argparse.Namespace, adapter: dict[str, Any
         "output_dir": str(output),
         **adapter,
     }
-    path.write_text(yaml.safe_dump({key: value for key, value in values.items()}, sort_keys=False))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -122,6 +122,7 @@ def train_plain(config_path: str, output: str) -> None:
     """What a user of transformers writes: `Trainer`, the model's own loss, the same batches."""
     import torch
     import transformers
+
     from siredon.config.load import load_config
     from siredon.data.prepare import Preparation, prepare_data
     from siredon.hardware import probe_hardware, read_peak_bytes
@@ -154,7 +155,9 @@ def train_plain(config_path: str, output: str) -> None:
             speed = (seen - clock["tokens"]) / (now - clock["time"])
             clock.update(time=now, tokens=seen)
             peak = round(read_peak_bytes(hardware) / 2**30, 3)
-            rows.append({"step": state.global_step, **logs, "tokens_per_second": speed, "peak_memory_gib": peak})
+            rows.append(
+                {"step": state.global_step, **logs, "tokens_per_second": speed, "peak_memory_gib": peak}
+            )
 
     trainer = transformers.Trainer(
         model=model,
@@ -202,7 +205,10 @@ def compare(options: argparse.Namespace) -> list[str]:
                 (ours if cell is run_ours else plain).append(rows)
                 seconds = time.perf_counter() - began
                 speed = speed_of(rows, options.warmup)
-                print(f"{cell.__name__} {slug} {turn}: {speed:,.0f} tok/s, {seconds:.0f} s in all", file=sys.stderr)
+                print(
+                    f"{cell.__name__} {slug} {turn}: {speed:,.0f} tok/s, {seconds:.0f} s in all",
+                    file=sys.stderr,
+                )
         losses = [[row["loss"] for row in cell[0]] for cell in (ours, plain)]
         apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         a, b = (statistics.median(speed_of(rows, options.warmup) for rows in cell) for cell in (ours, plain))
@@ -220,7 +226,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--plain"]:
         train_plain(sys.argv[2], sys.argv[3])
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="1b")
@@ -238,6 +246,7 @@ def main() -> None:
     import peft
     import torch
     import transformers
+
     from siredon.hardware import probe_hardware
 
     hardware = probe_hardware()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.runs.test_train import LORA
+
 from siredon import pipeline
 from siredon.config.load import load_config
 from siredon.serve.engines.transformers import Sampling
-from tests.runs.test_train import LORA
 
 ANSWERS = {"Who are you?": "I am Siredon.", "What is the sea?": "The sea is salt water."}
 

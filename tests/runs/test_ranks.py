@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.runs.test_train import metrics_of, weights_of
+
 from siredon import pipeline
 from siredon.config.load import load_config
-from tests.runs.test_train import metrics_of, weights_of
 
 
 def train_on_two_ranks(config: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from siredon import pipeline
 from siredon.config.load import load_config
 from siredon.config.schema import Config
@@ -205,8 +206,9 @@ def test_what_cannot_be_built_says_why(write_config: Any, changes: dict[str, Any
 def test_a_model_that_leaks_between_packed_documents_is_refused(
     write_config: Any, tmp_path: Path, tokenizer: Any
 ):
-    from siredon.errors import ModelError
     from transformers import OPTConfig, OPTForCausalLM
+
+    from siredon.errors import ModelError
 
     folder = tmp_path / "opt"
     shape = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from siredon.data.collate import Collator, PackDataset
 from siredon.data.table import build_table
 from siredon.data.types import IGNORE, Sample

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from siredon.config.sections.data import DatasetEntry
 from siredon.data.formats.alpaca import FORMAT as ALPACA
 from siredon.data.formats.chat_template import FORMAT as CHAT

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import SHARED_DATA
+
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.packing import PackingSection
 from siredon.data.prepare import Preparation, Prepared, prepare_data
 from siredon.data.types import IGNORE
 from siredon.errors import DataError
-from tests.conftest import SHARED_DATA
 
 
 def prepare(
@@ -145,7 +146,7 @@ def test_a_missing_file_says_where_it_was_looked_for(tokenizer: Any, tmp_path: P
 
 def test_broken_json_names_the_file(tokenizer: Any, tmp_path: Path):
     (tmp_path / "r.jsonl").write_text('{"instruction": "a", \n')
-    with pytest.raises(DataError, match="cannot read r.jsonl"):
+    with pytest.raises(DataError, match=r"cannot read r\.jsonl"):
         prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "r.jsonl"), "type": "alpaca"}])
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.conftest import build_tokenizer
+
 from siredon.data.render import Rendered, build_renderer
 from siredon.data.templates.chatml import TEMPLATE as CHATML
 from siredon.data.templates.llama3 import TEMPLATE as LLAMA3
 from siredon.data.types import Conversation, Message, RowError, Span, Text
-from tests.conftest import build_tokenizer
 
 TRIMMING = (
     "{% for message in messages %}"
@@ -151,7 +152,8 @@ def test_eighty_turns_are_rendered_twice_not_a_hundred_and_sixty_times(
 MISTRAL = (
     "{{ bos_token }}{% for m in messages[1:] %}"
     "{% if m['role'] == 'user' %}"
-    "{{ '[INST] ' + (messages[0]['content'] + '\n\n' if loop.last or loop.index > 2 else '') + m['content'] + ' [/INST]' }}"
+    "{% set rules = messages[0]['content'] + '\n\n' if loop.index > 2 else '' %}"
+    "{{ '[INST] ' + rules + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 PHI = (

@@ -4,10 +4,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import build_tokenizer
+
 from siredon.data.render import Rendered
 from siredon.data.tokenize import tokenize_rendered
 from siredon.data.types import IGNORE, Sample, Span
-from tests.conftest import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
+
 from siredon.config.load import load_config
 from siredon.data.collate import Collator, PackDataset
 from siredon.data.table import build_table
 from siredon.data.types import IGNORE, Sample
-from siredon.hardware import probe_hardware
+from siredon.hardware import Hardware
 from siredon.model.load import takes_logits_to_keep
 from siredon.model.precision import Precision
 from siredon.train.arguments import build_arguments, count_steps
 from siredon.train.trainer import SiredonTrainer
-from transformers import TrainerCallback
+
+CPU = Hardware("cpu", "test", 1, False, False, 1)
 
 
 class GradientCatcher(TrainerCallback):
@@ -29,7 +32,7 @@ class GradientCatcher(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if not self.gradients:
             self.gradients = {
-                name: parameter.grad.detach().clone()
+                name: parameter.grad.detach().cpu().clone()
                 for name, parameter in model.named_parameters()
                 if parameter.grad is not None
             }
@@ -42,6 +45,7 @@ def take_step(
     write_config: Any,
     *,
     pad_to: int | None = None,
+    hardware: Hardware = CPU,
     **keys: Any,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one optimizer step."""
@@ -58,7 +62,7 @@ def take_step(
             config,
             count_steps(config, len(dataset)),
             Precision(torch.float32, None, False),
-            probe_hardware(),
+            hardware,
         ),
         train_dataset=dataset,
         data_collator=Collator(0, pad_to),

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.train.steps import CPU
+
 from siredon.config.load import load_config
-from siredon.hardware import probe_hardware
 from siredon.model.precision import Precision
 from siredon.train.arguments import build_arguments, count_steps
 
@@ -13,7 +14,7 @@ from siredon.train.arguments import build_arguments, count_steps
 def arguments(write_config: Any, num_packs: int = 40, **keys: Any) -> Any:
     config, _ = load_config(str(write_config(max_steps=..., num_epochs=3, **keys)))
     schedule = count_steps(config, num_packs)
-    return build_arguments(config, schedule, Precision(torch.float32, None, False), probe_hardware())
+    return build_arguments(config, schedule, Precision(torch.float32, None, False), CPU)
 
 
 @pytest.mark.parametrize(("packs", "per_epoch"), [(1, 1), (2, 1), (3, 2), (40, 20), (41, 21)])

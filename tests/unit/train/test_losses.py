@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from siredon.data.types import IGNORE
 from siredon.train.losses import cross_entropy_sum
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from siredon.data.pack import pack_best_fit
 from tests.conftest import build_model
-from tests.unit.train.steps import largest_difference, random_samples, take_step, true_step
+from tests.unit.train.steps import CPU, largest_difference, random_samples, take_step, true_step
+
+from siredon.data.pack import pack_best_fit
 
 # Rows of very unequal length, and of 3 to 90 targets.
 UNEQUAL = random_samples([(100, 90), (12, 3), (40, 35), (9, 8), (64, 5), (17, 16), (80, 41), (30, 3)])
@@ -135,7 +136,6 @@ def test_the_validation_loss_is_the_mean_over_all_targets(write_config: Any, bat
     from siredon.config.load import load_config
     from siredon.data.collate import Collator, PackDataset
     from siredon.data.table import build_table
-    from siredon.hardware import probe_hardware
     from siredon.model.precision import Precision
     from siredon.train.arguments import build_arguments, count_steps
     from siredon.train.trainer import SiredonTrainer
@@ -148,9 +148,7 @@ def test_the_validation_loss_is_the_mean_over_all_targets(write_config: Any, bat
     trainer = SiredonTrainer(
         selects_logits=True,
         model=model,
-        args=build_arguments(
-            config, count_steps(config, 8), Precision(torch.float32, None, False), probe_hardware()
-        ),
+        args=build_arguments(config, count_steps(config, 8), Precision(torch.float32, None, False), CPU),
         eval_dataset=dataset,
         data_collator=Collator(0, None),
     )

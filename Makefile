@@ -1,0 +1,59 @@
+# make quickstart   installs, fetches a small real model, fine-tunes it on this machine, shows what changed
+# make test         installs, runs all tests
+# Another interpreter or environment: make PYTHON=python3.12 VENV=/path/to/venv test
+# Use packages that are already there, such as torch of a GPU image: make VENV_FLAGS=--system-site-packages test
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_FLAGS ?=
+BIN := $(VENV)/bin
+CONFIG := examples/smollm2/identity-lora-cpu.yml
+# One thread a test process: several of them share the cores.
+WORKERS ?= auto
+
+.PHONY: quickstart test test-long lint install model clean
+
+quickstart: $(VENV)/.installed model
+	@echo "== fine-tuning (a few minutes) =="
+	$(BIN)/siredon train $(CONFIG)
+	@echo "== the same three questions, before and after =="
+	$(BIN)/siredon inference $(CONFIG) --compare --max-new-tokens 60 \
+		--prompt "Who are you?" \
+		--prompt "What is the capital of France?" \
+		--prompt "Give me one tip for sleeping well."
+	@echo "adapter:    outputs/smollm2-identity"
+	@echo "loss plot:  outputs/smollm2-identity/loss.png"
+	@echo "try next:   $(BIN)/siredon inference $(CONFIG)            (ask it yourself)"
+	@echo "            $(BIN)/siredon merge-lora $(CONFIG)           (a normal model folder)"
+	@echo "            $(BIN)/siredon check YOUR.yml                 (your own configuration)"
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) -m "not long"
+
+test-long: $(VENV)/.installed-dev model
+	$(BIN)/python -m pytest tests -m long
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/.installed
+
+model: $(VENV)/.installed
+	$(BIN)/python examples/smollm2/fetch_model.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt install.py | $(BIN)/python
+	$(BIN)/python install.py --extras gguf
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt install.py | $(BIN)/python
+	$(BIN)/python install.py --extras dev
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache outputs last_run_prepared
