@@ -61,8 +61,9 @@ def fetch_weights(work: Path) -> Path:
 def convert(weights: Path, folder: Path) -> None:
     """Turns the GGUF file into a folder of safetensors, config and tokenizer."""
     import torch
-    from siredon.model.quiet import quiet_libraries
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
     source: dict[str, Any] = {"gguf_file": weights.name}

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.conftest import SHARED_DATA
+
 from siredon import pipeline
 from siredon.config.load import load_config
 from siredon.model.locate import locate_model
-from tests.conftest import SHARED_DATA
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: Validation loss must fall by at least this much, in nats per target token.
