@@ -46,3 +46,50 @@ def test_a_whole_run_in_bf16_lowers_the_loss(write_config: Any, tmp_path: Path):
     losses = [row["loss"] for row in metrics_of(tmp_path / "out")]
     assert losses[-1] < losses[0] - 0.3
     assert torch.cuda.max_memory_allocated() > 0
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_fp16_trains_with_a_scaled_loss(write_config: Any, tmp_path: Path, adapter: bool):
+    from siredon import pipeline
+    from tests.runs.test_train import LORA, config_of, metrics_of
+
+    keys = {**(LORA if adapter else {}), "bf16": False, "fp16": True, "max_steps": 20}
+    pipeline.train(
+        config_of(write_config(**keys, learning_rate=2e-2 if adapter else 5e-3, save_strategy="no"))
+    )
+    rows = metrics_of(tmp_path / "out")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+    assert all(row["grad_norm"] < 100 for row in rows[3:])
+
+
+def test_answers_come_from_the_gpu_and_the_merged_model_agrees(write_config: Any, capsys: Any):
+    from siredon import pipeline
+    from siredon.serve.engines.transformers import Sampling
+    from tests.runs.test_train import LORA, config_of
+
+    config = config_of(write_config(**LORA, bf16="auto", max_steps=4))
+    pipeline.train(config)
+    pipeline.inference(config, pipeline.Prompts(("hello",), False, True, Sampling(max_new_tokens=5)))
+    assert "tuned model" in capsys.readouterr().out
+    pipeline.merge_lora(config)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has one GPU")
+def test_two_gpus_give_the_losses_of_one(write_config: Any, tmp_path: Path, capsys: Any):
+    from siredon import pipeline
+    from tests.runs.test_ranks import train_on_two_ranks
+    from tests.runs.test_train import config_of, metrics_of
+
+    rows = {"path": str(tmp_path / "rows.jsonl"), "type": "chat_template", "split": "train[:23]"}
+    keys = {"datasets": [rows], "max_steps": 4, "val_set_size": 3, "eval_steps": 2, "save_strategy": "no"}
+    one = write_config("one.yml", **keys, gradient_accumulation_steps=4, output_dir=str(tmp_path / "one"))
+    two = write_config("two.yml", **keys, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two"))
+    pipeline.train(config_of(one))
+    assert "this machine has" in capsys.readouterr().err
+    train_on_two_ranks(two)
+    first, second = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    for name in ("loss", "eval_loss"):
+        pairs = zip(
+            [r[name] for r in first if name in r], [r[name] for r in second if name in r], strict=True
+        )
+        assert all(abs(a - b) < 1e-3 for a, b in pairs)
