@@ -50,8 +50,9 @@ def test_a_whole_run_in_bf16_lowers_the_loss(write_config: Any, tmp_path: Path):
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_fp16_trains_with_a_scaled_loss(write_config: Any, tmp_path: Path, adapter: bool):
-    from siredon import pipeline
     from tests.runs.test_train import LORA, config_of, metrics_of
+
+    from siredon import pipeline
 
     keys = {**(LORA if adapter else {}), "bf16": False, "fp16": True, "max_steps": 20}
     pipeline.train(
@@ -63,9 +64,10 @@ def test_fp16_trains_with_a_scaled_loss(write_config: Any, tmp_path: Path, adapt
 
 
 def test_answers_come_from_the_gpu_and_the_merged_model_agrees(write_config: Any, capsys: Any):
+    from tests.runs.test_train import LORA, config_of
+
     from siredon import pipeline
     from siredon.serve.engines.transformers import Sampling
-    from tests.runs.test_train import LORA, config_of
 
     config = config_of(write_config(**LORA, bf16="auto", max_steps=4))
     pipeline.train(config)
@@ -76,9 +78,10 @@ def test_answers_come_from_the_gpu_and_the_merged_model_agrees(write_config: Any
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has one GPU")
 def test_two_gpus_give_the_losses_of_one(write_config: Any, tmp_path: Path, capsys: Any):
-    from siredon import pipeline
     from tests.runs.test_ranks import train_on_two_ranks
     from tests.runs.test_train import config_of, metrics_of
+
+    from siredon import pipeline
 
     rows = {"path": str(tmp_path / "rows.jsonl"), "type": "chat_template", "split": "train[:23]"}
     keys = {"datasets": [rows], "max_steps": 4, "val_set_size": 3, "eval_steps": 2, "save_strategy": "no"}

@@ -45,6 +45,3 @@ def main() -> None:
             f"{error}" if "\n" in str(error) and ": error SD" in str(error) else f"error: {error}", err=True
         )
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)

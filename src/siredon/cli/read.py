@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
 
 def read_config(path: str) -> Config:
-    """Loads a config and shows its warnings.
+    """Loads a config, shows its warnings, and settles what must be settled before torch is imported.
 
     Raises:
         ConfigError: At least one error.
     """
     from siredon.config.diagnostics import show_text
     from siredon.config.load import load_config
+    from siredon.hardware import set_thread_policy
 
+    set_thread_policy()
     config, warnings = load_config(path)
     if warnings:
         note(show_text(warnings))
