@@ -5,8 +5,7 @@
     ├── DataError                   rows that cannot be read, rendered or labelled
     ├── ModelError                  weights, tokenizer or adapter that cannot be built
     ├── CheckpointError             a checkpoint that is missing, torn or foreign
-    ├── UnknownPartError            a name that is on no shelf
-    └── MissingPackageError         an optional package that a chosen part needs
+    └── UnknownPartError            a name that is on no shelf
 
 Each message says where, what, and the way out.  An `AssertionError` is a mistake of ours.
 """
@@ -53,7 +52,3 @@ class CheckpointError(SiredonError):
 
 class UnknownPartError(SiredonError):
     """A name in the YAML for which no shelf holds a part."""
-
-
-class MissingPackageError(SiredonError):
-    """An optional package that the chosen part needs is not installed."""

@@ -85,14 +85,6 @@ def read_peak_bytes(hardware: Hardware) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def synchronize(hardware: Hardware) -> None:
-    """Waits until the device has done all that was asked of it."""
-    if hardware.is_gpu:
-        import torch
-
-        torch.cuda.synchronize()
-
-
 def _cpu_flags() -> set[str]:
     info = Path("/proc/cpuinfo")
     if not info.is_file():

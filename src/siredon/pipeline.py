@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from siredon.config.schema import Config
 from siredon.log import note, show
+from siredon.registry import Shelf
 
 if TYPE_CHECKING:
     from siredon.config.sections.model import ModelSection
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from siredon.data.prompt import Prompting
     from siredon.hardware import Hardware
     from siredon.serve.engines.transformers import Engine, Sampling
+
+METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ def preprocess(config: Config) -> None:
     # 1. Tokenizer
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data: rows -> samples -> packs, cached
-    prepared = _prepare(config, tokenizer)
+    _prepare(config, tokenizer)
     # 3. Report
-    show(f"prepared data {prepared.fingerprint} in {config.data.dataset_prepared_path}")
+    show(f"prepared data: {config.data.dataset_prepared_path}")
 
 
 def train(config: Config) -> None:
@@ -58,13 +61,13 @@ def train(config: Config) -> None:
     from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
     from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
-    from siredon.model.load import count_parameters, find_new_tokens, load_model
+    from siredon.model.load import count_parameters, find_new_tokens, load_model, set_stop_tokens_
     from siredon.model.precision import resolve_precision, warn_of_rounding
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
-    from siredon.train.checkpoint import find_resume_folder
-    from siredon.train.methods.sft import Parts, build_trainer
+    from siredon.train.checkpoint import count_steps_done, find_resume_folder, publish_checkpoint
+    from siredon.train.equip import Parts
     from siredon.train.record import identify_run, write_record
     from siredon.train.run import finish_run, warn_of_idle_devices
 
@@ -77,29 +80,32 @@ def train(config: Config) -> None:
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = _prepare(config, tokenizer)
     schedule = count_steps(config, len(prepared.train))
-    stop_ids = _prompting(config, tokenizer).stop_ids
-    # 3. The checkpoint to go on from, or a fresh output folder
+    # 3. The checkpoint to go on from, if there is one
     identity = identify_run(config, prepared)
     resume = find_resume_folder(config.checkpoint, identity)
-    facts = {"num_steps": schedule.num_steps, "resumed_from": resume}
-    record = write_record(config, prepared, hardware, **facts)
+    output = Path(config.checkpoint.output_dir).expanduser()
+    if resume and count_steps_done(resume) >= schedule.num_steps:
+        publish_checkpoint(resume, output)
+        show(f"nothing to do: {output} has all {schedule.num_steps:,} steps behind it")
+        return
     # 4. Model, adapter, recomputation
     base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    set_stop_tokens_(base, _prompting(config, tokenizer).stop_ids)
     recompute_activations_(base, config.memory)
     warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
     model = attach_adapter_(base, config.adapter, seed=config.batch.seed)
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
     note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
-    # 5. Train
-    trainer = build_trainer(
-        Parts(model, base, tokenizer, prepared, identity, resume), config, schedule, precision, hardware
-    )
-    note(f"going on from {resume}" if resume else f"output: {record.parent}")
+    # 5. Trainer, run record, training
+    parts = Parts(model, base, tokenizer, prepared, identity, resume)
+    trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
+    record = write_record(config, prepared, hardware, num_steps=schedule.num_steps, resumed_from=resume)
+    note(f"going on from {resume}" if resume else f"output: {output}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    # 6. Weights, tokenizer, stop tokens, plot, record
-    finish_run(trainer, base, stop_ids, record, time.perf_counter() - began)
+    # 6. Weights, tokenizer, plot, record
+    finish_run(trainer, base, record, time.perf_counter() - began)
     leave_ranks()
 
 

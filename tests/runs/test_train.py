@@ -246,6 +246,8 @@ def test_a_folder_with_a_foreign_model_is_not_written_to(write_config: Any, mode
         ({"micro_batch_size": 2}, "micro_batch_size: 1 -> 2"),
         ({"seed": 43}, "seed: 42 -> 43"),
         ({"sequence_len": 200}, "data: "),
+        ({"sample_packing": True}, "data: "),
+        ({"shuffle_merged_datasets": False}, "data: "),
     ],
 )
 def test_going_on_with_other_data_or_batches_is_refused(
@@ -343,3 +345,37 @@ def test_new_tokens_that_an_adapter_does_not_train_are_warned_of(write_config: A
     keys = {"special_tokens": {"eos_token": "<|done|>"}, "chat_template": "chatml"}
     pipeline.train(config_of(write_config(**LORA, **keys, max_steps=1)))
     assert "1 new token(s) (<|done|>) have random embeddings" in capsys.readouterr().err
+
+
+def test_a_finished_run_has_nothing_left_to_do(write_config: Any, tmp_path: Path, capsys: Any):
+    keys = {**LORA, "max_steps": 2, "lr_scheduler": "constant", "auto_resume_from_checkpoints": True}
+    pipeline.train(config_of(write_config(**keys)))
+    out = tmp_path / "out"
+    before = weights_of(out)
+    capsys.readouterr()
+    pipeline.train(config_of(write_config(**keys)))
+    assert "nothing to do" in capsys.readouterr().out
+    assert all(torch.equal(before[name], value) for name, value in weights_of(out).items())
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
+    # Killed after its last checkpoint, before the weights were written: they come from the checkpoint.
+    (out / "adapter_model.safetensors").unlink()
+    pipeline.train(config_of(write_config(**keys)))
+    assert all(torch.equal(before[name], value) for name, value in weights_of(out).items())
+
+
+def test_the_stop_token_of_the_template_is_saved_for_plain_transformers(
+    write_config: Any, tmp_path: Path, tokenizer: Any
+):
+    pipeline.train(config_of(write_config(chat_template="llama3", max_steps=1)))
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-1"):
+        saved = json.loads((folder / "generation_config.json").read_text())
+        assert tokenizer.convert_tokens_to_ids("<|eot_id|>") in saved["eos_token_id"]
+
+
+def test_a_run_that_cannot_be_built_leaves_the_earlier_one_where_it_is(write_config: Any, tmp_path: Path):
+    from siredon.errors import ModelError
+
+    pipeline.train(config_of(write_config(**LORA, max_steps=1)))
+    with pytest.raises(ModelError, match="matches no layer"):
+        pipeline.train(config_of(write_config(**{**LORA, "lora_target_modules": ["q_prog"]})))
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

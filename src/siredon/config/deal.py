@@ -137,6 +137,10 @@ def _is_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bool:
                 "Remove it, or run this file with Axolotl: Siredon ignores nothing.",
             )
         return False
+    if info.plans_mapping and isinstance(value, dict):
+        message = f"`{name}` as a mapping is known but not built yet"
+        report.error("SD0004", path, message, f"Give `{path[-1]}` a name: see docs/data.md.", at_value=True)
+        return False
     if isinstance(value, str) and value in info.planned_values:
         allowed = allowed_text(info.field.annotation)
         fix = f"Use a value that works: {allowed}." if allowed else f"Remove `{path[-1]}`."

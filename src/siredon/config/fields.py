@@ -72,6 +72,7 @@ def key(
     *,
     name: str | None = None,
     planned_values: tuple[str, ...] = (),
+    planned_mapping: bool = False,
     **limits: Any,
 ) -> Any:
     """Declares a key that works.
@@ -81,9 +82,13 @@ def key(
         default: Its value when the file does not set it; leave out if the key is required.
         name: The YAML key, where it cannot be the attribute's own name.
         planned_values: Values of the reference that are known but not built yet; refused with that reason.
+        planned_mapping: The reference also takes a mapping here, which is not built yet.
         limits: `ge`, `gt`, `le`, `lt`, `min_length`, as pydantic takes them.
     """
-    extra = cast("dict[str, Any]", {"status": "works", "planned_values": planned_values})
+    extra = cast(
+        "dict[str, Any]",
+        {"status": "works", "planned_values": planned_values, "planned_mapping": planned_mapping},
+    )
     return Field(default, description=doc, alias=name, json_schema_extra=extra, **limits)
 
 

@@ -7,22 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from siredon.config.checks import conflicts, requirements
-from siredon.config.checks.rule import Rule
 from siredon.config.deal import deal_values
 from siredon.config.diagnostics import Diagnostic, count_text, num_errors, show_text, sort_diagnostics
 from siredon.config.document import Document, read_document
 from siredon.config.fields import Section
 from siredon.config.invalid import report_invalid
 from siredon.config.report import Report
-from siredon.config.schema import Config, read_fields, section_types
+from siredon.config.rule import Rule
+from siredon.config.schema import Config, key_homes, read_fields, section_types
 from siredon.errors import ConfigError
+from siredon.registry import Shelf
 
-RULES: tuple[Rule, ...] = (*requirements.RULES, *conflicts.RULES)
+CHECKS = Shelf("siredon.config.checks", "RULES", "checks")
+
+
+@cache
+def all_rules() -> tuple[Rule, ...]:
+    """The rules of every file in `checks/`, by code."""
+    rules: list[Rule] = [rule for name in CHECKS.names() for rule in CHECKS.load(name)]
+    return tuple(sorted(rules, key=lambda rule: rule.code))
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,15 @@ def _build(section: type[Section], values: Mapping[str, Any], home: str, report:
 
 
 def _check_rules(sections: Mapping[str, Section | None], report: Report) -> None:
-    for rule in RULES:
+    """Runs the rules whose sections are valid.  Where a key was refused, warnings about the rest would mislead."""
+    homes = key_homes()
+    refused = {homes[name].section for name in report.error_keys() if name in homes}
+    for rule in all_rules():
         chosen = [sections[home] for home in rule.sections]
         if None in chosen:
             continue
         for finding in rule.check(*chosen):
+            if finding.severity == "warning" and refused.intersection(rule.sections):
+                continue
             path = tuple(int(part) if part.isdigit() else part for part in finding.key.split("."))
             report.add(rule.code, finding.severity, path, finding.message, finding.fix)

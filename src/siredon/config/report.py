@@ -39,6 +39,10 @@ class Report:
             Diagnostic(code, severity, message, fix, dotted(path), source.path, place, source.text)
         )
 
+    def error_keys(self) -> set[str]:
+        """The top-level keys with an error so far."""
+        return {problem.key.partition(".")[0] for problem in self.problems if problem.severity == "error"}
+
     def has(self, path: KeyPath) -> bool:
         """Whether a problem of this very key has been reported."""
         return dotted(path) in self._keys

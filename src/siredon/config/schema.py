@@ -148,6 +148,11 @@ class KeyInfo:
         return cast("tuple[str, ...]", self._extra.get("planned_values", ()))
 
     @property
+    def plans_mapping(self) -> bool:
+        """Whether the reference takes a mapping here, which is not built yet."""
+        return bool(self._extra.get("planned_mapping"))
+
+    @property
     def _extra(self) -> dict[str, Any]:
         return cast("dict[str, Any]", self.field.json_schema_extra)
 

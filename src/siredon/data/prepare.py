@@ -95,7 +95,8 @@ def prepare_data(
     pad_id = _pad_id(preparation.tokenizer)
     full = data.sequence_len if packing.pads_fully else None
     keys = [part.key for part in [*train_parts, *test_parts]]
-    fingerprint = hashlib.sha256(json.dumps([keys, data.val_set_size, seed]).encode()).hexdigest()[:24]
+    order = [data.val_set_size, data.shuffle_merged_datasets, packing.sample_packing, packing.pack_eval, seed]
+    fingerprint = hashlib.sha256(json.dumps([keys, order]).encode()).hexdigest()[:24]
     return Prepared(
         PackDataset(train, train_packs),
         dataset,
@@ -134,7 +135,8 @@ def resolve_template(entry: DatasetEntry, chat_template: str | None, tokenizer: 
 
 def entry_renderer(entry: DatasetEntry, chat_template: str | None, tokenizer: Any) -> Renderer:
     """What renders the rows of a data set: with its chat template, if its format needs one."""
-    template = resolve_template(entry, chat_template, tokenizer) if entry.type == "chat_template" else None
+    uses_template = build_format(entry).uses_template
+    template = resolve_template(entry, chat_template, tokenizer) if uses_template else None
     return build_renderer(tokenizer, template)
 
 
@@ -171,7 +173,7 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
 
     root = Path(data.dataset_prepared_path).expanduser()
     table, counts, cached = load_or_make(root, key, make)
-    wants_stop = entry.type != "input_output" and entry.train_on_eos != "none"
+    wants_stop = build_format(entry).ends and entry.train_on_eos != "none"
     check_counts([counts], wants_stop=wants_stop)
     return _Part(table, counts, key, cached)
 

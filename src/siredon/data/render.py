@@ -130,7 +130,7 @@ class Renderer:
         if found is None:
             number = self._find_rewritten(messages, text)
             raise RowError(
-                f"message {number} ({messages[number].role}) is rewritten by the chat template, "
+                f"message {number + 1} ({messages[number].role}) is rewritten by the chat template, "
                 "so what of it is learned cannot be known exactly"
             )
         return found

@@ -74,10 +74,14 @@ class Format:
     Args:
         read: A row and its data-set entry -> what it holds.  Raises `RowError`.
         prompt: What a user types -> how this format asks it, for `inference`.
+        uses_template: It reads conversations, which a chat template renders.
+        ends: Every row ends with a stop token that is learned.
     """
 
     read: Callable[[Row, ReadOptions], Conversation | Text]
     prompt: Callable[[str], Conversation | Text]
+    uses_template: bool = False
+    ends: bool = True
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,11 @@ def load_model_config(section: ModelSection) -> Any:
     return config
 
 
+def set_stop_tokens_(model: Any, stop_ids: tuple[int, ...]) -> None:
+    """Lets generation end on these tokens, also in plain transformers: they are saved with the weights."""
+    model.generation_config.eos_token_id = list(stop_ids)
+
+
 def find_new_tokens(section: ModelSection, tokenizer: Any) -> list[str]:
     """Tokens for which the trained model has no embedding."""
     known = load_model_config(section).get_text_config().vocab_size

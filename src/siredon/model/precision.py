@@ -52,7 +52,7 @@ def resolve_precision(section: PrecisionSection, hardware: Hardware, *, has_adap
         ModelError: A format that this hardware does not have.
     """
     tf32 = hardware.has_tf32 if section.tf32 == "auto" else bool(section.tf32) and hardware.has_tf32
-    if section.fp16 is True:
+    if section.fp16:
         if not hardware.is_gpu:
             raise ModelError(f"`fp16: true` needs a GPU; this run is on {hardware.name}", "Use `bf16: auto`.")
         return Precision(torch.float16 if has_adapter else torch.float32, "fp16", tf32)

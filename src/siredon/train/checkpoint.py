@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def find_resume_folder(section: CheckpointSection, identity: Identity) -> Path |
         return None
     _check_identity(folder, identity)
     return folder
+
+
+def count_steps_done(folder: Path) -> int:
+    """Optimizer steps that the checkpoint has behind it."""
+    return int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
+
+
+def publish_checkpoint(folder: Path, output_dir: Path) -> None:
+    """Copies weights, config and tokenizer of a checkpoint to the output folder, if a run was killed before that."""
+    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin", _STATE}
+    if any((output_dir / name).is_file() for name in _WEIGHTS):
+        return
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in state and not path.name.startswith("rng_state"):
+            shutil.copy2(path, output_dir / path.name)
 
 
 def restore_token_count_(trainer: SiredonTrainer, folder: Path) -> None:

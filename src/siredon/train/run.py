@@ -24,21 +24,17 @@ def warn_of_idle_devices(hardware: Hardware) -> None:
         )
 
 
-def finish_run(
-    trainer: SiredonTrainer, base: Any, stop_ids: tuple[int, ...], record: Path, seconds: float
-) -> None:
-    """Writes the weights, tokenizer, stop tokens, plot and record, and says where they are.
+def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float) -> None:
+    """Writes the weights, tokenizer, plot and record, and says where they are.
 
     Args:
         trainer: After training.
-        base: The model of transformers inside; its generation config is saved with the stop tokens.
-        stop_ids: Tokens that end an answer.
+        base: The model of transformers inside; its generation config is saved with an adapter too.
         record: `run.json`.
         seconds: How long training took.
     """
     folder = record.parent
     base.config.use_cache = True
-    base.generation_config.eos_token_id = list(stop_ids)
     base.generation_config.use_cache = True
     trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():

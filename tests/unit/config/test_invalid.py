@@ -145,7 +145,7 @@ def test_a_misspelt_word_is_reported_with_the_nearest_and_all_that_are_allowed()
 
 
 def test_a_word_beside_true_and_false_names_those_too():
-    assert find_one("fp16: 'true'\n").fix == "Allowed: `auto`, or true or false without quotes."
+    assert find_one("tf32: 'true'\n").fix == "Allowed: `auto`, or true or false without quotes."
 
 
 # Required keys

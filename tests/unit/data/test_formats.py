@@ -96,8 +96,8 @@ def test_roles_mappings_and_roles_to_train_are_followed():
     [
         ({"messages": []}, "no list of messages"),
         ({"messages": "no json"}, "no JSON"),
-        ({"messages": ["a"]}, "message 0 is no object"),
-        ({"messages": [{"role": "user"}]}, r"message 0 has no text in `content` \(its content\)"),
+        ({"messages": ["a"]}, "message 1 is no object"),
+        ({"messages": [{"role": "user"}]}, r"message 1 has no text in `content` \(its content\)"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no message of a role that is learned"),
         ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]}, "not built yet"),
         ({"messages": [{"role": "assistant", "content": "a"}], "tools": [1]}, "not built yet"),

@@ -96,7 +96,7 @@ def test_a_message_that_the_template_rewrites_is_refused_with_its_number_and_rol
         ("user", "c"),
         ("assistant", "<think>y</think>d"),
     )
-    with pytest.raises(RowError, match=r"message 1 \(assistant\) is rewritten"):
+    with pytest.raises(RowError, match=r"message 2 \(assistant\) is rewritten"):
         renderer.render(talk(*turns), "turn")
     last = renderer.render(talk(("user", "a"), ("assistant", "<think>y</think>d")), "turn")
     assert learned(last) == ["<think>y</think>d", "<|im_end|>"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from siredon.config.checks.rule import Finding, Rule
+from siredon.config.rule import Finding, Rule
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
@@ -64,7 +64,7 @@ def _check_evaluating(evaluation: EvaluationSection) -> Iterator[Finding]:
 
 
 def _check_precision(precision: PrecisionSection) -> Iterator[Finding]:
-    if precision.bf16 is True and precision.fp16 is True:
+    if precision.bf16 is True and precision.fp16:
         yield Finding("fp16", "`bf16: true` and `fp16: true` exclude each other", "Set one of them to false.")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os.path
 from collections.abc import Iterator
 
-from siredon.config.checks.rule import Finding, Rule
+from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
+from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.registry import Shelf
 
@@ -40,23 +42,27 @@ def _check_types(data: DataSection) -> Iterator[Finding]:
                 )
 
 
+_LORA_KEYS = {
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_target_linear",
+    "lora_modules_to_save",
+}
+
+
 def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
     if adapter.adapter is None:
-        for name in (
-            "lora_r",
-            "lora_alpha",
-            "lora_target_modules",
-            "lora_target_linear",
-            "lora_modules_to_save",
-        ):
-            if name in adapter.model_fields_set:
-                yield Finding(
-                    name,
-                    f"`{name}` has no effect without `adapter`: every weight would be trained",
-                    "Add `adapter: lora`, or remove the key.",
-                    "warning",
-                )
-                return
+        idle = [name for name in type(adapter).model_fields if name in adapter.model_fields_set & _LORA_KEYS]
+        for name in idle[:1]:
+            yield Finding(
+                name,
+                f"`{name}` has no effect without `adapter`: every weight would be trained",
+                "Add `adapter: lora`, or remove the key.",
+                "warning",
+            )
+    if adapter.adapter != "lora":
         return
     for name in ("lora_r", "lora_alpha"):
         if name not in adapter.model_fields_set:
@@ -146,6 +152,15 @@ def _check_steps(checkpoint: CheckpointSection, evaluation: EvaluationSection) -
         )
 
 
+def _check_packages(logging: LoggingSection) -> Iterator[Finding]:
+    if logging.use_tensorboard and importlib.util.find_spec("tensorboard") is None:
+        yield Finding(
+            "use_tensorboard",
+            "`use_tensorboard: true` needs the package tensorboard, which is not installed",
+            "Install it: `pip install 'siredon[trackers]'`.",
+        )
+
+
 RULES = (
     Rule("SD0151", ("data",), _check_datasets),
     Rule("SD0152", ("data",), _check_types),
@@ -155,4 +170,5 @@ RULES = (
     Rule("SD0156", ("data", "tokenizer"), _check_template),
     Rule("SD0157", ("checkpoint",), _check_resume),
     Rule("SD0158", ("checkpoint", "evaluation"), _check_steps),
+    Rule("SD0159", ("logging",), _check_packages),
 )

@@ -15,7 +15,7 @@ class PrecisionSection(Section):
         "auto",
         planned_values=("full",),
     )
-    fp16: Bool | Literal["auto"] = key("float16 mixed-precision steps, on a GPU.", False)
+    fp16: Bool = key("float16 mixed-precision steps, on a GPU.", False)
     tf32: Bool | Literal["auto"] = key("TensorFloat-32 matrix products on a GPU that has them.", "auto")
     bfloat16: Bool | None = planned("Everything in bfloat16, the optimizer's state too.")
     float16: Bool | None = planned("Everything in float16, the optimizer's state too.")

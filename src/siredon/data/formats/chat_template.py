@@ -22,7 +22,9 @@ def read_conversation(row: Row, options: ReadOptions) -> Conversation:
     if row.get("tools"):
         raise RowError("has `tools`: tool calls are not built yet")
     roles = {source: role for role, sources in options.entry.roles.items() for source in sources}
-    messages = tuple(_read_message(item, number, roles, options) for number, item in enumerate(value))
+    messages = tuple(
+        _read_message(item, number, roles, options) for number, item in enumerate(value, start=1)
+    )
     if not options.train_on_inputs and not any(message.learn for message in messages):
         trained = ", ".join(options.entry.roles_to_train)
         raise RowError(f"has no message of a role that is learned ({trained})")
@@ -70,4 +72,4 @@ def render_prompt(text: str) -> Conversation:
     return Conversation((Message(properties, "user", text, False),))
 
 
-FORMAT = Format(read=read_conversation, prompt=render_prompt)
+FORMAT = Format(read=read_conversation, prompt=render_prompt, uses_template=True)

@@ -11,7 +11,7 @@ def read_input_output(row: Row, options: ReadOptions) -> Text:
     segments = read_column(row, "segments")
     if not isinstance(segments, list) or not segments:
         raise RowError("column `segments` holds no list of segments")
-    spans = tuple(_read_segment(segment, number, options) for number, segment in enumerate(segments))
+    spans = tuple(_read_segment(segment, number, options) for number, segment in enumerate(segments, start=1))
     return Text(spans, add_bos=False, add_eos=False)
 
 
@@ -29,4 +29,4 @@ def render_prompt(text: str) -> Text:
     return Text((Span(text, False),), add_bos=False, add_eos=False)
 
 
-FORMAT = Format(read=read_input_output, prompt=render_prompt)
+FORMAT = Format(read=read_input_output, prompt=render_prompt, ends=False)
