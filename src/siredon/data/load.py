@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,11 @@ def _options(kind: str, path: Path) -> dict[str, str]:
 def _load_hub(entry: DatasetEntry) -> Any:
     import datasets
 
+    if entry.is_local:
+        raise DataError(
+            f"{entry.path}: there is no such file or folder",
+            f"{_suggest_file(entry.path)}A relative path counts from {Path.cwd()}.",
+        )
     with _Quiet():
         try:
             return datasets.load_dataset(
@@ -140,6 +146,15 @@ def _load_hub(entry: DatasetEntry) -> Any:
                 f"{entry.path}: neither a local file or folder, nor to be had from the hub ({_first_line(error)})",
                 "Check `path` (it is relative to the folder where siredon was started), `split`, and the network.",
             ) from error
+
+
+def _suggest_file(name: str) -> str:
+    """`Did you mean ...? ` for a file with nearly that name in the same folder, or nothing."""
+    folder = Path(name).expanduser().parent
+    if not folder.is_dir():
+        return f"There is no folder {folder} either. "
+    near = difflib.get_close_matches(Path(name).name, [path.name for path in folder.iterdir()], n=1)
+    return f"Did you mean {folder / near[0]}? " if near else ""
 
 
 def _read_error(entry: DatasetEntry, files: Sequence[Path], error: Exception) -> DataError:

@@ -140,7 +140,7 @@ def test_a_run_that_would_learn_nothing_is_stopped_with_the_counts(tokenizer: An
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tokenizer: Any, tmp_path: Path):
-    with pytest.raises(DataError, match="neither a local file or folder"):
+    with pytest.raises(DataError, match="there is no such file or folder"):
         prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "no.jsonl"), "type": "alpaca"}])
 
 
@@ -313,3 +313,13 @@ def test_when_every_stop_was_truncated_away_the_message_says_so(tokenizer: Any, 
     entry = alpaca(tmp_path, ["long " * 200] * 3)
     with pytest.raises(DataError, match=r"were truncated \(3 of 3\)"):
         prepare(tokenizer, tmp_path, datasets=[entry], excess_length_strategy="truncate")
+
+
+def test_a_misspelt_file_is_named_with_the_one_that_is_there(tokenizer: Any, tmp_path: Path):
+    alpaca(tmp_path, ["a"])
+    with pytest.raises(DataError, match=r"Did you mean .*rows\.jsonl\?"):
+        prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "row.jsonl"), "type": "alpaca"}])
+    with pytest.raises(DataError, match=r"There is no folder .*nowhere either"):
+        prepare(
+            tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "nowhere/row.jsonl"), "type": "alpaca"}]
+        )

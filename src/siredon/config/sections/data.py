@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
 
 EosPolicy = Literal["all", "turn", "last", "none"]
+
+
+_FILE = re.compile(
+    r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|md|arrow)(\.(gz|bz2|xz|zst|lz4|zip))?$", re.IGNORECASE
+)
 
 
 class DatasetEntry(Section):
@@ -62,6 +68,11 @@ class DatasetEntry(Section):
     min_input_id: Int = planned("Smallest token id drawn (`_synthetic`).", 100)
     max_input_id: Int | None = planned("Token ids are drawn up to this one (`_synthetic`).")
     seed: Int | None = planned("Seed of the made-up rows (`_synthetic`).")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `path` can only be a file or folder: it starts like one, or ends like a data file."""
+        return self.path.startswith(("/", "./", "../", "~")) or bool(_FILE.search(self.path))
 
 
 class DataSection(Section):
