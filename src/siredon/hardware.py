@@ -47,9 +47,9 @@ def set_thread_policy() -> None:
     """Lets waiting CPU threads sleep early; to be called before torch is imported.
 
     GNU OpenMP spins while it waits.  When another program takes a core, the threads of one operation then
-    spend their time slices waiting for each other, and a run becomes ten times slower.  Measured on 2 cores,
-    LoRA on a 135 M model, tokens/s alone and beside one busy program: default 442 and under 65, spin count
-    10,000: 423 and 148, passive: 297 and 254.  What the user has set stays.
+    spend their time slices waiting for each other, and a run becomes many times slower.  Measured on 2 cores,
+    LoRA on a 135 M model, tokens/s alone and beside one busy program: spin count 50,000: 450 and 65; 10,000:
+    423 and 148; passive: 297 and 254; the default alone: 440.  What the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
