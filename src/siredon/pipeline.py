@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siredon.config.schema import Config
@@ -83,7 +82,7 @@ def train(config: Config) -> None:
     # 3. The checkpoint to go on from, if there is one
     identity = identify_run(config, prepared)
     resume = find_resume_folder(config.checkpoint, identity)
-    output = Path(config.checkpoint.output_dir).expanduser()
+    output = config.checkpoint.output_folder
     if resume and count_steps_done(resume) >= schedule.num_steps:
         publish_checkpoint(resume, output)
         show(f"nothing to do: {output} has all {schedule.num_steps:,} steps behind it")
@@ -147,7 +146,7 @@ def merge_lora(config: Config) -> None:
 
     quiet_libraries()
     # 1. Adapter
-    output = Path(config.checkpoint.output_dir)
+    output = config.checkpoint.output_folder
     check_adapter(output)
     # 2. Base, in fp32, so that the sum is made in fp32
     tokenizer = load_tokenizer(config.tokenizer, config.model)
@@ -183,9 +182,9 @@ def _load_tuned(config: Config, hardware: Hardware) -> Engine:
     from siredon.model.locate import tuned_model
 
     if config.adapter.adapter is None:
-        return _load_engine(tuned_model(config.model, Path(config.checkpoint.output_dir)), config, hardware)
+        return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
     engine = _load_engine(config.model, config, hardware)
-    adapted = load_adapter(engine.model, Path(config.checkpoint.output_dir))
+    adapted = load_adapter(engine.model, config.checkpoint.output_folder)
     return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
 
 

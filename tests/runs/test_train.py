@@ -369,3 +369,21 @@ def test_a_run_that_cannot_be_built_leaves_the_earlier_one_where_it_is(write_con
     with pytest.raises(ModelError, match="matches no layer"):
         pipeline.train(config_of(write_config(**{**LORA, "lora_target_modules": ["q_prog"]})))
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_an_output_folder_in_the_home_is_found_again_by_every_verb(
+    write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    from siredon.serve.engines.transformers import Sampling
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    keys = {**LORA, "output_dir": "~/out", "save_steps": 1, "auto_resume_from_checkpoints": True}
+    pipeline.train(config_of(write_config(**keys, max_steps=2)))
+    config = config_of(write_config(**keys, max_steps=3))
+    pipeline.train(config)
+    assert "going on from" in capsys.readouterr().err
+    pipeline.inference(config, pipeline.Prompts(("hello",), False, False, Sampling(max_new_tokens=2)))
+    pipeline.merge_lora(config)
+    assert (tmp_path / "home" / "out" / "merged" / "model.safetensors").is_file()
+    assert not (tmp_path / "~").exists()

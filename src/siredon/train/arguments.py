@@ -53,7 +53,7 @@ def build_arguments(
     """
     batch, optimizer = config.batch, config.optimizer
     return OneDeviceArguments(
-        output_dir=config.checkpoint.output_dir,
+        output_dir=str(config.checkpoint.output_folder),
         per_device_train_batch_size=batch.micro_batch_size,
         per_device_eval_batch_size=batch.eval_size,
         gradient_accumulation_steps=batch.gradient_accumulation_steps,

@@ -75,7 +75,7 @@ def find_resume_folder(section: CheckpointSection, identity: Identity) -> Path |
                 "Name a complete `checkpoint-N` folder that siredon wrote (not one of `save_only_model: true`).",
             )
     elif section.auto_resume_from_checkpoints:
-        whole = [folder for folder in list_checkpoints(Path(section.output_dir)) if not _missing(folder)]
+        whole = [folder for folder in list_checkpoints(section.output_folder) if not _missing(folder)]
         if not whole:
             return None
         folder = whole[-1]

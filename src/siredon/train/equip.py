@@ -49,7 +49,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(hardware, lambda: trainer.num_tokens_seen))
-    trainer.add_callback(MetricsWriter(Path(config.checkpoint.output_dir).expanduser() / "metrics.jsonl"))
+    trainer.add_callback(MetricsWriter(config.checkpoint.output_folder / "metrics.jsonl"))
     trainer.add_callback(IdentityWriter(parts.identity, trainer))
     if config.checkpoint.save_first_step:
         trainer.add_callback(FirstCheckpoint())

@@ -45,7 +45,7 @@ def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts
         hardware: The machine.
         facts: What else to keep, as JSON values.
     """
-    folder = Path(config.checkpoint.output_dir).expanduser()
+    folder = config.checkpoint.output_folder
     path = folder / "run.json"
     if not is_main_process():
         return path

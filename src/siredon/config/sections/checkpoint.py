@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned
@@ -36,3 +37,8 @@ class CheckpointSection(Section):
     load_best_model_at_end: Bool = planned("End with the best checkpoint, not the last.", False)
     greater_is_better: Bool | None = planned("Whether `metric_for_best_model` should rise.")
     dynamic_checkpoint: DynamicCheckpoint | None = planned("A checkpoint on request, by a file.")
+
+    @property
+    def output_folder(self) -> Path:
+        """`output_dir`, with `~` resolved."""
+        return Path(self.output_dir).expanduser()
