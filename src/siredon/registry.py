@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
@@ -70,3 +71,9 @@ class Shelf:
 
     def _plugins(self) -> tuple[metadata.EntryPoint, ...]:
         return tuple(metadata.entry_points(group=f"siredon.{self.name}"))
+
+
+def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`Did you mean ...? ` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"Did you mean `{near[0]}`? " if near else ""

@@ -8,7 +8,7 @@ import typer
 
 from siredon import __version__
 from siredon.cli import check, config_schema, inference, merge_lora, preprocess, train
-from siredon.errors import SiredonError
+from siredon.errors import ConfigError, SiredonError
 
 app = typer.Typer(
     name="siredon",
@@ -40,8 +40,9 @@ def main() -> None:
     """Runs the command line; a `SiredonError` is shown without a traceback and exits with status 1."""
     try:
         app()
+    except ConfigError as error:
+        typer.echo(error.message, err=True)
+        sys.exit(1)
     except SiredonError as error:
-        typer.echo(
-            f"{error}" if "\n" in str(error) and ": error SD" in str(error) else f"error: {error}", err=True
-        )
+        typer.echo(f"error: {error}", err=True)
         sys.exit(1)

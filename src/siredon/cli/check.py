@@ -16,14 +16,14 @@ def check(
     ] = "text",
 ) -> None:
     """Find every problem in CONFIG, located. Exit status 0: none, 1: errors."""
-    from siredon.config.diagnostics import count_text, num_errors, show_json, show_text
+    from siredon.config.diagnostics import num_errors, show_json, show_report
     from siredon.config.load import check_config
 
     problems = check_config(config).diagnostics
     if output == "json":
         typer.echo(show_json(problems))
     elif problems:
-        typer.echo(f"{show_text(problems)}\n\n{config}: {count_text(problems)}")
+        typer.echo(show_report(config, problems))
     else:
         typer.echo(f"{config}: no problems")
     raise typer.Exit(1 if num_errors(problems) else 0)

@@ -5,6 +5,7 @@ names.py        removed, renamed and deprecated keys of the reference
 fields.py       how a section declares a key
 sections/       the keys, each in exactly one small frozen section
 schema.py       the sections put together: `Config`, key -> section, JSON schema
+shelves.py      the shelves whose names the checks know
 rule.py         what a rule across keys is
 checks/         the rules, one file per topic
 diagnostics.py  a problem with code, place, cause and fix; how it is shown

@@ -4,8 +4,7 @@ to their sections.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from siredon.config.document import KeyPath
@@ -13,6 +12,7 @@ from siredon.config.fields import nested_section
 from siredon.config.names import REMOVED, RENAMED, Rename
 from siredon.config.report import Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
+from siredon.registry import suggest
 
 
 def deal_values(values: Mapping[str, Any], report: Report) -> dict[str, dict[str, Any]]:
@@ -34,12 +34,6 @@ def allowed_text(annotation: Any) -> str:
     """The words that a type allows, for a fix; empty for a type without words."""
     words = ", ".join(f"`{word}`" for word in literal_words(annotation))
     return f"{words}, or true or false without quotes" if words and _allows_bool(annotation) else words
-
-
-def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """`Did you mean ...? ` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"Did you mean `{near[0]}`? " if near else ""
 
 
 def _known_values(

@@ -105,3 +105,9 @@ def count_text(diagnostics: Iterable[Diagnostic]) -> str:
     parts = [f"{errors} error{'s' * (errors != 1)}"] if errors else []
     parts += [f"{warnings} warning{'s' * (warnings != 1)}"] if warnings else []
     return ", ".join(parts)
+
+
+def show_report(path: str, diagnostics: Iterable[Diagnostic]) -> str:
+    """For people: every problem, and their number at the end."""
+    problems = tuple(diagnostics)
+    return f"{show_text(problems)}\n\n{path}: {count_text(problems)}"

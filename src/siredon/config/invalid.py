@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from siredon.config.deal import allowed_text, literal_words, suggest
+from siredon.config.deal import allowed_text, literal_words
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
 from siredon.config.report import Report, dotted
 from siredon.config.schema import KeyInfo, read_fields
+from siredon.registry import suggest
 
 #: Kind of problem -> what was expected, where pydantic's own words speak of Python.
 _PLAIN = {

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from siredon.config.deal import deal_values
-from siredon.config.diagnostics import Diagnostic, count_text, num_errors, show_text, sort_diagnostics
+from siredon.config.diagnostics import Diagnostic, num_errors, show_report, sort_diagnostics
 from siredon.config.document import Document, read_document
 from siredon.config.fields import Section
 from siredon.config.invalid import report_invalid
@@ -52,8 +52,7 @@ def load_config(path: str) -> tuple[Config, tuple[Diagnostic, ...]]:
     """
     checked = check_config(path)
     if checked.config is None:
-        report = f"{show_text(checked.diagnostics)}\n\n{path}: {count_text(checked.diagnostics)}"
-        raise ConfigError(report, num_errors(checked.diagnostics))
+        raise ConfigError(show_report(path, checked.diagnostics), num_errors(checked.diagnostics))
     return checked.config, checked.diagnostics
 
 

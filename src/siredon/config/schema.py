@@ -125,7 +125,7 @@ class Config(Section):
     @property
     def has_validation(self) -> bool:
         """Whether there are validation rows."""
-        return self.data.val_set_size > 0 or bool(self.data.test_datasets)
+        return self.data.has_validation
 
 
 @dataclass(frozen=True)

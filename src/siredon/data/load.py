@@ -30,17 +30,15 @@ _COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip"}
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one data set, and what identifies their content.
+    """Rows of one data set.
 
     Args:
         name: How messages call it: the path, as the user wrote it.
         rows: The rows.
-        fingerprint: Changes when the content changes.
     """
 
     name: str
     rows: Sequence[Row]
-    fingerprint: str
 
 
 def fingerprint_entry(entry: DatasetEntry) -> str | None:
@@ -57,6 +55,12 @@ def fingerprint_entry(entry: DatasetEntry) -> str | None:
     return digest.hexdigest()
 
 
+def fingerprint_hub(source: Source) -> str:
+    """The same for rows from the hub: the files they came from, whose names hold the commit."""
+    rows: Any = source.rows
+    return hashlib.sha256(repr((rows.cache_files, len(rows))).encode()).hexdigest()
+
+
 def load_rows(entry: DatasetEntry) -> Source:
     """Reads the rows of one entry of `datasets:`.
 
@@ -67,9 +71,7 @@ def load_rows(entry: DatasetEntry) -> Source:
     rows = _load_hub(entry) if files is None else _load_local(entry, files)
     if len(rows) == 0:
         raise DataError(f"{entry.path}: the data set has no rows", "Check `path` and `split`.")
-    known = fingerprint_entry(entry)
-    content = known or hashlib.sha256(repr((rows.cache_files, len(rows))).encode()).hexdigest()
-    return Source(entry.path, rows, content)
+    return Source(entry.path, rows)
 
 
 def _local_files(entry: DatasetEntry) -> list[Path] | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,17 @@ import numpy as np
 
 from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.packing import PackingSection
+from siredon.config.shelves import FORMATS, TEMPLATES
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import cache_key, load_or_make
 from siredon.data.collate import Collator, PackDataset
-from siredon.data.load import Source, fingerprint_entry, load_rows
+from siredon.data.load import Source, fingerprint_entry, fingerprint_hub, load_rows
 from siredon.data.pack import fill, pack_best_fit
 from siredon.data.render import Rendered, Renderer, build_renderer
 from siredon.data.table import SampleTable, build_table
 from siredon.data.tokenize import tokenize_rendered
 from siredon.data.types import IGNORE, Format, ReadOptions, RowError, Sample, Template, Text
 from siredon.errors import DataError
-from siredon.registry import Shelf
-
-FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
-TEMPLATES = Shelf("siredon.data.templates", "TEMPLATE", "chat_template")
 
 _BATCH_ROWS = 1_000
 _MAX_BAD_ROWS = 5
@@ -60,6 +58,18 @@ class Preparation:
     tokenizer: Any
     chat_template: str | None
     data: DataSection
+
+    @cached_property
+    def tokenizer_content(self) -> str:
+        """A hash of the vocabulary and of the special tokens."""
+        tokenizer = self.tokenizer
+        backend = (
+            tokenizer.backend_tokenizer.to_str()
+            if tokenizer.is_fast
+            else repr(sorted(tokenizer.get_vocab().items()))
+        )
+        text = json.dumps([backend, tokenizer.special_tokens_map], default=str, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def prepare_data(
@@ -160,10 +170,10 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
     data = preparation.data
     key = cache_key(
         {
-            "content": source.fingerprint if source else content,
+            "content": fingerprint_hub(source) if source else content,
             "entry": entry.model_dump(mode="json"),
             "template": renderer.template,
-            "tokenizer": _tokenizer_content(preparation.tokenizer),
+            "tokenizer": preparation.tokenizer_content,
             "options": [data.sequence_len, data.excess_length_strategy, data.train_on_inputs],
         }
     )
@@ -176,16 +186,6 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
     wants_stop = build_format(entry).ends and entry.train_on_eos != "none"
     check_counts([counts], wants_stop=wants_stop)
     return _Part(table, counts, key, cached)
-
-
-def _tokenizer_content(tokenizer: Any) -> str:
-    backend = (
-        tokenizer.backend_tokenizer.to_str()
-        if tokenizer.is_fast
-        else repr(sorted(tokenizer.get_vocab().items()))
-    )
-    text = json.dumps([backend, tokenizer.special_tokens_map], default=str, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _make_samples(

@@ -120,10 +120,7 @@ class Renderer:
         if found is None and any(message.content != message.content.strip() for message in messages):
             # A template that trims: the markers go inside the blanks, message by message.
             inner = [
-                int(
-                    message.content != message.content.strip()
-                    and not self._keeps_blanks(messages, index, text)
-                )
+                int(message.content != message.content.strip() and not self._fits(messages, index, 0, text))
                 for index, message in enumerate(messages)
             ]
             found = self._locate_marks(messages, inner, text)
@@ -135,22 +132,17 @@ class Renderer:
             )
         return found
 
-    def _keeps_blanks(self, messages: Sequence[Message], index: int, text: str) -> bool:
-        return (
-            self._locate_marks(messages, [0 if i == index else 2 for i in range(len(messages))], text)
-            is not None
-        )
-
     def _find_rewritten(self, messages: Sequence[Message], text: str) -> int:
-        for index in range(len(messages)):
-            modes = [0 if i == index else 2 for i in range(len(messages))]
-            inner = [1 if i == index else 2 for i in range(len(messages))]
-            if (
-                self._locate_marks(messages, modes, text) is None
-                and self._locate_marks(messages, inner, text) is None
-            ):
-                return index
-        return 0
+        """The first message around which no markers fit."""
+        fits = (
+            any(self._fits(messages, index, mode, text) for mode in (0, 1)) for index in range(len(messages))
+        )
+        return next((index for index, fit in enumerate(fits) if not fit), 0)
+
+    def _fits(self, messages: Sequence[Message], index: int, mode: int, text: str) -> bool:
+        """Whether markers around this message alone, set by `mode`, leave the text as it is."""
+        modes = [mode if i == index else 2 for i in range(len(messages))]
+        return self._locate_marks(messages, modes, text) is not None
 
     def _locate_marks(
         self, messages: Sequence[Message], modes: Sequence[int], text: str

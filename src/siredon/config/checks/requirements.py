@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os.path
 from collections.abc import Iterator
@@ -14,9 +13,8 @@ from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.registry import Shelf
-
-FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
+from siredon.config.shelves import FORMATS, TEMPLATES
+from siredon.registry import suggest
 
 
 def _check_datasets(data: DataSection) -> Iterator[Finding]:
@@ -33,12 +31,10 @@ def _check_types(data: DataSection) -> Iterator[Finding]:
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             if entry.type not in names:
-                near = difflib.get_close_matches(entry.type, names, n=1)
-                hint = f"Did you mean `{near[0]}`? " if near else ""
                 yield Finding(
                     f"{list_name}.{index}.type",
                     f"`type: {entry.type}` is no format that is built",
-                    f"{hint}Built: {', '.join(f'`{name}`' for name in names)}.",
+                    f"{suggest(entry.type, names)}Built: {', '.join(f'`{name}`' for name in names)}.",
                 )
 
 
@@ -78,13 +74,14 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
 
 
 def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Iterator[Finding]:
-    has_rows = data.val_set_size > 0 or data.test_datasets
-    if has_rows:
+    if data.has_validation:
         return
-    for name in ("eval_steps", "evals_per_epoch", "eval_strategy"):
-        value = {"eval_steps": evaluation.eval_steps, "evals_per_epoch": evaluation.evals_per_epoch}.get(
-            name, evaluation.eval_strategy
-        )
+    cadence = (
+        ("eval_steps", evaluation.eval_steps),
+        ("evals_per_epoch", evaluation.evals_per_epoch),
+        ("eval_strategy", evaluation.eval_strategy),
+    )
+    for name, value in cadence:
         if value is not None and value != "no":
             yield Finding(
                 name,
@@ -94,7 +91,7 @@ def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Itera
 
 
 def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Finding]:
-    if checkpoint.save_strategy == "best" and not (data.val_set_size or data.test_datasets):
+    if checkpoint.save_strategy == "best" and not data.has_validation:
         yield Finding(
             "save_strategy",
             "`save_strategy: best` needs validation rows",
@@ -103,18 +100,16 @@ def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Fi
 
 
 def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[Finding]:
-    known = ("tokenizer_default", *Shelf("siredon.data.templates", "TEMPLATE", "chat_template").names())
+    known = ("tokenizer_default", *TEMPLATES.names())
     asked = [("chat_template", tokenizer.chat_template)]
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         asked += [(f"{list_name}.{i}.chat_template", entry.chat_template) for i, entry in enumerate(entries)]
     for name, value in asked:
         if value is not None and value not in known:
-            near = difflib.get_close_matches(value, known, n=1)
-            hint = f"Did you mean `{near[0]}`? " if near else ""
             yield Finding(
                 name,
                 f"`chat_template: {value}` is no template that is built",
-                f"{hint}Built: {', '.join(f'`{word}`' for word in known)}.",
+                f"{suggest(value, known)}Built: {', '.join(f'`{word}`' for word in known)}.",
             )
 
 

@@ -102,3 +102,8 @@ class DataSection(Section):
     dataset_shard_idx: Int | None = planned("Number of the part that is used, from 0.")
     skip_prepare_dataset: Bool = planned("Tokenize batch by batch while training, not before.", False)
     remove_unused_columns: Bool | None = planned("Drop columns that the model does not take.")
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation rows."""
+        return self.val_set_size > 0 or bool(self.test_datasets)
