@@ -10,16 +10,19 @@ from typing import Any, Literal, get_args, get_origin
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
 from siredon.config.names import REMOVED, RENAMED, Rename
-from siredon.config.report import Report, dotted
+from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
 from siredon.registry import suggest
 
 
 def deal_values(values: Mapping[str, Any], report: Report) -> dict[str, dict[str, Any]]:
-    """Gives each key to its section, nested ones cleaned.  Null means unset, as in the reference."""
+    """Gives each key to its section, nested ones cleaned.  Null means unset, as in the reference.
+
+    A key that is refused as not built is dealt too, so that the rules across keys see it.
+    """
     dealt: dict[str, dict[str, Any]] = {home: {} for home in section_types()}
-    for name, value, info in _known_values(values, key_homes(), (), report):
-        dealt[info.section][name] = _clean(value, info, (name,), report)
+    for name, value, info, built in _known_values(values, key_homes(), (), report):
+        dealt[info.section][name] = _clean(value, info, (name,), report, built=built)
     return dealt
 
 
@@ -30,16 +33,33 @@ def literal_words(annotation: Any) -> tuple[str, ...]:
     return tuple(word for part in get_args(annotation) for word in literal_words(part))
 
 
-def allowed_text(annotation: Any) -> str:
-    """The words that a type allows, for a fix; empty for a type without words."""
-    words = ", ".join(f"`{word}`" for word in literal_words(annotation))
-    return f"{words}, or true or false without quotes" if words and _allows_bool(annotation) else words
+def built_words(info: KeyInfo) -> tuple[str, ...]:
+    """The words that a key allows and that work."""
+    return tuple(word for word in literal_words(info.field.annotation) if word not in info.planned_values)
+
+
+def allowed_text(info: KeyInfo) -> str:
+    """The words that a key allows, for a fix; empty for a key without words."""
+    words = ", ".join(f"`{word}`" for word in built_words(info))
+    return (
+        f"{words}, or true or false without quotes"
+        if words and _allows_bool(info.field.annotation)
+        else words
+    )
 
 
 def _known_values(
-    values: Mapping[str, Any], known: Mapping[str, KeyInfo], path: KeyPath, report: Report
-) -> list[tuple[str, Any, KeyInfo]]:
-    """The values that are set, known and built; everything else is reported."""
+    values: Mapping[str, Any],
+    known: Mapping[str, KeyInfo],
+    path: KeyPath,
+    report: Report,
+    *,
+    built: bool = True,
+) -> list[tuple[str, Any, KeyInfo, bool]]:
+    """The values that are set and known, each with whether it works; everything else is reported.
+
+    Where the mapping itself is refused as not built, what is in it is not refused again.
+    """
     kept = []
     for name, value in _translate_names(values, known, path, report).items():
         if name not in known:
@@ -48,24 +68,26 @@ def _known_values(
             near = suggest(name, known).strip() if len(values) < 1000 else ""
             fix = near or "Remove it; `siredon config-schema` lists every key."
             report.error("SD0003", (*path, name), f"unknown key `{name}`{where}", fix)
-        elif value is not None and _is_built(known[name], value, (*path, name), report):
-            kept.append((name, value, known[name]))
+        elif value is not None and not _asks_for_nothing(known[name], value):
+            works = built and _check_built(known[name], value, (*path, name), report)
+            if not _is_planned_mapping(known[name], value):
+                kept.append((name, value, known[name], works))
     return kept
 
 
-def _clean(value: Any, info: KeyInfo, path: KeyPath, report: Report) -> Any:
+def _clean(value: Any, info: KeyInfo, path: KeyPath, report: Report, *, built: bool) -> Any:
     """Goes through nested sections, at any depth."""
     section = nested_section(info.field.annotation)
     if section is None:
         return value
     if isinstance(value, list):
-        return [_clean(item, info, (*path, index), report) for index, item in enumerate(value)]
+        return [_clean(item, info, (*path, index), report, built=built) for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     known = read_fields(section, str(path[0]))
     return {
-        name: _clean(inner, field, (*path, name), report)
-        for name, inner, field in _known_values(value, known, path, report)
+        name: _clean(inner, field, (*path, name), report, built=works)
+        for name, inner, field, works in _known_values(value, known, path, report, built=built)
     }
 
 
@@ -119,26 +141,34 @@ def _rename(result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, r
         result[new] = value
 
 
-def _is_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bool:
+def _asks_for_nothing(info: KeyInfo, value: Any) -> bool:
+    """Whether a key that is not built is set to what holds without it."""
+    return info.status == "planned" and _is_default(info, value)
+
+
+def _is_planned_mapping(info: KeyInfo, value: Any) -> bool:
+    return info.plans_mapping and isinstance(value, dict)
+
+
+def _check_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bool:
     """Whether the key, and this value of it, work; reports it if not."""
     name = dotted(path)
     if info.status == "planned":
-        if not _is_default(info, value):
-            report.error(
-                "SD0004",
-                path,
-                f"`{name}` is a key of Axolotl that Siredon knows but has not built yet",
-                "Remove it, or run this file with Axolotl: Siredon ignores nothing.",
-            )
+        report.error(
+            NOT_BUILT,
+            path,
+            f"`{name}` is a key of Axolotl that Siredon knows but has not built yet",
+            "Remove it, or run this file with Axolotl: Siredon ignores nothing.",
+        )
         return False
-    if info.plans_mapping and isinstance(value, dict):
+    if _is_planned_mapping(info, value):
         message = f"`{name}` as a mapping is known but not built yet"
-        report.error("SD0004", path, message, f"Give `{path[-1]}` a name: see docs/data.md.", at_value=True)
+        report.error(NOT_BUILT, path, message, f"Give `{path[-1]}` a name: see docs/data.md.", at_value=True)
         return False
     if isinstance(value, str) and value in info.planned_values:
-        allowed = allowed_text(info.field.annotation)
+        allowed = allowed_text(info)
         fix = f"Use a value that works: {allowed}." if allowed else f"Remove `{path[-1]}`."
-        report.error("SD0004", path, f"`{name}: {value}` is known but not built yet", fix, at_value=True)
+        report.error(NOT_BUILT, path, f"`{name}: {value}` is known but not built yet", fix, at_value=True)
         return False
     return True
 

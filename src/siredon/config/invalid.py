@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from siredon.config.deal import allowed_text, literal_words
+from siredon.config.deal import allowed_text, built_words
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
 from siredon.config.report import Report, dotted
@@ -44,9 +44,9 @@ def report_invalid(
 
 def _report_value(problem: Any, path: KeyPath, info: KeyInfo | None, report: Report) -> None:
     name, value = dotted(path), problem["input"]
-    words = literal_words(info.field.annotation) if info else ()
+    words = built_words(info) if info else ()
     if isinstance(value, str) and info and words:
-        fix = f"{suggest(value, words, cutoff=0.5)}Allowed: {allowed_text(info.field.annotation)}."
+        fix = f"{suggest(value, words, cutoff=0.5)}Allowed: {allowed_text(info)}."
         report.error("SD0006", path, f"`{name}` cannot be {_show(value)}", fix, at_value=True)
         return
     cause = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")

@@ -85,15 +85,15 @@ def _build(section: type[Section], values: Mapping[str, Any], home: str, report:
 
 
 def _check_rules(sections: Mapping[str, Section | None], report: Report) -> None:
-    """Runs the rules whose sections are valid.  Where a key was refused, warnings about the rest would mislead."""
+    """Runs the rules whose sections are valid.  Where a value is wrong, warnings about the rest would mislead."""
     homes = key_homes()
-    refused = {homes[name].section for name in report.error_keys() if name in homes}
+    wrong = {homes[name].section for name in report.wrong_keys() if name in homes}
     for rule in all_rules():
         chosen = [sections[home] for home in rule.sections]
         if None in chosen:
             continue
         for finding in rule.check(*chosen):
-            if finding.severity == "warning" and refused.intersection(rule.sections):
+            if finding.severity == "warning" and wrong.intersection(rule.sections):
                 continue
             path = tuple(int(part) if part.isdigit() else part for part in finding.key.split("."))
             report.add(rule.code, finding.severity, path, finding.message, finding.fix)

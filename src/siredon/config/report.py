@@ -6,6 +6,10 @@ from siredon.config.diagnostics import Diagnostic, Severity
 from siredon.config.document import Document, KeyPath
 
 
+#: The code of what is right and not built.
+NOT_BUILT = "SD0004"
+
+
 class Report:
     """The problems found so far.
 
@@ -39,9 +43,13 @@ class Report:
             Diagnostic(code, severity, message, fix, dotted(path), source.path, place, source.text)
         )
 
-    def error_keys(self) -> set[str]:
-        """The top-level keys with an error so far."""
-        return {problem.key.partition(".")[0] for problem in self.problems if problem.severity == "error"}
+    def wrong_keys(self) -> set[str]:
+        """The top-level keys with an error so far, less those that are right and not built."""
+        return {
+            problem.key.partition(".")[0]
+            for problem in self.problems
+            if problem.severity == "error" and problem.code != NOT_BUILT
+        }
 
     def has(self, path: KeyPath) -> bool:
         """Whether a problem of this very key has been reported."""

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from tests.unit.config.texts import DATASETS, MODEL, accept, check, find, find_one
 from yaml import safe_dump
 
-from siredon.config.deal import literal_words
+from siredon.config.deal import built_words
 from siredon.config.diagnostics import Place
 from siredon.config.fields import Auto, Bool, Float, Int, Str, StrList
 from siredon.config.schema import KeyInfo, key_homes
@@ -131,7 +131,7 @@ def test_a_long_value_is_shortened_and_stays_on_one_line():
 
 @pytest.mark.parametrize("info", CHOICES, ids=lambda info: info.name)
 def test_every_word_of_a_choice_is_accepted_and_no_other(info: KeyInfo):
-    for word in literal_words(info.field.annotation):
+    for word in built_words(info):
         problems = find(safe_dump({info.name: word, "val_set_size": 0.1}))
         assert not {code for code, _ in problems} & {"SD0004", "SD0005", "SD0006"}
     assert find(f"{info.name}: no-such-word\n") == [("SD0006", info.name)]

@@ -18,6 +18,7 @@ from siredon.registry import suggest
 
 
 def _check_datasets(data: DataSection) -> Iterator[Finding]:
+    """There is something to train on."""
     if not data.datasets:
         yield Finding(
             "datasets",
@@ -27,6 +28,11 @@ def _check_datasets(data: DataSection) -> Iterator[Finding]:
 
 
 def _check_types(data: DataSection) -> Iterator[Finding]:
+    """A data set's `type` is a format that is built.
+
+    A format is a file in `data/formats/`, or comes with an installed package by the entry-point group
+    `siredon.formats`.
+    """
     names = FORMATS.names()
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
@@ -49,6 +55,11 @@ _LORA_KEYS = {
 
 
 def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
+    """An adapter knows its rank, its scale and its layers, and its settings come with `adapter`.
+
+    LoRA's rank and alpha have no default that is right for every model.  Without `adapter`, settings of LoRA
+    would be passed over and every weight trained.
+    """
     if adapter.adapter is None:
         idle = [name for name in type(adapter).model_fields if name in adapter.model_fields_set & _LORA_KEYS]
         for name in idle[:1]:
@@ -58,7 +69,7 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
                 "Add `adapter: lora`, or remove the key.",
                 "warning",
             )
-    if adapter.adapter != "lora":
+    if adapter.adapter not in ("lora", "qlora"):
         return
     for name in ("lora_r", "lora_alpha"):
         if name not in adapter.model_fields_set:
@@ -74,6 +85,7 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
 
 
 def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Iterator[Finding]:
+    """What says when to validate comes with rows to validate on."""
     if data.has_validation:
         return
     cadence = (
@@ -91,6 +103,7 @@ def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Itera
 
 
 def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Finding]:
+    """Saving the best checkpoint takes validation rows to judge by."""
     if checkpoint.save_strategy == "best" and not data.has_validation:
         yield Finding(
             "save_strategy",
@@ -100,6 +113,7 @@ def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Fi
 
 
 def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[Finding]:
+    """A chat template is one that is built, or the tokenizer's own."""
     known = ("tokenizer_default", *TEMPLATES.names())
     asked = [("chat_template", tokenizer.chat_template)]
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
@@ -114,6 +128,10 @@ def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[
 
 
 def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:
+    """The checkpoint to go on from is one.
+
+    A checkpoint folder holds `trainer_state.json`, which is written with it.
+    """
     folder = checkpoint.resume_from_checkpoint
     # os.path, as pathlib raises for names that are too long and for the home of nobody
     if folder and not os.path.isfile(os.path.join(os.path.expanduser(folder), "trainer_state.json")):
@@ -125,6 +143,7 @@ def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:
 
 
 def _check_steps(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> Iterator[Finding]:
+    """A strategy of steps says how many."""
     if (
         checkpoint.save_strategy == "steps"
         and checkpoint.save_steps is None
@@ -148,6 +167,7 @@ def _check_steps(checkpoint: CheckpointSection, evaluation: EvaluationSection) -
 
 
 def _check_packages(logging: LoggingSection) -> Iterator[Finding]:
+    """A tracker's package is installed."""
     if logging.use_tensorboard and importlib.util.find_spec("tensorboard") is None:
         yield Finding(
             "use_tensorboard",
@@ -156,14 +176,42 @@ def _check_packages(logging: LoggingSection) -> Iterator[Finding]:
         )
 
 
+_LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true"
+
 RULES = (
-    Rule("SD0151", ("data",), _check_datasets),
-    Rule("SD0152", ("data",), _check_types),
-    Rule("SD0153", ("adapter",), _check_adapter),
-    Rule("SD0154", ("data", "evaluation"), _check_validation),
-    Rule("SD0155", ("checkpoint", "data"), _check_best),
-    Rule("SD0156", ("data", "tokenizer"), _check_template),
-    Rule("SD0157", ("checkpoint",), _check_resume),
-    Rule("SD0158", ("checkpoint", "evaluation"), _check_steps),
-    Rule("SD0159", ("logging",), _check_packages),
+    Rule(
+        "SD0151",
+        _check_datasets,
+        wrong="base_model: some/model\nlearning_rate: 1e-4",
+        right="datasets:\n  - path: rows.jsonl\n    type: alpaca",
+    ),
+    Rule(
+        "SD0152",
+        _check_types,
+        wrong="datasets:\n  - path: rows.jsonl\n    type: alpace",
+        right="datasets:\n  - path: rows.jsonl\n    type: alpaca",
+    ),
+    Rule("SD0153", _check_adapter, wrong="adapter: lora\nlora_r: 16\nlora_alpha: 32", right=_LORA),
+    Rule(
+        "SD0154",
+        _check_validation,
+        wrong="evals_per_epoch: 1",
+        right="evals_per_epoch: 1\nval_set_size: 0.05",
+    ),
+    Rule("SD0155", _check_best, wrong="save_strategy: best", right="save_strategy: best\nval_set_size: 0.05"),
+    Rule("SD0156", _check_template, wrong="chat_template: chatmll", right="chat_template: chatml"),
+    Rule(
+        "SD0157",
+        _check_resume,
+        wrong="resume_from_checkpoint: no/such/folder",
+        right="auto_resume_from_checkpoints: true",
+    ),
+    Rule("SD0158", _check_steps, wrong="save_strategy: steps", right="save_strategy: steps\nsave_steps: 500"),
+    Rule(
+        "SD0159",
+        _check_packages,
+        wrong="use_tensorboard: true",
+        right="use_tensorboard: false",
+        portable=False,
+    ),
 )

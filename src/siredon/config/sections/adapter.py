@@ -29,7 +29,7 @@ class MoraOptions(Section):
 class AdapterSection(Section):
     """A small trained part beside frozen weights; without `adapter` every weight is trained."""
 
-    adapter: Literal["lora"] | None = key(
+    adapter: Literal["lora", "qlora", "llama-adapter"] | None = key(
         "Kind of adapter; none trains every weight.", None, planned_values=("qlora", "llama-adapter")
     )
     lora_r: Int | None = key("Rank of LoRA.", None, ge=1)

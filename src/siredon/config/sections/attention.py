@@ -10,7 +10,17 @@ from siredon.config.fields import Bool, Float, Section, key, planned
 class AttentionSection(Section):
     """Which implementation of attention."""
 
-    attn_implementation: Literal["sdpa", "eager"] = key(
+    attn_implementation: Literal[
+        "sdpa",
+        "eager",
+        "flash_attention_2",
+        "flash_attention_3",
+        "flash_attention_4",
+        "flex_attention",
+        "xformers",
+        "sage",
+        "fp8",
+    ] = key(
         "Implementation of attention.",
         "sdpa",
         planned_values=(

@@ -2,11 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
 
-Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad"]
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "rmsprop",
+    "adagrad",
+    "adamw_anyprecision",
+    "adamw_torch_4bit",
+    "adamw_torch_8bit",
+    "ademamix",
+    "adamw_bnb_8bit",
+    "adamw_8bit",
+    "ademamix_8bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+    "rmsprop_bnb",
+    "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit",
+    "galore_adamw",
+    "galore_adamw_8bit",
+    "galore_adafactor",
+    "galore_adamw_layerwise",
+    "galore_adamw_8bit_layerwise",
+    "galore_adafactor_layerwise",
+    "lomo",
+    "adalomo",
+    "grokadamw",
+    "schedule_free_radam",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "apollo_adamw",
+    "apollo_adamw_layerwise",
+    "stable_adamw",
+    "optimi_adamw",
+    "ao_adamw_4bit",
+    "ao_adamw_8bit",
+    "ao_adamw_fp8",
+    "adopt_adamw",
+    "came_pytorch",
+    "muon",
+    "dion",
+    "sinkgd",
+    "flash_adamw",
+    "flash_adam",
+    "flash_sgd",
+    "flash_sgdw",
+    "flash_lion",
+    "q_galore_adamw8bit",
+]
+_BUILT_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad")
 Schedule = Literal[
     "cosine",
     "linear",
@@ -15,7 +71,21 @@ Schedule = Literal[
     "polynomial",
     "inverse_sqrt",
     "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "reduce_lr_on_plateau",
+    "warmup_stable_decay",
+    "one_cycle",
+    "rex",
 ]
+_PLANNED_SCHEDULES = (
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "reduce_lr_on_plateau",
+    "warmup_stable_decay",
+    "one_cycle",
+    "rex",
+)
 
 
 class LrGroup(Section):
@@ -30,7 +100,11 @@ class OptimizerSection(Section):
     """The optimizer and its settings."""
 
     learning_rate: Float = key("Peak learning rate.", gt=0)
-    optimizer: Optimizer = key("Name of the optimizer.", "adamw_torch_fused")
+    optimizer: Optimizer = key(
+        "Name of the optimizer.",
+        "adamw_torch_fused",
+        planned_values=tuple(name for name in get_args(Optimizer) if name not in _BUILT_OPTIMIZERS),
+    )
     weight_decay: Float = key("Weight decay.", 0.0, ge=0)
     max_grad_norm: Float = key("Gradients are clipped to this global norm; 0 clips nothing.", 1.0, ge=0)
     adam_beta1: Float = key("First Adam beta.", 0.9, ge=0, lt=1)
@@ -82,7 +156,9 @@ class GrokfastSection(Section):
 class ScheduleSection(Section):
     """The learning rate over the run."""
 
-    lr_scheduler: Schedule = key("Shape of the learning rate after warm-up.", "cosine")
+    lr_scheduler: Schedule = key(
+        "Shape of the learning rate after warm-up.", "cosine", planned_values=_PLANNED_SCHEDULES
+    )
     lr_scheduler_kwargs: dict[str, Any] = key("Further settings of the schedule.", {})
     warmup_steps: Int | None = key(
         "Optimizer steps of warm-up; default 3 % of the run, at most 100.", None, ge=0

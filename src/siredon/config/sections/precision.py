@@ -10,7 +10,7 @@ from siredon.config.fields import Bool, Section, StrList, key, planned
 class PrecisionSection(Section):
     """Formats of weights and of arithmetic."""
 
-    bf16: Bool | Literal["auto"] = key(
+    bf16: Bool | Literal["auto", "full"] = key(
         "bfloat16 weights and mixed-precision steps; `auto` where the hardware has it.",
         "auto",
         planned_values=("full",),
