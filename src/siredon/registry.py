@@ -77,3 +77,13 @@ def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """`Did you mean ...? ` for the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"Did you mean `{near[0]}`? " if near else ""
+
+
+def find_clear(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` is a slip of, if there is one candidate and no second near it."""
+    near = [
+        (difflib.SequenceMatcher(None, word, other).ratio(), other)
+        for other in difflib.get_close_matches(word, list(known), n=2, cutoff=0.75)
+    ]
+    is_clear = len(near) == 1 or (len(near) == 2 and near[0][0] - near[1][0] > 0.03)
+    return near[0][1] if is_clear else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,25 @@ def test_no_key_that_is_planned_is_read_already(source: Path):
     assert read_plans(source) == set()
 
 
+def test_every_key_that_reading_the_file_uses_up_is_named_there(source: Path):
+    names = {name for _, name in Tree(source).declared("resolved")}
+    readers = [source / "config" / name for name in ("layers.py", "plugins.py")]
+    constants = {
+        node.value
+        for path in readers
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+    }
+    assert names
+    assert names <= constants
+
+
 def test_the_scan_sees_every_key(source: Path):
     from siredon.config.schema import key_homes
 
     tree = Tree(source)
-    for word, status in (("key", "works"), ("planned", "planned")):
-        attributes = {attribute for _, attribute in tree.declared(word)}
+    for words, status in ((("key", "resolved"), "works"), (("planned",), "planned")):
+        attributes = {attribute for word in words for _, attribute in tree.declared(word)}
         assert {info.attribute for info in key_homes().values() if info.status == status} <= attributes
 
 

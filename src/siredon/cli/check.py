@@ -6,29 +6,50 @@ from typing import Annotated, Literal
 
 import typer
 
-from siredon.cli.options import ConfigPath
+from siredon.cli.options import OPEN, Words, read_words
 
 
 def check(
-    config: ConfigPath,
+    words: Words = None,
     output: Annotated[
-        Literal["text", "json"], typer.Option("--format", help="Text for people, or JSON for programs.")
+        Literal["text", "json", "github"],
+        typer.Option(
+            "--format", help="Text for people, JSON for programs, or annotations of GitHub Actions."
+        ),
     ] = "text",
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write clear corrections into CONFIG, and show them, first.")
+    ] = False,
 ) -> None:
-    """Find every problem in CONFIG, located. Exit status 0: none, 1: errors."""
-    from siredon.config.diagnostics import num_errors, show_json, show_report
+    """Find every problem in CONFIG, located. Exit status 0: none, 1: errors, 2: wrong command line."""
+    from siredon.config.diagnostics import num_errors, show_github, show_json, show_report
     from siredon.config.load import check_config
 
-    problems = check_config(config).diagnostics
+    (path,), layer = read_words(words)
+    if fix:
+        _fix(path, quiet=output != "text")
+    problems = check_config(path, [layer]).diagnostics
     if output == "json":
         typer.echo(show_json(problems))
+    elif output == "github":
+        typer.echo(show_github(problems), nl=bool(problems))
     elif problems:
-        typer.echo(show_report(config, problems))
+        typer.echo(show_report(path, problems))
     else:
-        typer.echo(f"{config}: no problems")
+        typer.echo(f"{path}: no problems")
     raise typer.Exit(1 if num_errors(problems) else 0)
+
+
+def _fix(path: str, *, quiet: bool) -> None:
+    from siredon.config.fix import fix_file
+
+    changes = fix_file(path)
+    if not quiet:
+        typer.echo(changes or f"{path}: nothing that can be corrected by itself", nl=not changes)
+        if changes:
+            typer.echo("")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(check)
+    app.command(context_settings=OPEN)(check)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from siredon.cli.options import ConfigPath
+from siredon.cli.options import OPEN, Words
 from siredon.cli.read import read_config
 
 
 def inference(
-    config: ConfigPath,
+    words: Words = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="A prompt; may be given several times. Without one: a prompt loop."),
@@ -28,7 +28,7 @@ def inference(
     """Ask the model that CONFIG trained."""
     if compare and (base or not prompt):
         raise typer.BadParameter("--compare needs at least one --prompt, and excludes --base")
-    checked = read_config(config)
+    checked = read_config(words)
     from siredon import pipeline
     from siredon.serve.engines.transformers import Sampling
 
@@ -38,4 +38,4 @@ def inference(
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(inference)
+    app.command(context_settings=OPEN)(inference)

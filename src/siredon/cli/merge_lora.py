@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from siredon.cli.options import ConfigPath
+from siredon.cli.options import OPEN, Words
 from siredon.cli.read import read_config
 
 
-def merge_lora(config: ConfigPath) -> None:
+def merge_lora(words: Words = None) -> None:
     """Merge the adapter of CONFIG into its base: a normal model folder in `output_dir/merged`."""
-    checked = read_config(config)
+    checked = read_config(words)
     from siredon import pipeline
 
     pipeline.merge_lora(checked)
@@ -18,4 +18,4 @@ def merge_lora(config: ConfigPath) -> None:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("merge-lora")(merge_lora)
+    app.command("merge-lora", context_settings=OPEN)(merge_lora)

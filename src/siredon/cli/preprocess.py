@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from siredon.cli.options import ConfigPath
+from siredon.cli.options import OPEN, Words
 from siredon.cli.read import read_config
 
 
-def preprocess(config: ConfigPath) -> None:
+def preprocess(words: Words = None) -> None:
     """Prepare the data of CONFIG: render, tokenize, label, pack, and report."""
-    checked = read_config(config)
+    checked = read_config(words)
     from siredon import pipeline
 
     pipeline.preprocess(checked)
@@ -18,4 +18,4 @@ def preprocess(config: ConfigPath) -> None:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(preprocess)
+    app.command(context_settings=OPEN)(preprocess)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from siredon.cli.options import ConfigPath
+from siredon.cli.options import OPEN, Words
 from siredon.cli.read import read_config
 
 
-def train(config: ConfigPath) -> None:
+def train(words: Words = None) -> None:
     """Train CONFIG. Everything is written to its `output_dir`."""
-    checked = read_config(config)
+    checked = read_config(words)
     from siredon import pipeline
 
     pipeline.train(checked)
@@ -18,4 +18,4 @@ def train(config: ConfigPath) -> None:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(train)
+    app.command(context_settings=OPEN)(train)

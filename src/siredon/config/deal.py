@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
 from siredon.config.names import REMOVED, RENAMED, Rename
+from siredon.config.plugins import apply_plugins
 from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
-from siredon.registry import suggest
+from siredon.registry import find_clear, suggest
 
 
 def deal_values(values: Mapping[str, Any], report: Report) -> dict[str, dict[str, Any]]:
@@ -21,7 +22,7 @@ def deal_values(values: Mapping[str, Any], report: Report) -> dict[str, dict[str
     A key that is refused as not built is dealt too, so that the rules across keys see it.
     """
     dealt: dict[str, dict[str, Any]] = {home: {} for home in section_types()}
-    for name, value, info, built in _known_values(values, key_homes(), (), report):
+    for name, value, info, built in _known_values(apply_plugins(values, report), key_homes(), (), report):
         dealt[info.section][name] = _clean(value, info, (name,), report, built=built)
     return dealt
 
@@ -42,9 +43,7 @@ def allowed_text(info: KeyInfo) -> str:
     """The words that a key allows, for a fix; empty for a key without words."""
     words = ", ".join(f"`{word}`" for word in built_words(info))
     return (
-        f"{words}, or true or false without quotes"
-        if words and _allows_bool(info.field.annotation)
-        else words
+        f"{words}, or true or false without quotes" if words and allows_bool(info.field.annotation) else words
     )
 
 
@@ -68,6 +67,9 @@ def _known_values(
             near = suggest(name, known).strip() if len(values) < 1000 else ""
             fix = near or "Remove it; `siredon config-schema` lists every key."
             report.error("SD0003", (*path, name), f"unknown key `{name}`{where}", fix)
+            clear = find_clear(name, known) if near else None
+            if clear and clear not in values:
+                report.correct(name, clear, "key")
         elif value is not None and not _asks_for_nothing(known[name], value):
             works = built and _check_built(known[name], value, (*path, name), report)
             if not _is_planned_mapping(known[name], value):
@@ -134,6 +136,8 @@ def _rename(result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, r
         )
         return
     report.add("SD0009", "warning", path, f"`{name}` is an old name. {rename.reason}", f"Write `{shown}`.")
+    if not inner:
+        report.correct(str(name), shown, "key" if rename.value is None else "switch")
     report.move((*path[:-1], *rename.new.split(".")), path)
     if inner:
         result[new] = {**(given or {}), inner: value}
@@ -173,8 +177,9 @@ def _check_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bo
     return True
 
 
-def _allows_bool(annotation: Any) -> bool:
-    return annotation is bool or any(_allows_bool(part) for part in get_args(annotation))
+def allows_bool(annotation: Any) -> bool:
+    """Whether true and false are values of a type."""
+    return annotation is bool or any(allows_bool(part) for part in get_args(annotation))
 
 
 def _is_default(info: KeyInfo, value: Any) -> bool:

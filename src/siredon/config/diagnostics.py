@@ -10,12 +10,32 @@ from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning"]
 
+#: What stands for a file where a value was set by an argument.
+COMMAND_LINE = "command line"
+
 
 class Place(NamedTuple):
     """A position in a file, counted from 1."""
 
     line: int
     column: int
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A correction of the file, where one is clear.
+
+    Args:
+        place: Where the text to replace begins.
+        old: What stands there, without quotes.
+        new: What to write instead.
+        kind: A key, a value, or a switch: `old: true` whose key and value are both replaced.
+    """
+
+    place: Place
+    old: str
+    new: str
+    kind: Literal["key", "value", "switch"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,7 @@ class Diagnostic:
         path: The file, as the user wrote it.
         place: Where in the file.
         text: The whole text of the file, from which the line is shown.
+        edit: The correction, if there is one that is clear.
     """
 
     code: str
@@ -41,6 +62,7 @@ class Diagnostic:
     path: str
     place: Place
     text: str = ""
+    edit: Edit | None = None
 
     @property
     def line_text(self) -> str:
@@ -55,9 +77,14 @@ def _split_lines(text: str) -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """By line, column and code."""
-    return tuple(sorted(diagnostics, key=lambda problem: (problem.place, problem.code)))
+def sort_diagnostics(diagnostics: Iterable[Diagnostic], first: str = "") -> tuple[Diagnostic, ...]:
+    """By line, column and code: those of the file `first`, then of other files, then of the command line."""
+
+    def order(problem: Diagnostic) -> tuple[int, str, Place, str]:
+        rank = 0 if problem.path == first else 2 if problem.path == COMMAND_LINE else 1
+        return rank, problem.path, problem.place, problem.code
+
+    return tuple(sorted(diagnostics, key=order))
 
 
 def num_errors(diagnostics: Iterable[Diagnostic]) -> int:
@@ -95,6 +122,21 @@ def show_json(diagnostics: Iterable[Diagnostic]) -> str:
         for problem in diagnostics
     ]
     return json.dumps(rows, indent=2)
+
+
+def show_github(diagnostics: Iterable[Diagnostic]) -> str:
+    """For GitHub Actions: a workflow command per problem, which annotates the line."""
+    lines = []
+    for problem in diagnostics:
+        line, column = problem.place
+        where = f"file={_escape(problem.path, ':,')},line={line},col={column},title={problem.code}"
+        lines.append(f"::{problem.severity} {where}::{_escape(f'{problem.message}. Fix: {problem.fix}')}")
+    return "\n".join(lines)
+
+
+def _escape(text: str, more: str = "") -> str:
+    """What GitHub's workflow commands would take for their own marks, as `%` and two digits."""
+    return "".join(f"%{ord(char):02X}" if char in "%\r\n" + more else char for char in text)
 
 
 def count_text(diagnostics: Iterable[Diagnostic]) -> str:

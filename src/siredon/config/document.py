@@ -1,15 +1,15 @@
 """Text -> values with a place for each: the only reader of YAML.
 
-YAML 1.1 as PyYAML reads it (so `yes`, `no`, `on`, `off` are booleans), with four differences, all on the
+YAML 1.1 as PyYAML reads it (so `yes`, `no`, `on`, `off` are booleans), with five differences, all on the
 side of what people mean: `1e-4` is a number, `010` is ten, `1:30` and dates are text, duplicate keys are a
-problem.
+problem, and `${NAME}` or `${NAME:-default}` in a value is the environment variable.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ MAX_DEPTH = 40
 MAX_NODES = 100_000
 
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+")
+_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where lines stand: a file, as the user wrote its name, or the command line."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,9 @@ class Document:
         keys: Path of a value -> place of its key (or of the list item).
         places: Path of a value -> place of the value itself.
         problems: What is wrong with the YAML as such.
+        variables: Path of a value -> the environment variables that it was made of.
+        sources: Path of a value -> where it stands, if that is not this file.
+        whole: Whether all of it, and of what it includes, could be read.
     """
 
     path: str
@@ -47,16 +59,31 @@ class Document:
     keys: dict[KeyPath, Place] = field(default_factory=dict)
     places: dict[KeyPath, Place] = field(default_factory=dict)
     problems: tuple[Diagnostic, ...] = ()
+    variables: dict[KeyPath, tuple[str, ...]] = field(default_factory=dict)
+    sources: dict[KeyPath, Source] = field(default_factory=dict)
+    whole: bool = True
+
+    @property
+    def source(self) -> Source:
+        """The file itself."""
+        return Source(self.path, self.text)
 
     def key_place(self, path: KeyPath) -> Place:
         """Place of the key at `path`, or of the nearest enclosing one."""
-        while path and path not in self.keys:
-            path = path[:-1]
-        return self.keys.get(path, Place(1, 1))
+        return self.keys.get(self._nearest(path), Place(1, 1))
 
     def value_place(self, path: KeyPath) -> Place:
         """Place of the value at `path`, or of the nearest enclosing key."""
         return self.places.get(path) or self.key_place(path)
+
+    def source_of(self, path: KeyPath) -> Source:
+        """Where the key at `path`, or the nearest enclosing one, stands."""
+        return self.sources.get(self._nearest(path), self.source)
+
+    def _nearest(self, path: KeyPath) -> KeyPath:
+        while path and path not in self.keys:
+            path = path[:-1]
+        return path
 
 
 def read_document(path: str) -> Document:
@@ -77,8 +104,14 @@ def read_document(path: str) -> Document:
     return parse_document(path, text)
 
 
-def parse_document(path: str, text: str) -> Document:
-    """Parses YAML text; `path` is only shown."""
+def parse_document(path: str, text: str, environment: Mapping[str, str] | None = None) -> Document:
+    """Parses YAML text.
+
+    Args:
+        path: What the text is called; only shown.
+        text: The YAML.
+        environment: Variables for `${NAME}`; default those of the process.
+    """
     try:
         _check_depth(text)
         root = yaml.compose(text, Loader=_LOADER)
@@ -95,12 +128,29 @@ def parse_document(path: str, text: str) -> Document:
         return _broken(
             path, text, "SD0001", "the top level is no mapping of `key: value`", "Write `key: value` lines."
         )
-    reader = _Reader(path, text)
+    reader = _Reader(path, text, os.environ if environment is None else environment)
     try:
         values = reader.read(root, ())
     except _TooLargeError as error:
         return _broken(path, text, "SD0001", str(error), "Use fewer aliases; keep data out of this file.")
-    return Document(path, text, values, reader.keys, reader.places, tuple(reader.problems))
+    problems = tuple(reader.problems)
+    return Document(path, text, values, reader.keys, reader.places, problems, reader.variables)
+
+
+def parse_value(text: str) -> Any:
+    """One value as it would be read from a file; `${NAME}` is left as it is.
+
+    Raises:
+        ValueError: It is no YAML.
+    """
+    if "\n" in text or len(text) > MAX_BYTES:
+        return text
+    try:
+        _check_depth(text)
+        root = yaml.compose(text, Loader=_LOADER)
+        return None if root is None else _Reader("", text, None).read(root, ())
+    except (yaml.YAMLError, RecursionError, _TooLargeError) as error:
+        raise ValueError(str(error)) from None
 
 
 class _TooLargeError(Exception):
@@ -110,10 +160,11 @@ class _TooLargeError(Exception):
 class _Reader:
     """Walks a composed YAML tree once; keeps values, places and problems."""
 
-    def __init__(self, path: str, text: str) -> None:
-        self.path, self.text = path, text
+    def __init__(self, path: str, text: str, environment: Mapping[str, str] | None) -> None:
+        self.path, self.text, self.environment = path, text, environment
         self.keys: dict[KeyPath, Place] = {}
         self.places: dict[KeyPath, Place] = {}
+        self.variables: dict[KeyPath, tuple[str, ...]] = {}
         self.problems: list[Diagnostic] = []
         self._num_nodes = 0
 
@@ -124,7 +175,38 @@ class _Reader:
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._read_item(item, (*path, index)) for index, item in enumerate(node.value)]
+        if self.environment is not None and _VARIABLE.search(node.value):
+            return self._expand(node, path, self.environment)
         return _read_scalar(node)
+
+    def _expand(self, node: Any, path: KeyPath, environment: Mapping[str, str]) -> Any:
+        """A value with environment variables in it; one without quotes is then read as if it stood there."""
+        names: list[str] = []
+
+        def replace(found: re.Match[str]) -> str:
+            escaped, name, default = found.groups()
+            if escaped:
+                return found[0][1:]
+            names.append(name)
+            # Like the shell's `:-`, which takes the default for an empty variable too
+            value = environment.get(name) or default
+            if value is None and name not in environment:
+                self._report_variable(node, path, name)
+            return value or ""
+
+        text = _VARIABLE.sub(replace, node.value)
+        self.variables[path] = tuple(dict.fromkeys(names))
+        tag = node.tag if node.style else _resolve_tag(text)
+        return _read_scalar(yaml.ScalarNode(tag, text, node.start_mark, node.end_mark, style=node.style))
+
+    def _report_variable(self, node: yaml.Node, path: KeyPath, name: str) -> None:
+        self._report(
+            "SD0013",
+            _place(node),
+            ".".join(str(step) for step in path),
+            f"the environment variable `{name}` is not set",
+            f"Set it, or give a default: `${{{name}:-value}}`. A `${{` that is meant so is written `$${{`.",
+        )
 
     def _count(self, depth: int) -> None:
         """Bounds what aliases and merges, which may name themselves, expand to."""
@@ -211,6 +293,14 @@ def _convert_scalar(node: yaml.Node, text: str) -> Any:
     return text
 
 
+def _resolve_tag(text: str) -> str:
+    """The tag that YAML gives a plain scalar."""
+    for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers.get(text[:1], []):
+        if pattern.match(text):
+            return str(tag)
+    return "tag:yaml.org,2002:str"
+
+
 def _place(node: yaml.Node) -> Place:
     return Place(node.start_mark.line + 1, node.start_mark.column + 1)
 
@@ -236,4 +326,4 @@ def _yaml_fix(text: str, place: Place) -> str:
 
 def _broken(path: str, text: str, code: str, message: str, fix: str, place: Place | None = None) -> Document:
     problem = Diagnostic(code, "error", message, fix, "", path, place or Place(1, 1), text)
-    return Document(path, text, problems=(problem,))
+    return Document(path, text, problems=(problem,), whole=False)

@@ -1,4 +1,5 @@
-"""How a section declares its keys: `key` for one that works, `planned` for one that is known only.
+"""How a section declares its keys: `key` for one that works, `planned` for one that is known only, `resolved`
+for one that only the reading of the file needs.
 
 A section is a frozen pydantic model.  A key's default, type, meaning and status stand on its line
 and nowhere else; `tests/design/test_keys.py` holds the status against the code that reads it.
@@ -90,6 +91,12 @@ def key(
         {"status": "works", "planned_values": planned_values, "planned_mapping": planned_mapping},
     )
     return Field(default, description=doc, alias=name, json_schema_extra=extra, **limits)
+
+
+def resolved(doc: str, default: Any = None) -> Any:
+    """Declares a key that works and is used up while the file is read, before there is a config."""
+    extra = cast("dict[str, Any]", {"status": "works", "resolved": True})
+    return Field(default, description=doc, json_schema_extra=extra)
 
 
 def planned(doc: str, default: Any = None, *, name: str | None = None) -> Any:

@@ -7,10 +7,9 @@ from typing import Any
 
 from siredon.config.deal import allowed_text, built_words
 from siredon.config.document import KeyPath
-from siredon.config.fields import nested_section
 from siredon.config.report import Report, dotted
-from siredon.config.schema import KeyInfo, read_fields
-from siredon.registry import suggest
+from siredon.config.schema import KeyInfo, find_key
+from siredon.registry import find_clear, suggest
 
 #: Kind of problem -> what was expected, where pydantic's own words speak of Python.
 _PLAIN = {
@@ -32,7 +31,7 @@ def report_invalid(
         # A list is also "too short" when its only entry is not valid, which is reported already
         if report.has(path) or (problem["type"] == "too_short" and problem["input"]):
             continue
-        name, info = dotted(path), _field_at(path, fields)
+        name, info = dotted(path), find_key(path, fields)
         if problem["type"] == "missing":
             meaning = f" ({info.field.description})" if info else ""
             report.error(
@@ -48,6 +47,9 @@ def _report_value(problem: Any, path: KeyPath, info: KeyInfo | None, report: Rep
     if isinstance(value, str) and info and words:
         fix = f"{suggest(value, words, cutoff=0.5)}Allowed: {allowed_text(info)}."
         report.error("SD0006", path, f"`{name}` cannot be {_show(value)}", fix, at_value=True)
+        clear = find_clear(value, words)
+        if clear:
+            report.correct(value, clear, "value")
         return
     cause = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     cause = _PLAIN.get(problem["type"], cause)
@@ -84,16 +86,3 @@ def _holds(values: Any, step: str | int) -> bool:
     if isinstance(values, list):
         return isinstance(step, int) and step < len(values)
     return isinstance(values, dict) and step in values
-
-
-def _field_at(path: KeyPath, fields: Mapping[str, KeyInfo]) -> KeyInfo | None:
-    info: KeyInfo | None = None
-    for step in path:
-        if isinstance(step, int):
-            continue
-        info = fields.get(step)
-        if info is None:
-            return None
-        section = nested_section(info.field.annotation)
-        fields = read_fields(section, info.section) if section else {}
-    return info

@@ -5,7 +5,7 @@ Neither torch nor transformers is imported on the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from siredon.config.deal import deal_values
 from siredon.config.diagnostics import Diagnostic, num_errors, show_report, sort_diagnostics
-from siredon.config.document import Document, read_document
+from siredon.config.document import Document
 from siredon.config.fields import Section
 from siredon.config.invalid import report_invalid
+from siredon.config.layers import Layer, read_layers
 from siredon.config.report import Report
 from siredon.config.rule import Rule
 from siredon.config.schema import Config, key_homes, read_fields, section_types
@@ -35,14 +36,21 @@ def all_rules() -> tuple[Rule, ...]:
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome of reading a file: the config if there is no error, and every problem."""
+    """The outcome of reading a file: the config if there is no error, and every problem.
+
+    Args:
+        config: The config; None if there is an error.
+        diagnostics: The problems, in the order of the lines.
+        report: Where the values stand.
+    """
 
     config: Config | None
     diagnostics: tuple[Diagnostic, ...]
+    report: Report
 
 
-def load_config(path: str) -> tuple[Config, tuple[Diagnostic, ...]]:
-    """Reads and checks a file.
+def load_config(path: str, layers: Sequence[Layer] = ()) -> tuple[Config, tuple[Diagnostic, ...]]:
+    """Reads and checks a file, with what is laid over it.
 
     Returns:
         The config, and the warnings.
@@ -50,29 +58,29 @@ def load_config(path: str) -> tuple[Config, tuple[Diagnostic, ...]]:
     Raises:
         ConfigError: At least one error; the message shows all problems, located.
     """
-    checked = check_config(path)
+    checked = check_config(path, layers)
     if checked.config is None:
         raise ConfigError(show_report(path, checked.diagnostics), num_errors(checked.diagnostics))
     return checked.config, checked.diagnostics
 
 
-def check_config(path: str) -> Checked:
-    """Reads a file and finds every problem in it."""
-    return check_document(read_document(path))
+def check_config(path: str, layers: Sequence[Layer] = ()) -> Checked:
+    """Reads a file, with what is laid over it, and finds every problem."""
+    return check_document(read_layers(path, layers))
 
 
 def check_document(document: Document) -> Checked:
     """Finds every problem in what was read."""
-    if document.problems and not document.values:
-        return Checked(None, document.problems)
     report = Report(document)
+    if not document.whole:  # What is missing would be blamed on what is there
+        return Checked(None, sort_diagnostics(document.problems, document.path), report)
     dealt = deal_values(document.values, report)
     sections = {home: _build(section, dealt[home], home, report) for home, section in section_types().items()}
     _check_rules(sections, report)
-    problems = sort_diagnostics(report.problems)
+    problems = sort_diagnostics(report.problems, document.path)
     if num_errors(problems):
-        return Checked(None, problems)
-    return Checked(Config.model_validate(sections), problems)
+        return Checked(None, problems, report)
+    return Checked(Config.model_validate(sections), problems, report)
 
 
 def _build(section: type[Section], values: Mapping[str, Any], home: str, report: Report) -> Section | None:
@@ -96,4 +104,8 @@ def _check_rules(sections: Mapping[str, Section | None], report: Report) -> None
             if finding.severity == "warning" and wrong.intersection(rule.sections):
                 continue
             path = tuple(int(part) if part.isdigit() else part for part in finding.key.split("."))
-            report.add(rule.code, finding.severity, path, finding.message, finding.fix)
+            report.add(
+                rule.code, finding.severity, path, finding.message, finding.fix, at_value=bool(finding.value)
+            )
+            if finding.replacement is not None:
+                report.correct(finding.value, finding.replacement, "value")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from siredon.config.diagnostics import Diagnostic, Severity
-from siredon.config.document import Document, KeyPath
+from dataclasses import replace
+from typing import Literal
 
+from siredon.config.diagnostics import Diagnostic, Edit, Severity
+from siredon.config.document import Document, KeyPath
 
 #: The code of what is right and not built.
 NOT_BUILT = "SD0004"
@@ -35,13 +37,18 @@ class Report:
         self, code: str, severity: Severity, path: KeyPath, message: str, fix: str, *, at_value: bool = False
     ) -> None:
         """Adds a problem at the key of `path`, or at its value."""
-        source = self.document
-        there = self._locate(path)
-        place = source.value_place(there) if at_value else source.key_place(there)
+        there = self.locate(path)
+        source = self.document.source_of(there)
+        place = self.document.value_place(there) if at_value else self.document.key_place(there)
         self._keys.add(dotted(path))
         self.problems.append(
-            Diagnostic(code, severity, message, fix, dotted(path), source.path, place, source.text)
+            Diagnostic(code, severity, message, fix, dotted(path), source.name, place, source.text)
         )
+
+    def correct(self, old: str, new: str, kind: Literal["key", "value", "switch"]) -> None:
+        """Gives the problem added last its clear correction."""
+        problem = self.problems[-1]
+        self.problems[-1] = replace(problem, edit=Edit(problem.place, old, new, kind))
 
     def wrong_keys(self) -> set[str]:
         """The top-level keys with an error so far, less those that are right and not built."""
@@ -55,7 +62,8 @@ class Report:
         """Whether a problem of this very key has been reported."""
         return dotted(path) in self._keys
 
-    def _locate(self, path: KeyPath) -> KeyPath:
+    def locate(self, path: KeyPath) -> KeyPath:
+        """The path under which a value stands in the file: it may have an old name there."""
         for length in range(len(path), 0, -1):
             if path[:length] in self._moved:
                 return (*self._moved[path[:length]], *path[length:])

@@ -26,13 +26,15 @@ class Finding:
         message: What is wrong.
         fix: The way out, as an instruction.
         severity: An error stops the run, a warning does not.
-        replacement: What to write in place of the key's value, if that is the one clear way out.
+        value: The key's value, where the value is to blame and not the key.
+        replacement: What to write in place of that value, if it is the one clear way out.
     """
 
     key: str
     message: str
     fix: str
     severity: Severity = "error"
+    value: str = ""
     replacement: str | None = None
 
 

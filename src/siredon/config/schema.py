@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
 
 from pydantic.fields import FieldInfo
 
-from siredon.config.fields import Section
+from siredon.config.fields import Section, nested_section
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.batch import BatchSection
@@ -21,6 +22,7 @@ from siredon.config.sections.distributed import DeepspeedSection, DistributedSec
 from siredon.config.sections.embedding import EmbeddingSection
 from siredon.config.sections.evaluation import EvaluationSection, LmEvalSection
 from siredon.config.sections.experts import ExpertParallelSection, ExpertSection
+from siredon.config.sections.file import FileSection, PluginSection
 from siredon.config.sections.freezing import FreezingSection, LisaSection, ReloraSection
 from siredon.config.sections.generation import GenerationSection
 from siredon.config.sections.hatchery import HatcherySection
@@ -42,7 +44,6 @@ from siredon.config.sections.optimizer import (
 )
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.placement import PlacementSection
-from siredon.config.sections.plugins import PluginSection
 from siredon.config.sections.pose import PoseSection
 from siredon.config.sections.precision import PrecisionSection
 from siredon.config.sections.preference import PreferenceSection, RewardSection
@@ -121,6 +122,7 @@ class Config(Section):
     metrics: MetricsSection
     serving: ServingSection
     plugins: PluginSection
+    file: FileSection
 
     @property
     def has_validation(self) -> bool:
@@ -183,6 +185,26 @@ def key_homes() -> dict[str, KeyInfo]:
             assert name not in homes, f"{name} stands in {homes[name].section} and in {home}"
             homes[name] = info
     return homes
+
+
+def find_key(path: Sequence[str | int], fields: Mapping[str, KeyInfo] | None = None) -> KeyInfo | None:
+    """The key at a path such as `("datasets", 0, "type")`; None for one that no section declares.
+
+    Args:
+        path: The path.
+        fields: The keys from which it starts; default the top level.
+    """
+    known: Mapping[str, KeyInfo] = key_homes() if fields is None else fields
+    info: KeyInfo | None = None
+    for step in path:
+        if isinstance(step, int):
+            continue
+        info = known.get(step)
+        if info is None:
+            return None
+        section = nested_section(info.field.annotation)
+        known = read_fields(section, info.section) if section else {}
+    return info
 
 
 def json_schema() -> dict[str, Any]:

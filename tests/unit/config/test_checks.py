@@ -128,6 +128,11 @@ OWNERS = {
     "SD0009": ({"config/deal.py"}, "an old name"),
     "SD0010": ({"config/deal.py"}, "a removed key"),
     "SD0011": ({"config/deal.py"}, "an old name beside its new one"),
+    "SD0012": ({"config/layers.py"}, "a file that cannot be included"),
+    "SD0013": ({"config/document.py"}, "an environment variable that is not set"),
+    "SD0014": ({"config/layers.py"}, "a setting whose place is not there"),
+    "SD0015": ({"config/layers.py"}, "a setting that `strict` forbids"),
+    "SD0016": ({"config/plugins.py"}, "an unknown plugin"),
 }
 
 

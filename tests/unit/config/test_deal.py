@@ -152,11 +152,11 @@ def test_a_planned_key_of_a_nested_section_is_refused():
     [(name, word) for name, info in HOMES.items() for word in info.planned_values],
 )
 def test_a_planned_value_is_refused_at_the_value(name: str, word: str):
-    (problem, *others) = check(f"{name}: {word}\n").diagnostics
+    # A rule may have something to say about the word too
+    (problem,) = [problem for problem in check(f"{name}: {word}\n").diagnostics if problem.code < "SD0100"]
     assert (problem.code, problem.place) == ("SD0004", Place(6, len(name) + 3))
     assert f"`{name}: {word}`" in problem.message
     assert f"`{word}`" not in problem.fix
-    assert not [other for other in others if other.code < "SD0100"]
 
 
 def test_no_planned_value_is_a_value_that_works():

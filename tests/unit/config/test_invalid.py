@@ -15,7 +15,7 @@ from siredon.config.schema import KeyInfo, key_homes
 
 ENTRY = "test_datasets:\n  - path: rows.jsonl\n    type: alpaca\n    "
 WORKING = [info for info in key_homes().values() if info.status == "works"]
-CHOICES = [info for info in WORKING if literal_words(info.field.annotation)]
+CHOICES = [info for info in WORKING if built_words(info)]
 
 
 def convert(kind: Any, value: Any) -> Any:

@@ -14,7 +14,7 @@ from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import FORMATS, TEMPLATES
-from siredon.registry import suggest
+from siredon.registry import find_clear, suggest
 
 
 def _check_datasets(data: DataSection) -> Iterator[Finding]:
@@ -41,6 +41,8 @@ def _check_types(data: DataSection) -> Iterator[Finding]:
                     f"{list_name}.{index}.type",
                     f"`type: {entry.type}` is no format that is built",
                     f"{suggest(entry.type, names)}Built: {', '.join(f'`{name}`' for name in names)}.",
+                    value=entry.type,
+                    replacement=find_clear(entry.type, names),
                 )
 
 
@@ -124,6 +126,8 @@ def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[
                 name,
                 f"`chat_template: {value}` is no template that is built",
                 f"{suggest(value, known)}Built: {', '.join(f'`{word}`' for word in known)}.",
+                value=value,
+                replacement=find_clear(value, known),
             )
 
 
