@@ -74,6 +74,8 @@ def key(
     name: str | None = None,
     planned_values: tuple[str, ...] = (),
     planned_mapping: bool = False,
+    derived: str = "",
+    since: str = "0.1",
     **limits: Any,
 ) -> Any:
     """Declares a key that works.
@@ -84,18 +86,26 @@ def key(
         name: The YAML key, where it cannot be the attribute's own name.
         planned_values: Values of the reference that are known but not built yet; refused with that reason.
         planned_mapping: The reference also takes a mapping here, which is not built yet.
+        derived: Property of the section, or of `Config`, that says what holds where the key is not set.
+        since: Version in which the key began to work.
         limits: `ge`, `gt`, `le`, `lt`, `min_length`, as pydantic takes them.
     """
     extra = cast(
         "dict[str, Any]",
-        {"status": "works", "planned_values": planned_values, "planned_mapping": planned_mapping},
+        {
+            "status": "works",
+            "planned_values": planned_values,
+            "planned_mapping": planned_mapping,
+            "derived": derived,
+            "since": since,
+        },
     )
     return Field(default, description=doc, alias=name, json_schema_extra=extra, **limits)
 
 
-def resolved(doc: str, default: Any = None) -> Any:
+def resolved(doc: str, default: Any = None, *, since: str = "0.1") -> Any:
     """Declares a key that works and is used up while the file is read, before there is a config."""
-    extra = cast("dict[str, Any]", {"status": "works", "resolved": True})
+    extra = cast("dict[str, Any]", {"status": "works", "since": since})
     return Field(default, description=doc, json_schema_extra=extra)
 
 

@@ -150,6 +150,16 @@ class KeyInfo:
         return cast("tuple[str, ...]", self._extra.get("planned_values", ()))
 
     @property
+    def since(self) -> str:
+        """The version in which the key began to work; empty for one that is not built."""
+        return cast("str", self._extra.get("since", ""))
+
+    @property
+    def derived(self) -> str:
+        """The property that says what holds where the key is not set; empty for none."""
+        return cast("str", self._extra.get("derived", ""))
+
+    @property
     def plans_mapping(self) -> bool:
         """Whether the reference takes a mapping here, which is not built yet."""
         return bool(self._extra.get("planned_mapping"))
