@@ -7,7 +7,7 @@ import sys
 import typer
 
 from siredon import __version__
-from siredon.cli import check, config_schema, inference, merge_lora, preprocess, train
+from siredon.cli import check, config, config_schema, inference, merge_lora, preprocess, train
 from siredon.errors import ConfigError, SiredonError
 
 app = typer.Typer(
@@ -15,9 +15,8 @@ app = typer.Typer(
     help="Fine-tune language models from one YAML file, the one that Axolotl users already have.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-for command in (check, preprocess, train, inference, merge_lora, config_schema):
+for command in (check, preprocess, train, inference, merge_lora, config, config_schema):
     command.register(app)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
-from siredon.config.names import REMOVED, RENAMED, Rename
+from siredon.config.names import REMOVED, RENAMED, RENAMED_VALUES, Rename
 from siredon.config.plugins import apply_plugins
 from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
@@ -100,7 +100,7 @@ def _translate_names(
     result: dict[str, Any] = {}
     old: dict[str, Any] = {}
     for name, value in values.items():
-        rename = RENAMED.get(name)
+        rename = _find_rename(name, path)
         if name in known:
             result[name] = value
         elif name in REMOVED:
@@ -111,8 +111,36 @@ def _translate_names(
         elif value is not None:
             old[name] = value
     for name, value in old.items():
-        _rename(result, value, (*path, name), RENAMED[name], report)
-    return result
+        rename = _find_rename(name, path)
+        assert rename is not None
+        _rename(result, value, (*path, name), rename, report)
+    return result if path else _translate_values(result, report)
+
+
+def _find_rename(name: str, path: KeyPath) -> Rename | None:
+    """What became of a name at a place: in one mapping, or everywhere."""
+    return (
+        RENAMED.get(f"{path[-1]}.{name}") if path and f"{path[-1]}.{name}" in RENAMED else RENAMED.get(name)
+    )
+
+
+def _translate_values(values: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Replaces old values that are keys of their own by now, each with a warning."""
+    for (name, word), instead in RENAMED_VALUES.items():
+        if values.get(name) != word:
+            continue
+        shown = " and ".join(f"`{new}: {_yaml(value)}`" for new, value in instead.items())
+        message = f"`{name}: {word}` is an old value: there is a key for it."
+        report.add("SD0009", "warning", (name,), message, f"Write {shown}.", at_value=True)
+        for new, value in instead.items():
+            if new == name or values.get(new) is None:
+                report.move((new,), (name,))
+                values[new] = value
+    return values
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _rename(result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, report: Report) -> None:

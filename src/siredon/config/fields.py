@@ -12,6 +12,9 @@ from typing import Annotated, Any, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticUndefined
 
+#: Stands for any mapping among the values that are planned.
+A_MAPPING = "{}"
+
 
 class Section(BaseModel):
     """A group of keys.  Frozen, and closed: what it does not declare is an unknown key."""
@@ -73,7 +76,6 @@ def key(
     *,
     name: str | None = None,
     planned_values: tuple[str, ...] = (),
-    planned_mapping: bool = False,
     derived: str = "",
     since: str = "0.1",
     **limits: Any,
@@ -85,8 +87,9 @@ def key(
         default: Its value when the file does not set it; leave out if the key is required.
         name: The YAML key, where it cannot be the attribute's own name.
         planned_values: Values of the reference that are known but not built yet; refused with that reason.
-        planned_mapping: The reference also takes a mapping here, which is not built yet.
-        derived: Property of the section, or of `Config`, that says what holds where the key is not set.
+            `A_MAPPING` among them is any mapping.
+        derived: Property of the section that says what holds where the key is not set; with `Config.` before it,
+            property of the whole config.
         since: Version in which the key began to work.
         limits: `ge`, `gt`, `le`, `lt`, `min_length`, as pydantic takes them.
     """
@@ -95,7 +98,6 @@ def key(
         {
             "status": "works",
             "planned_values": planned_values,
-            "planned_mapping": planned_mapping,
             "derived": derived,
             "since": since,
         },

@@ -30,13 +30,31 @@ _GPTQ = "Delete it: the weights say themselves how they were quantized."
 _MAPPING = "One mapping for all properties of a message."
 _LEGACY_CHAT = "Delete it, and use `type: chat_template` with `message_property_mappings`."
 
-#: Old key -> the key to use.
+_PREFIX = "Inside `fsdp_config` the prefix says nothing."
+_INNER = (
+    "activation_checkpointing",
+    "auto_wrap_policy",
+    "cpu_offload_pin_memory",
+    "cpu_ram_efficient_loading",
+    "final_state_dict_type",
+    "min_num_params",
+    "mixed_precision_policy",
+    "offload_params",
+    "reshard_after_forward",
+    "state_dict_type",
+    "sync_module_states",
+    "transformer_layer_cls_to_wrap",
+    "use_orig_params",
+)
+
+#: Old key -> the key to use.  A name with a dot is one inside that mapping only.
 RENAMED: dict[str, Rename] = {
     # Spellings
     "type_of_model": Rename("model_type", None, _SPELLING),
     "revision_of_model": Rename("model_revision", None, _SPELLING),
     "overrides_of_model_config": Rename("model_config", None, _SPELLING),
     "overrides_of_model_kwargs": Rename("model_kwargs", None, _SPELLING),
+    "rope_scaling": Rename("model_config.rope_scaling", None, "It is a setting of the model's own."),
     "adam_eps": Rename("adam_epsilon", None, "The reference ignored this spelling."),
     "context_parapllel_size": Rename("context_parallel_size", None, _TYPO),
     # Attention
@@ -69,7 +87,21 @@ RENAMED: dict[str, Rename] = {
     "evaluation_strategy": Rename("eval_strategy", None, "The name that transformers uses."),
     "eval_max_new_tokens": Rename("generation_max_new_tokens", None, "Samples have settings of their own."),
     # Several GPUs
+    "fsdp_config.version": Rename("fsdp_version", None, "It has one name everywhere."),
+    **{f"fsdp_config.fsdp_{name}": Rename(name, None, _PREFIX) for name in _INNER},
+    "fsdp_final_state_dict_type": Rename(
+        "fsdp_config.final_state_dict_type", None, "The other settings of FSDP are there."
+    ),
     "sequence_parallel_degree": Rename("context_parallel_size", None, "Every axis of the mesh is a `_size`."),
+}
+
+#: Key and its old value -> the keys to set instead.
+RENAMED_VALUES: dict[tuple[str, str], dict[str, object]] = {
+    ("gradient_checkpointing", "offload"): {"gradient_checkpointing": True, "activation_offloading": True},
+    ("gradient_checkpointing", "offload_disk"): {
+        "gradient_checkpointing": True,
+        "activation_offloading": "disk",
+    },
 }
 
 #: Old key -> what to do instead.
@@ -85,7 +117,6 @@ REMOVED: dict[str, str] = {
     "merge_lora": "Delete it: merging is a command.",
     "preprocess_iterable": "Delete it, and set `streaming: true` for data that is read while training.",
     # Model and adapter
-    "rope_scaling": "Move it into `model_config:`; it is a setting of the model's own.",
     "torch_dtype": "Delete it, and set `bf16`, `fp16` or `float32` to true.",
     "base_model_ignore_patterns": "Delete it: only the files that a model needs are fetched.",
     "full_finetune": "Delete it: without `adapter` every weight is trained.",
@@ -109,7 +140,6 @@ REMOVED: dict[str, str] = {
     "gc_steps": "Delete it, and set `torch_empty_cache_steps` and `gc_collect_steps`.",
     "eval_table_size": "Delete it, and set `generate_samples: true` with `num_generation_samples`.",
     "debug": "Delete it: looking at prepared rows is a command.",
-    "fsdp_final_state_dict_type": "Move it into `fsdp_config:`, as `final_state_dict_type`.",
     # Preferences
     "rpo_alpha": "Delete it; `dpo_loss_type: [sigmoid, sft]` with `dpo_loss_weights` is the same.",
     "dpo_norm_loss": "Delete it: TRL no longer has it.",

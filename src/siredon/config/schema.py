@@ -1,4 +1,4 @@
-"""The sections put together: `Config`, the home of every key, and the JSON schema."""
+"""The sections put together: `Config`, and the home of every key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from pydantic.fields import FieldInfo
 
-from siredon.config.fields import Section, nested_section
+from siredon.config.fields import A_MAPPING, Section, nested_section
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.batch import BatchSection
@@ -129,6 +129,19 @@ class Config(Section):
         """Whether there are validation rows."""
         return self.data.has_validation
 
+    @property
+    def eval_strategy(self) -> Literal["no", "steps", "epoch"]:
+        """When validation runs: never without validation rows."""
+        section = self.evaluation
+        by_steps = section.eval_steps is not None or section.evals_per_epoch is not None
+        wanted = section.eval_strategy or ("steps" if by_steps else "epoch")
+        return wanted if self.has_validation else "no"
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer is read from."""
+        return self.tokenizer.path_for(self.model.base_model)
+
 
 @dataclass(frozen=True)
 class KeyInfo:
@@ -147,7 +160,7 @@ class KeyInfo:
     @property
     def planned_values(self) -> tuple[str, ...]:
         """Values of the reference that are refused as not built yet."""
-        return cast("tuple[str, ...]", self._extra.get("planned_values", ()))
+        return tuple(word for word in self._planned if word != A_MAPPING)
 
     @property
     def since(self) -> str:
@@ -162,7 +175,11 @@ class KeyInfo:
     @property
     def plans_mapping(self) -> bool:
         """Whether the reference takes a mapping here, which is not built yet."""
-        return bool(self._extra.get("planned_mapping"))
+        return A_MAPPING in self._planned
+
+    @property
+    def _planned(self) -> tuple[str, ...]:
+        return cast("tuple[str, ...]", self._extra.get("planned_values", ()))
 
     @property
     def _extra(self) -> dict[str, Any]:
@@ -215,24 +232,3 @@ def find_key(path: Sequence[str | int], fields: Mapping[str, KeyInfo] | None = N
         section = nested_section(info.field.annotation)
         known = read_fields(section, info.section) if section else {}
     return info
-
-
-def json_schema() -> dict[str, Any]:
-    """The flat JSON Schema (draft 2020-12) of a configuration file, for editors and validators."""
-    properties: dict[str, Any] = {}
-    definitions: dict[str, Any] = {}
-    required: list[str] = []
-    for section in section_types().values():
-        schema = section.model_json_schema(by_alias=True, mode="validation")
-        definitions |= schema.get("$defs", {})
-        properties |= schema["properties"]
-        required += schema.get("required", [])
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Siredon configuration",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-        "required": required,
-        "$defs": definitions,
-    }

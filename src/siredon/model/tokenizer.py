@@ -21,7 +21,7 @@ def load_tokenizer(tokenizer: TokenizerSection, model: ModelSection) -> Any:
     loaded = find_class(
         "tokenizer_type", tokenizer.tokenizer_type, "Leave it out: AutoTokenizer finds the class."
     )
-    name = tokenizer.tokenizer_config or model.base_model
+    name = tokenizer.path_for(model.base_model)
     try:
         built = loaded.from_pretrained(
             locate_model(name), trust_remote_code=model.trust_remote_code, revision=model.revision or "main"

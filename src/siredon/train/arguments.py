@@ -97,7 +97,7 @@ def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
         "save_only_model": section.save_only_model,
     }
     steps = _steps(section.save_steps, section.saves_per_epoch, schedule)
-    if section.save_strategy == "best":
+    if section.strategy == "best":
         metric = section.metric_for_best_model or "eval_loss"
         return {
             **options,
@@ -106,21 +106,16 @@ def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
             "greater_is_better": False,
         }
     if steps is None:
-        return {**options, "save_strategy": section.save_strategy or "epoch"}
+        return {**options, "save_strategy": section.strategy}
     return {**options, "save_strategy": "steps", "save_steps": steps}
 
 
 def _evaluating(config: Config, schedule: Schedule, *, starts: bool) -> dict[str, Any]:
-    section = config.evaluation
-    if not config.has_validation:
+    section, strategy = config.evaluation, config.eval_strategy
+    if strategy == "no":
         return {"eval_strategy": "no"}
     steps = _steps(section.eval_steps, section.evals_per_epoch, schedule)
-    if steps is None:
-        return {
-            "eval_strategy": section.eval_strategy or "epoch",
-            "eval_on_start": starts and section.eval_strategy != "no",
-        }
-    return {"eval_strategy": "steps", "eval_steps": steps, "eval_on_start": starts}
+    return {"eval_strategy": strategy, "eval_on_start": starts} | ({"eval_steps": steps} if steps else {})
 
 
 def _steps(steps: float | None, per_epoch: int | None, schedule: Schedule) -> int | None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from siredon import __version__
 from siredon.cli.app import app, main
-from siredon.config.schema import json_schema
+from siredon.config.json_schema import json_schema
 
 GOOD = "base_model: some/model\nlearning_rate: 1e-4\ndatasets:\n  - path: rows.jsonl\n    type: alpaca\n"
 VERBS = ["preprocess", "train", "inference", "merge-lora"]
@@ -138,7 +138,9 @@ def test_the_schema_is_printed_and_nothing_else():
         ["train"],
         ["check", "a.yml", "b.yml"],
         ["check", "a.yml", "--format", "xml"],
-        ["check", "a.yml", "--no-such-option"],
+        ["check", "a.yml", "-x"],
+        ["config-schema", "--field", "no.such.key"],
+        ["config", "diff", "a.yml"],
         ["inference", "a.yml", "--max-new-tokens", "0"],
         ["inference", "a.yml", "--temperature", "-1"],
         ["inference", "a.yml", "--compare"],

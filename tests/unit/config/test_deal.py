@@ -9,8 +9,9 @@ from yaml import safe_dump
 from siredon.config.deal import allowed_text, built_words, literal_words, suggest
 from siredon.config.diagnostics import Place
 from siredon.config.fields import Section, nested_section
+from siredon.config.load import Checked
 from siredon.config.names import REMOVED, RENAMED
-from siredon.config.schema import Config, KeyInfo, key_homes, read_fields, section_types
+from siredon.config.schema import Config, KeyInfo, find_key, key_homes, read_fields, section_types
 
 HOMES = key_homes()
 PLANNED = sorted(name for name, info in HOMES.items() if info.status == "planned")
@@ -28,6 +29,11 @@ def default_of(info: KeyInfo) -> Any:
 def all_sections(section: type[Section] = Config) -> set[type[Section]]:
     inner = {nested_section(field.annotation) for field in section.model_fields.values()} - {None}
     return {section}.union(*(all_sections(found) for found in inner))  # type: ignore[arg-type]
+
+
+def without_rules(checked: Checked) -> list[tuple[str, str]]:
+    """Code and key of every problem but those of rules across keys."""
+    return [(problem.code, problem.key) for problem in checked.diagnostics if problem.code < "SD0100"]
 
 
 # Dealing
@@ -114,7 +120,7 @@ def test_every_problem_is_reported_at_once():
 def test_a_planned_key_is_accepted_at_its_default_and_refused_otherwise(name: str):
     info = HOMES[name]
     assert accept(line(name, default_of(info))).model_dump() == accept().model_dump()
-    assert find(line(name, "something else")) == [("SD0004", name)]
+    assert without_rules(check(line(name, "something else"))) == [("SD0004", name)]
 
 
 @pytest.mark.parametrize("value", ["false", "[]", "{}", "''"])
@@ -135,10 +141,9 @@ def test_a_planned_key_without_a_default_may_be_off(value: str):
     ],
 )
 def test_a_planned_key_that_would_change_something_is_refused(text: str):
-    problem = find_one(text)
-    assert problem.code == "SD0004"
-    assert problem.place == Place(6, 1)
-    assert "Axolotl" in problem.fix
+    problems = [problem for problem in check(text).diagnostics if problem.code < "SD0100"]
+    assert [(problem.code, problem.place) for problem in problems] == [("SD0004", Place(6, 1))]
+    assert "Axolotl" in problems[0].fix
 
 
 def test_a_planned_key_of_a_nested_section_is_refused():
@@ -172,6 +177,11 @@ def test_no_planned_value_is_a_value_that_works():
 def test_the_new_name_of_an_old_key_exists_and_the_old_one_does_not(name: str):
     new, _, inner = RENAMED[name].new.partition(".")
     everywhere = {key for section in all_sections() for key in read_fields(section, "")}
+    if "." in name:  # in that mapping only
+        mapping, _, old = name.partition(".")
+        assert find_key((mapping, new)) is not None
+        assert find_key((mapping, old)) is None
+        return
     assert new in (everywhere if inner else HOMES)
     assert name not in HOMES
     assert name not in REMOVED
@@ -310,6 +320,42 @@ def test_a_wrong_value_of_an_old_nested_name_is_reported_where_it_stands():
         ("SD0009", Place(6, 5)),
         ("SD0005", Place(6, 25)),
     ]
+
+
+def test_the_prefix_inside_fsdp_config_is_an_old_name():
+    text = "fsdp_config:\n  fsdp_offload_params: true\n  version: 2\n  fsdp_typo: 1\n"
+    assert without_rules(check(text)) == [
+        ("SD0004", "fsdp_config"),
+        ("SD0009", "fsdp_config.fsdp_offload_params"),
+        ("SD0009", "fsdp_config.version"),
+        ("SD0003", "fsdp_config.fsdp_typo"),
+    ]
+
+
+def test_a_name_that_is_old_in_one_mapping_is_unknown_elsewhere():
+    assert find("version: 2\n") == [("SD0003", "version")]
+    assert find("fsdp_offload_params: true\n") == [("SD0003", "fsdp_offload_params")]
+
+
+def test_a_setting_of_the_model_moves_into_its_mapping():
+    checked = check("rope_scaling: {rope_type: yarn}\nmodel_config: {rope_theta: 5}\n")
+    assert [problem.code for problem in checked.diagnostics] == ["SD0009"]
+    assert checked.config is not None
+    assert checked.config.model.overrides == {"rope_theta": 5, "rope_scaling": {"rope_type": "yarn"}}
+
+
+@pytest.mark.parametrize(("word", "value"), [("offload", True), ("offload_disk", "disk")])
+def test_an_old_value_becomes_a_key_of_its_own(word: str, value: object):
+    problems = [
+        problem
+        for problem in check(f"gradient_checkpointing: {word}\n").diagnostics
+        if problem.code < "SD0100"
+    ]
+    assert [(problem.code, problem.key, problem.place.column) for problem in problems] == [
+        ("SD0004", "activation_offloading", 1),
+        ("SD0009", "gradient_checkpointing", 25),
+    ]
+    assert f"`activation_offloading: {str(value).lower()}`" in problems[1].fix
 
 
 def test_an_old_name_where_its_new_one_does_not_belong_is_unknown():

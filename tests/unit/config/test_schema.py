@@ -12,7 +12,10 @@ from tests.unit.config.texts import DATASETS, MINIMAL, accept, read
 from siredon.config.document import read_document
 from siredon.config.fields import Section, nested_section
 from siredon.config.load import check_config
-from siredon.config.schema import Config, json_schema, key_homes, read_fields, section_types
+from siredon.config.json_schema import field_schema, json_schema
+from siredon.config.names import REMOVED, RENAMED
+from siredon.config.schema import Config, key_homes, read_fields, section_types
+from siredon.config.shelves import FORMATS, TEMPLATES
 
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yml"))
 SCHEMA = json_schema()
@@ -110,10 +113,46 @@ def test_validation_rows_come_from_either_key():
 # The JSON schema
 
 
-def test_the_schema_has_every_key_and_no_other():
-    assert set(SCHEMA["properties"]) == set(key_homes())
+def test_the_schema_has_every_key_every_old_name_and_no_other():
+    new = {name for name, value in SCHEMA["properties"].items() if not value.get("deprecated")}
+    old = {
+        name for name in {**RENAMED, **REMOVED} if "." not in name and not name.startswith("message_field")
+    }
+    assert new == set(key_homes())
+    assert old - set(SCHEMA["properties"]) == set()
+    assert set(SCHEMA["properties"]) - new <= old
     assert SCHEMA["additionalProperties"] is False
-    assert set(SCHEMA["required"]) == {"base_model", "learning_rate"}
+    assert SCHEMA["required"] == ["base_model", "datasets", "learning_rate"]
+
+
+def test_the_schema_of_one_key_stands_alone():
+    jsonschema = pytest.importorskip("jsonschema")
+    for path, good, bad in (
+        (["learning_rate"], 1e-4, "fast"),
+        (["lr_scheduler"], "cosine", "cosin"),
+        (["datasets"], [{"path": "a", "type": "alpaca"}], [{"path": "a"}]),
+        (["datasets", "train_on_eos"], "turn", "never"),
+        (["trl", "beta"], 0.1, "x"),
+    ):
+        schema = field_schema(path)
+        assert schema is not None
+        validator = jsonschema.Draft202012Validator(schema)
+        assert validator.is_valid(good)
+        assert not validator.is_valid(bad)
+    assert field_schema(["trl", "no_such_key"]) is None
+
+
+def test_the_schema_offers_the_formats_and_templates_that_are_built():
+    entry = SCHEMA["$defs"]["DatasetEntry"]["properties"]
+    assert {"enum": list(FORMATS.names())} in entry["type"]["anyOf"]
+    assert {"enum": ["tokenizer_default", *TEMPLATES.names()]} in SCHEMA["properties"]["chat_template"][
+        "anyOf"
+    ]
+
+
+def test_the_schema_says_what_is_not_built():
+    assert "Not built yet" in SCHEMA["properties"]["load_in_4bit"]["description"]
+    assert "Not built yet" not in SCHEMA["properties"]["lora_r"]["description"]
 
 
 def test_the_schema_is_json():
@@ -122,7 +161,7 @@ def test_the_schema_is_json():
 
 def test_every_property_of_the_schema_has_a_type_and_a_description():
     for name, value in properties(SCHEMA):
-        assert KINDS & set(value) or name == "CompressorOptions.recipe"  # which is of any kind
+        assert KINDS & set(value) or value.get("deprecated") or name == "CompressorOptions.recipe"  # of any kind
         assert value["description"]
 
 
@@ -167,6 +206,9 @@ def test_every_example_is_valid_by_the_check_and_by_the_schema(path: Path, monke
         "special_tokens: {eos_token: x}\n",
         "lr_scheduler_kwargs: {any: [thing]}\n",
         "val_set_size: 100\n",
+        "seed:\n",
+        "optimizer: ~\nsample_packing: null\n",
+        "include: []\n",
     ],
 )
 def test_the_schema_accepts_what_the_check_accepts(text: str):
@@ -185,6 +227,8 @@ def test_the_schema_accepts_what_the_check_accepts(text: str):
         "sample_packing: 1\n",
         "optimizer: adamm\n",
         "bf16: full\n",
+        "optimizer: muon\n",
+        "world_size: 2\n",
         "special_tokens: {eos: x}\n",
         "test_datasets: [{path: a}]\n",
         "test_datasets: []\nlora_target_modules: [1]\n",
@@ -192,3 +236,18 @@ def test_the_schema_accepts_what_the_check_accepts(text: str):
 )
 def test_the_schema_refuses_what_the_check_refuses(text: str):
     assert list(validator().iter_errors(read(MINIMAL + text).values))
+
+
+def test_the_schema_accepts_variables_and_old_names_that_the_check_translates(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("SEED", "7")
+    assert accept("seed: ${SEED}\n").batch.seed == 7
+    assert validator().is_valid({**read(MINIMAL).values, "seed": "${SEED}"})
+    assert not validator().is_valid({**read(MINIMAL).values, "seed": "SEED"})
+    assert validator().is_valid({**read(MINIMAL).values, "type_of_model": "AutoModelForCausalLM"})
+
+
+def test_a_file_without_data_is_refused():
+    values = {name: value for name, value in read(MINIMAL).values.items() if name != "datasets"}
+    assert not validator().is_valid(values)

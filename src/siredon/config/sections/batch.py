@@ -11,7 +11,10 @@ class BatchSection(Section):
     micro_batch_size: Int = key("Sequences per device in one forward pass.", 1, ge=1)
     gradient_accumulation_steps: Int = key("Forward passes per optimizer step.", 1, ge=1)
     eval_batch_size: Int | None = key(
-        "Sequences per device in validation; default `micro_batch_size`.", None, ge=1
+        "Sequences per device in validation; default `micro_batch_size`.",
+        None,
+        ge=1,
+        derived="eval_size",
     )
     num_epochs: Float = key("Passes over the data.", 1.0, gt=0)
     max_steps: Int | None = key("Optimizer steps; wins over `num_epochs`.", None, ge=1)

@@ -23,7 +23,9 @@ class CheckpointSection(Section):
 
     output_dir: Str = key("Folder for everything that the run writes.", "./model-out")
     save_strategy: Strategy | None = key(
-        "`steps`, `epoch`, `best` or `no`; default `epoch`, or `steps` when a number of steps is set.", None
+        "`steps`, `epoch`, `best` or `no`; default `epoch`, or `steps` when a number of steps is set.",
+        None,
+        derived="strategy",
     )
     save_steps: Float | None = key("Steps between checkpoints, or a fraction of the run below 1.", None, gt=0)
     saves_per_epoch: Int | None = key("Checkpoints per epoch.", None, ge=1)
@@ -37,6 +39,12 @@ class CheckpointSection(Section):
     load_best_model_at_end: Bool = planned("End with the best checkpoint, not the last.", False)
     greater_is_better: Bool | None = planned("Whether `metric_for_best_model` should rise.")
     dynamic_checkpoint: DynamicCheckpoint | None = planned("A checkpoint on request, by a file.")
+
+    @property
+    def strategy(self) -> Strategy:
+        """When a checkpoint is written."""
+        by_steps = self.save_steps is not None or self.saves_per_epoch is not None
+        return self.save_strategy or ("steps" if by_steps else "epoch")
 
     @property
     def output_folder(self) -> Path:

@@ -13,7 +13,9 @@ class EvaluationSection(Section):
     """When the validation loss is measured."""
 
     eval_strategy: Literal["no", "steps", "epoch"] | None = key(
-        "`steps`, `epoch` or `no`; default `epoch`, or `steps` when a number of steps is set.", None
+        "`steps`, `epoch` or `no`; default `epoch`, or `steps` when a number of steps is set.",
+        None,
+        derived="Config.eval_strategy",
     )
     eval_steps: Float | None = key("Steps between validations, or a fraction of the run below 1.", None, gt=0)
     evals_per_epoch: Int | None = key("Validations per epoch.", None, ge=1)

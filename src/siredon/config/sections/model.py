@@ -11,7 +11,9 @@ class ModelSection(Section):
     """The base model: a hub id or a local folder, its class and its configuration."""
 
     base_model: Str = key("Hub id or local folder of the weights.")
-    base_model_config: Str | None = key("Hub id or folder of the model's config; default `base_model`.", None)
+    base_model_config: Str | None = key(
+        "Hub id or folder of the model's config; default `base_model`.", None, derived="config_path"
+    )
     model_type: Str = key(
         "Class of transformers that loads the weights.", "AutoModelForCausalLM", name="model_type"
     )

@@ -11,9 +11,11 @@ class PackingSection(Section):
     """Several rows in one sequence, and padding."""
 
     sample_packing: Bool = key("Pack several rows into one sequence, isolated from each other.", False)
-    eval_sample_packing: Bool | None = key("The same for validation rows; default `sample_packing`.", None)
+    eval_sample_packing: Bool | None = key(
+        "The same for validation rows; default `sample_packing`.", None, derived="pack_eval"
+    )
     pad_to_sequence_len: Bool | None = key(
-        "Pad every batch to `sequence_len`; default only when packing.", None
+        "Pad every batch to `sequence_len`; default only when packing.", None, derived="pads_fully"
     )
     sample_packing_group_size: Int = planned("Rows among which the packer looks for a fit.", 100_000)
     sample_packing_bin_size: Int = planned("Most rows in one pack.", 200)

@@ -20,7 +20,9 @@ class SpecialTokens(Section):
 class TokenizerSection(Section):
     """The tokenizer and how a conversation becomes text."""
 
-    tokenizer_config: Str | None = key("Hub id or folder of the tokenizer; default `base_model`.", None)
+    tokenizer_config: Str | None = key(
+        "Hub id or folder of the tokenizer; default `base_model`.", None, derived="Config.tokenizer_path"
+    )
     tokenizer_type: Str = key("Class of transformers that loads the tokenizer.", "AutoTokenizer")
     special_tokens: SpecialTokens = key("Tokens with a role, set or replaced.", SpecialTokens())
     chat_template: Str | None = key(
@@ -36,3 +38,7 @@ class TokenizerSection(Section):
     tokenizer_legacy: Bool | None = planned("Split as the first Llama did, with its quirk at added tokens.")
     tokenizer_use_mistral_common: Bool | None = planned("Tokenize by the package mistral-common.")
     tokenizer_save_jinja_files: Bool = planned("Write the template as a file beside the tokenizer.", True)
+
+    def path_for(self, base_model: str) -> str:
+        """Where the tokenizer of `base_model` is read from."""
+        return self.tokenizer_config or base_model
