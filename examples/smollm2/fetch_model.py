@@ -23,7 +23,7 @@ WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def main() -> None:
-    from siredon.model.locate import cache_folder
+    from siredon.config.model_folder import cache_folder
 
     folder = cache_folder() / "models" / NAME
     if (folder / "model.safetensors").is_file():

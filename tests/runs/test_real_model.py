@@ -13,7 +13,7 @@ from tests.conftest import SHARED_DATA
 
 from siredon import pipeline
 from siredon.config.load import load_config
-from siredon.model.locate import locate_model
+from siredon.config.model_folder import locate_model
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: Validation loss must fall by at least this much, in nats per target token.

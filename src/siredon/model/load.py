@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from siredon.config.model_folder import locate_model
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.model import ModelSection
 from siredon.errors import ModelError
-from siredon.model.locate import explain_loading, find_class, locate_model
+from siredon.model.locate import explain_loading, find_class
 from siredon.registry import suggest
 
 

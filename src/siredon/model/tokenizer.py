@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from siredon.config.model_folder import locate_model
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.model.locate import explain_loading, find_class, locate_model
+from siredon.model.locate import explain_loading, find_class
 
 
 def load_tokenizer(tokenizer: TokenizerSection, model: ModelSection) -> Any:
