@@ -75,6 +75,30 @@ def probe_hardware() -> Hardware:
     return Hardware("cpu", _cpu_name(), 1, _cpu_has_bf16(), False, cores)
 
 
+def describe_devices() -> dict[str, str]:
+    """What there is to compute with, for people: name of a thing -> what it is.  Imports torch."""
+    import torch
+
+    hardware = probe_hardware()
+    found = {"cpu": f"{_cpu_name()}, {hardware.num_cores} cores, {_memory_bytes() / 2**30:.0f} GiB"}
+    if hardware.is_gpu:
+        for index in range(hardware.num_devices):
+            gpu = torch.cuda.get_device_properties(index)
+            found[f"gpu {index}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {gpu.major}.{gpu.minor}"
+        found["runtime"] = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    elif hardware.device == "mps":
+        found["gpu"] = "Apple GPU (MPS)"
+    else:
+        found["gpu"] = "none that PyTorch can use"
+    found["number formats"] = "bfloat16 in hardware" if hardware.has_bf16 else "no bfloat16 in hardware"
+    return found
+
+
+def _memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def read_peak_bytes(hardware: Hardware) -> int:
     """The most memory this process has held: on the GPU if there is one, else resident."""
     if hardware.is_gpu:

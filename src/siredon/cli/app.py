@@ -7,7 +7,17 @@ import sys
 import typer
 
 from siredon import __version__
-from siredon.cli import check, config, config_schema, inference, merge_lora, preprocess, train
+from siredon.cli import (
+    check,
+    config,
+    config_schema,
+    env,
+    examples,
+    inference,
+    merge_lora,
+    preprocess,
+    train,
+)
 from siredon.errors import ConfigError, SiredonError
 
 app = typer.Typer(
@@ -16,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (check, preprocess, train, inference, merge_lora, config, config_schema):
+for command in (check, preprocess, train, inference, merge_lora, config, config_schema, examples, env):
     command.register(app)
 
 

@@ -37,7 +37,8 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": properties,
-        "required": sorted(required),
+        # What a file does not say may stand in one that it includes
+        "anyOf": [{"required": sorted(required)}, {"required": ["include"]}],
         "$defs": {name: _complete_section(definition) for name, definition in sorted(definitions.items())},
     }
 

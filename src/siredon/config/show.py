@@ -98,6 +98,8 @@ def compare_resolved(left: Iterable[Resolved], right: Iterable[Resolved]) -> tup
     found = []
     for key in dict.fromkeys([*ours, *theirs]):
         mine, other = ours.get(key), theirs.get(key)
+        if "file" in {row.section for row in (mine, other) if row}:
+            continue  # How the files are put together is no part of what they come to
         if mine is None or other is None or mine.value != other.value:
             found.append(Difference(key, mine, other))
     return tuple(found)
