@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
-from siredon.config.names import REMOVED, RENAMED, RENAMED_VALUES, Rename
+from siredon.config.names import INERT, REMOVED, RENAMED, RENAMED_VALUES, Rename
 from siredon.config.plugins import apply_plugins
 from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
@@ -72,7 +72,7 @@ def _known_values(
                 report.correct(name, clear, "key")
         elif value is not None and not _asks_for_nothing(known[name], value):
             works = built and _check_built(known[name], value, (*path, name), report)
-            if not _is_planned_mapping(known[name], value):
+            if works or not isinstance(value, dict) or not known[name].plans_value(value):
                 kept.append((name, value, known[name], works))
     return kept
 
@@ -106,6 +106,9 @@ def _translate_names(
         elif name in REMOVED:
             if value is not None:
                 report.error("SD0010", (*path, name), f"`{name}` no longer exists", REMOVED[name])
+        elif _scoped(name, path) in INERT:
+            message = f"`{name}` has no effect, in Axolotl neither"
+            report.add("SD0017", "warning", (*path, name), message, INERT[_scoped(name, path)])
         elif rename is None or rename.new.partition(".")[0] not in known:
             result[name] = value
         elif value is not None:
@@ -119,9 +122,12 @@ def _translate_names(
 
 def _find_rename(name: str, path: KeyPath) -> Rename | None:
     """What became of a name at a place: in one mapping, or everywhere."""
-    return (
-        RENAMED.get(f"{path[-1]}.{name}") if path and f"{path[-1]}.{name}" in RENAMED else RENAMED.get(name)
-    )
+    return RENAMED.get(_scoped(name, path)) or RENAMED.get(name)
+
+
+def _scoped(name: str, path: KeyPath) -> str:
+    """The name as the tables have it: with the mapping that it stands in."""
+    return f"{path[-1]}.{name}" if path else name
 
 
 def _translate_values(values: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -178,10 +184,6 @@ def _asks_for_nothing(info: KeyInfo, value: Any) -> bool:
     return info.status == "planned" and _is_default(info, value)
 
 
-def _is_planned_mapping(info: KeyInfo, value: Any) -> bool:
-    return info.plans_mapping and isinstance(value, dict)
-
-
 def _check_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bool:
     """Whether the key, and this value of it, work; reports it if not."""
     name = dotted(path)
@@ -193,11 +195,11 @@ def _check_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bo
             "Remove it, or run this file with Axolotl: Siredon ignores nothing.",
         )
         return False
-    if _is_planned_mapping(info, value):
+    if isinstance(value, dict) and info.plans_value(value):
         message = f"`{name}` as a mapping is known but not built yet"
         report.error(NOT_BUILT, path, message, f"Give `{path[-1]}` a name: see docs/data.md.", at_value=True)
         return False
-    if isinstance(value, str) and value in info.planned_values:
+    if info.plans_value(value):
         allowed = allowed_text(info)
         fix = f"Use a value that works: {allowed}." if allowed else f"Remove `{path[-1]}`."
         report.error(NOT_BUILT, path, f"`{name}: {value}` is known but not built yet", fix, at_value=True)
@@ -216,4 +218,4 @@ def _is_default(info: KeyInfo, value: Any) -> bool:
     value = tuple(value) if isinstance(value, list) and isinstance(default, tuple) else value
     if isinstance(value, bool) != isinstance(default, bool) and default is not None:
         return False
-    return bool(value == default) or (default is None and value in (False, [], {}, ""))
+    return bool(value == default) or (default is None and (value is False or value in ([], {}, "")))

@@ -14,6 +14,8 @@ from pydantic_core import PydanticUndefined
 
 #: Stands for any mapping among the values that are planned.
 A_MAPPING = "{}"
+#: Stands for any id of the hub, such as that of a kernel, among the values that are planned.
+A_HUB_ID = "owner/name"
 
 
 class Section(BaseModel):
@@ -87,7 +89,7 @@ def key(
         default: Its value when the file does not set it; leave out if the key is required.
         name: The YAML key, where it cannot be the attribute's own name.
         planned_values: Values of the reference that are known but not built yet; refused with that reason.
-            `A_MAPPING` among them is any mapping.
+            `A_MAPPING` among them is any mapping, `A_HUB_ID` any text with a slash.
         derived: Property of the section that says what holds where the key is not set; with `Config.` before it,
             property of the whole config.
         since: Version in which the key began to work.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from siredon.config.deal import built_words
-from siredon.config.names import REMOVED, RENAMED
+from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.schema import KeyInfo, find_key, read_fields, section_types
 from siredon.config.shelves import FORMATS, TEMPLATES
 
@@ -123,7 +123,10 @@ def _old_names(properties: Mapping[str, Any]) -> dict[str, Any]:
         for name, reason in REMOVED.items()
         if name not in properties
     }
-    return old | gone
+    idle = {
+        name: {"deprecated": True, "description": reason} for name, reason in INERT.items() if "." not in name
+    }
+    return old | gone | idle
 
 
 def _section_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -104,42 +104,54 @@ RENAMED_VALUES: dict[tuple[str, str], dict[str, object]] = {
     },
 }
 
-#: Old key -> what to do instead.
-REMOVED: dict[str, str] = {
-    # Computed
-    "device": _COMPUTED,
-    "world_size": _COMPUTED,
-    "local_rank": _COMPUTED,
+_FSDP1 = (
+    "Delete it: neither generation of FSDP needs it. What is kept between passes is `reshard_after_forward`."
+)
+
+#: Keys that the reference reads from no file either -> what to do.  They are passed over, with a warning.
+INERT: dict[str, str] = {
     "is_preprocess": _COMPUTED,
     "total_num_tokens": _COMPUTED,
     "total_supervised_tokens": _COMPUTED,
     "axolotl_config_path": _COMPUTED,
-    "merge_lora": "Delete it: merging is a command.",
+    "device": _COMPUTED,
+    "world_size": _COMPUTED,
+    "local_rank": _COMPUTED,
     "preprocess_iterable": "Delete it, and set `streaming: true` for data that is read while training.",
-    # Model and adapter
     "torch_dtype": "Delete it, and set `bf16`, `fp16` or `float32` to true.",
     "base_model_ignore_patterns": "Delete it: only the files that a model needs are fetched.",
     "full_finetune": "Delete it: without `adapter` every weight is trained.",
     "gptq_groupsize": _GPTQ,
     "gptq_model_v1": _GPTQ,
     "gptq_disable_exllama": "Delete it: the GPTQ library chooses its kernels.",
+    "sample_packing_seq_len_multiplier": "Delete it, and set `micro_batch_size`: packs per device and step.",
+    "eta_min": "Delete it, and set `cosine_min_lr_ratio` to `eta_min / learning_rate`.",
+    "lr_div_factor": "Delete it: nothing read it. The schedule's settings are `lr_scheduler_kwargs`.",
+    "debug": "Delete it: looking at prepared rows is a command.",
+    **{
+        f"fsdp_config.{prefix}{name}": _FSDP1
+        for name in ("sharding_strategy", "limit_all_gathers", "backward_prefetch", "forward_prefetch")
+        for prefix in ("", "fsdp_")
+    },
+}
+
+#: Old key -> what to do instead.
+REMOVED: dict[str, str] = {
+    "merge_lora": "Delete it: merging is a command.",
+    # Model and adapter
     "s2_attention": "Delete it: shifted attention is gone. For long rows, see `context_parallel_size`.",
     "unsloth_cross_entropy_loss": "Delete it, and set `cut_cross_entropy: true`.",
     "unsloth_rms_norm": "Delete it, and set `liger_rms_norm: true`.",
     "unsloth_rope": "Delete it, and set `liger_rope: true`.",
     # Data
     "max_packed_sequence_len": "Delete it, and set `sample_packing: true` with `sequence_len`.",
-    "sample_packing_seq_len_multiplier": "Delete it, and set `micro_batch_size`: packs per device and step.",
     "conversation": _LEGACY_CHAT,
     "input_format": _LEGACY_CHAT,
     "field_human": _LEGACY_CHAT,
     "field_model": _LEGACY_CHAT,
     # Training
-    "eta_min": "Delete it, and set `cosine_min_lr_ratio` to `eta_min / learning_rate`.",
-    "lr_div_factor": "Delete it: nothing read it. The schedule's settings are `lr_scheduler_kwargs`.",
     "gc_steps": "Delete it, and set `torch_empty_cache_steps` and `gc_collect_steps`.",
     "eval_table_size": "Delete it, and set `generate_samples: true` with `num_generation_samples`.",
-    "debug": "Delete it: looking at prepared rows is a command.",
     # Preferences
     "rpo_alpha": "Delete it; `dpo_loss_type: [sigmoid, sft]` with `dpo_loss_weights` is the same.",
     "dpo_norm_loss": "Delete it: TRL no longer has it.",

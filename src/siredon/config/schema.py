@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from pydantic.fields import FieldInfo
 
-from siredon.config.fields import A_MAPPING, Section, nested_section
+from siredon.config.fields import A_HUB_ID, A_MAPPING, Section, nested_section
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.batch import BatchSection
@@ -160,7 +160,7 @@ class KeyInfo:
     @property
     def planned_values(self) -> tuple[str, ...]:
         """Values of the reference that are refused as not built yet."""
-        return tuple(word for word in self._planned if word != A_MAPPING)
+        return tuple(word for word in self._planned if word not in (A_MAPPING, A_HUB_ID))
 
     @property
     def since(self) -> str:
@@ -172,10 +172,13 @@ class KeyInfo:
         """The property that says what holds where the key is not set; empty for none."""
         return cast("str", self._extra.get("derived", ""))
 
-    @property
-    def plans_mapping(self) -> bool:
-        """Whether the reference takes a mapping here, which is not built yet."""
-        return A_MAPPING in self._planned
+    def plans_value(self, value: object) -> bool:
+        """Whether the reference takes this value here, which is not built yet."""
+        if isinstance(value, dict):
+            return A_MAPPING in self._planned
+        return isinstance(value, str) and (
+            value in self._planned or ("/" in value and A_HUB_ID in self._planned)
+        )
 
     @property
     def _planned(self) -> tuple[str, ...]:

@@ -83,7 +83,13 @@ CASES = [
     ),
     Case("SD0153", "lora_r", "lora_r: 8\n", "lora_r:\n", severity="warning"),
     Case("SD0154", "eval_steps", "eval_steps: 5\n", "eval_steps: 5\n" + ROWS),
-    Case("SD0154", "evals_per_epoch", "evals_per_epoch: 1\n", "evals_per_epoch: 1\n" + VALIDATION),
+    Case(
+        "SD0154",
+        "evals_per_epoch",
+        "evals_per_epoch: 1\n",
+        "evals_per_epoch: 1\n" + VALIDATION,
+        severity="warning",
+    ),
     Case("SD0154", "eval_strategy", "eval_strategy: epoch\n", "eval_strategy: 'no'\n"),
     Case("SD0155", "save_strategy", "save_strategy: best\n", "save_strategy: best\n" + VALIDATION),
     Case("SD0156", "chat_template", "chat_template: chatmll\n", "chat_template: chatml\n"),
@@ -117,8 +123,8 @@ CASES = [
 
 #: Code -> the files that report it, and what it means.  A code has one meaning, for good.
 OWNERS = {
-    "SD0001": ({"config/document.py"}, "the YAML itself is broken"),
-    "SD0002": ({"config/document.py"}, "a key stands twice"),
+    "SD0001": ({"config/document.py", "config/fix.py"}, "the YAML itself is broken"),
+    "SD0002": ({"config/document.py", "config/fix.py"}, "a key stands twice"),
     "SD0003": ({"config/deal.py"}, "an unknown key"),
     "SD0004": ({"config/report.py"}, "a key or value that is not built yet"),
     "SD0005": ({"config/deal.py", "config/invalid.py"}, "a value of the wrong kind or range"),
@@ -127,11 +133,12 @@ OWNERS = {
     "SD0008": ({"config/document.py"}, "the file cannot be read"),
     "SD0009": ({"config/deal.py"}, "an old name"),
     "SD0010": ({"config/deal.py"}, "a removed key"),
-    "SD0011": ({"config/deal.py"}, "an old name beside its new one"),
+    "SD0011": ({"config/deal.py", "config/fix.py"}, "an old name beside its new one"),
     "SD0012": ({"config/layers.py"}, "a file that cannot be included"),
     "SD0013": ({"config/document.py"}, "an environment variable that is not set"),
     "SD0014": ({"config/layers.py"}, "a setting whose place is not there"),
     "SD0015": ({"config/layers.py"}, "a setting that `strict` forbids"),
+    "SD0017": ({"config/deal.py"}, "a key that never did anything"),
     "SD0016": ({"config/plugins.py"}, "an unknown plugin"),
 }
 

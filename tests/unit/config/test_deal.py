@@ -10,7 +10,7 @@ from siredon.config.deal import allowed_text, built_words, literal_words, sugges
 from siredon.config.diagnostics import Place
 from siredon.config.fields import Section, nested_section
 from siredon.config.load import Checked
-from siredon.config.names import REMOVED, RENAMED
+from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.schema import Config, KeyInfo, find_key, key_homes, read_fields, section_types
 
 HOMES = key_homes()
@@ -100,9 +100,7 @@ def test_keys_are_compared_exactly():
 
 
 def test_every_problem_is_reported_at_once():
-    text = (
-        "lerning_rate: 1\nseed: true\noptimizer: adamm\nuse_ray: yes\nlora_r: 4\nlora_r: 8\nworld_size: 2\n"
-    )
+    text = "lerning_rate: 1\nseed: true\noptimizer: adamm\nuse_ray: yes\nlora_r: 4\nlora_r: 8\ngc_steps: 2\n"
     assert {code for code, _ in find(text)} == {
         "SD0002",
         "SD0003",
@@ -196,7 +194,45 @@ def test_a_removed_key_is_refused_with_what_to_do(name: str):
 
 
 def test_a_removed_key_without_a_value_is_passed_over():
-    accept("local_rank:\n")
+    accept("gc_steps:\n")
+
+
+@pytest.mark.parametrize("name", sorted(name for name in INERT if "." not in name))
+def test_a_key_that_never_did_anything_is_passed_over_with_a_warning(name: str):
+    checked = check(line(name, 1))
+    (problem,) = checked.diagnostics
+    assert (problem.code, problem.key, problem.severity) == ("SD0017", name, "warning")
+    assert problem.fix == INERT[name]
+    assert checked.config is not None
+    assert name not in HOMES
+    assert name not in RENAMED
+    assert name not in REMOVED
+
+
+@pytest.mark.parametrize("name", ["sharding_strategy", "fsdp_sharding_strategy"])
+def test_settings_that_no_fsdp_needs_are_passed_over_inside_its_mapping_only(name: str):
+    found = without_rules(check(f"fsdp_config: {{{name}: FULL_SHARD}}\n"))
+    assert found == [("SD0004", "fsdp_config"), ("SD0017", f"fsdp_config.{name}")]
+    assert find(f"{name}: FULL_SHARD\n") == [("SD0003", name)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokenizer_use_fast: false\n",
+        "dataloader_pin_memory: false\n",
+        "low_cpu_mem_usage: false\n",
+        "comet_online: false\n",
+        "cosine_min_lr_ratio: 0\n",
+        "dataset_shard_idx: 0\n",
+    ],
+)
+def test_turning_off_what_is_on_and_a_plain_zero_are_not_passed_over(text: str):
+    assert ("SD0004", text.partition(":")[0]) in find(text)
+
+
+def test_a_kernel_of_the_hub_is_known_and_not_built():
+    assert find("attn_implementation: kernels-community/flash-attn3\n") == [("SD0004", "attn_implementation")]
 
 
 def test_a_renamed_key_works_with_a_warning_that_names_the_new_one():

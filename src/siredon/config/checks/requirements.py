@@ -12,14 +12,15 @@ from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.logging import LoggingSection
+from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import FORMATS, TEMPLATES
 from siredon.registry import find_clear, suggest
 
 
-def _check_datasets(data: DataSection) -> Iterator[Finding]:
+def _check_datasets(data: DataSection, streaming: StreamingSection) -> Iterator[Finding]:
     """There is something to train on."""
-    if not data.datasets:
+    if not data.datasets and not streaming.pretraining_dataset:
         yield Finding(
             "datasets",
             "`datasets` is required: there is nothing to train on",
@@ -78,7 +79,8 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
             yield Finding(
                 "adapter", f"`adapter: {adapter.adapter}` needs `{name}`", f"Add `{name}: 16`, for example."
             )
-    if not adapter.lora_target_modules and not adapter.lora_target_linear:
+    targets = (adapter.lora_target_modules, adapter.lora_target_linear, adapter.lora_target_parameters)
+    if not any(targets):
         yield Finding(
             "adapter",
             f"`adapter: {adapter.adapter}` needs to know which layers it adapts",
@@ -87,7 +89,10 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
 
 
 def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Iterator[Finding]:
-    """What says when to validate comes with rows to validate on."""
+    """What says when to validate comes with rows to validate on.
+
+    `evals_per_epoch` alone is a warning: Axolotl takes it so, and many files leave it in.
+    """
     if data.has_validation:
         return
     cadence = (
@@ -101,6 +106,7 @@ def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Itera
                 name,
                 f"`{name}` is set, but there are no validation rows",
                 "Add `val_set_size: 0.05` or `test_datasets`, or remove the key.",
+                "warning" if name == "evals_per_epoch" else "error",
             )
 
 

@@ -29,8 +29,8 @@ class MoraOptions(Section):
 class AdapterSection(Section):
     """A small trained part beside frozen weights; without `adapter` every weight is trained."""
 
-    adapter: Literal["lora", "qlora", "llama-adapter"] | None = key(
-        "Kind of adapter; none trains every weight.", None, planned_values=("qlora", "llama-adapter")
+    adapter: Literal["lora", "qlora", "llama-adapter", "mora"] | None = key(
+        "Kind of adapter; none trains every weight.", None, planned_values=("qlora", "llama-adapter", "mora")
     )
     lora_r: Int | None = key("Rank of LoRA.", None, ge=1)
     lora_alpha: Float | None = key("LoRA is scaled by `lora_alpha / lora_r`.", None, gt=0)
@@ -56,7 +56,7 @@ class AdapterSection(Section):
         "Token ids whose embedding rows are trained; for several layers, name -> ids."
     )
     peft_ensure_weight_tying: Bool | None = planned("Weights that are shared get one shared adapter.")
-    peft_autocast_adapter_dtype: Bool | None = planned("Hold 16-bit adapters in float32 while training.")
+    peft_autocast_adapter_dtype: Bool = planned("Hold 16-bit adapters in float32 while training.", True)
     loraplus_lr_ratio: Float | None = planned("LoRA+: learning rate of B over that of A.")
     loraplus_lr_embedding: Float = planned("LoRA+: learning rate of embedding adapters.", 1e-6)
     lora_on_cpu: Bool | None = planned("Read the adapter into RAM when merging.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from siredon.config.fields import Bool, Float, Section, key, planned
+from siredon.config.fields import A_HUB_ID, Bool, Float, Section, key, planned
 
 
 class AttentionSection(Section):
@@ -24,6 +24,7 @@ class AttentionSection(Section):
         "Implementation of attention.",
         "sdpa",
         planned_values=(
+            A_HUB_ID,
             "flash_attention_2",
             "flash_attention_3",
             "flash_attention_4",

@@ -23,7 +23,7 @@ class DistributedSection(Section):
     ddp: Bool | None = planned("Run under PyTorch's DDP even where it would not be chosen.")
     ddp_timeout: Int | None = planned("Time after which a silent GPU ends the run, in seconds.")
     ddp_bucket_cap_mb: Int | None = planned("Gradients that are sent together, in MB.")
-    ddp_broadcast_buffers: Bool | None = planned("Send buffers to every GPU before each forward pass.")
+    ddp_broadcast_buffers: Bool = planned("Send buffers to every GPU before each forward pass.", True)
     ddp_find_unused_parameters: Bool | None = planned("Look for weights that took no part in a step.")
     accelerator_config: dict[str, Any] | None = planned("Settings of Accelerate.")
 

@@ -21,7 +21,7 @@ class ExpertSection(Section):
         "Library of grouped products with quantized experts."
     )
     moe_dequant_chunk_size: Int | None = planned("Experts that are widened to 16 bits at a time.")
-    moe_bnb_fast: Bool | None = planned("Widen all 4-bit experts in one launch.")
+    moe_bnb_fast: Bool = planned("Widen all 4-bit experts in one launch.", True)
     nonexpert_quantization: Literal["none", "bf16", "fp8_blockwise", "nf4"] | None = planned(
         "Format of what is no expert."
     )

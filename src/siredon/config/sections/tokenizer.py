@@ -34,7 +34,7 @@ class TokenizerSection(Section):
     eot_tokens: StrList | None = planned("Tokens that end a turn; default the end-of-text token.")
     tokens: StrList | None = planned("Words added to the vocabulary as tokens.")
     added_tokens_overrides: dict[int, Str] | None = planned("Id of a reserved token -> its new text.")
-    tokenizer_use_fast: Bool | None = planned("Take the tokenizer written in Rust where there are two.")
+    tokenizer_use_fast: Bool = planned("Take the tokenizer written in Rust where there are two.", True)
     tokenizer_legacy: Bool | None = planned("Split as the first Llama did, with its quirk at added tokens.")
     tokenizer_use_mistral_common: Bool | None = planned("Tokenize by the package mistral-common.")
     tokenizer_save_jinja_files: Bool = planned("Write the template as a file beside the tokenizer.", True)

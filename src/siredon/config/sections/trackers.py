@@ -39,7 +39,7 @@ class CometSection(Section):
     comet_project_name: Str | None = planned("Project that the run belongs to.")
     comet_experiment_key: Str | None = planned("Id of the run, to go on with it later.")
     comet_mode: Literal["create", "get", "get_or_create"] | None = planned("A new run, that one, or either.")
-    comet_online: Bool | None = planned("Send at once, or keep on disk.")
+    comet_online: Bool = planned("Send at once, or keep on disk.", True)
     comet_experiment_config: dict[str, Any] | None = planned("Further settings of Comet.")
 
 

@@ -1,0 +1,83 @@
+"""Settings of `torch_compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from siredon.config.idle import keys_set
+from siredon.config.rule import Finding, Rule
+from siredon.config.sections.compile import CompileSection
+from siredon.config.sections.packing import PackingSection
+
+
+def _check_switch(compile: CompileSection) -> Iterator[Finding]:
+    """Settings of the compiler come with `torch_compile`.
+
+    `torch_compile_options` alone is an error, as in Axolotl: flags are set by people who count on them.
+    """
+    if compile.torch_compile:
+        return
+    for name in keys_set(compile, ("torch_compile_options", "torch_compile_backend", "torch_compile_mode")):
+        yield Finding(
+            name,
+            f"`{name}` has no effect without `torch_compile`",
+            "Add `torch_compile: true`, or remove the key.",
+            "error" if name == "torch_compile_options" else "warning",
+        )
+
+
+def _check_flags(compile: CompileSection) -> Iterator[Finding]:
+    """`torch_compile_options` are for inductor, without a `torch_compile_mode`.
+
+    A mode is a set of flags of its own; PyTorch takes one or the other.  Another compiler does not know them.
+    """
+    if not compile.torch_compile or not compile.torch_compile_options:
+        return
+    if compile.torch_compile_mode is not None:
+        yield Finding(
+            "torch_compile_mode",
+            "`torch_compile_mode` and `torch_compile_options` exclude each other",
+            "Keep one of them.",
+        )
+    if compile.torch_compile_backend not in (None, "inductor"):
+        yield Finding(
+            "torch_compile_options",
+            f"`torch_compile_options` are for inductor, not for `{compile.torch_compile_backend}`",
+            "Remove `torch_compile_backend`, or `torch_compile_options`.",
+        )
+
+
+def _check_graphs(compile: CompileSection, packing: PackingSection) -> Iterator[Finding]:
+    """Recorded graphs are for batches that are all alike.
+
+    `triton.cudagraphs` replays what it has recorded; packs differ in their borders, and each new shape is
+    recorded anew.
+    """
+    options = compile.torch_compile_options or {}
+    if compile.torch_compile and options.get("triton.cudagraphs") and packing.sample_packing:
+        yield Finding(
+            "torch_compile_options",
+            "`triton.cudagraphs` may record a new graph for every pack of `sample_packing`",
+            "Remove `triton.cudagraphs`, or set `sample_packing: false`.",
+            "warning",
+        )
+
+
+_GRAPHS = "torch_compile: true\ntorch_compile_options:\n  triton.cudagraphs: true\n"
+_FUSION = "torch_compile_options:\n  epilogue_fusion: true\n"
+
+RULES = (
+    Rule("SD0240", _check_switch, wrong=_FUSION, right="torch_compile: true\n" + _FUSION),
+    Rule(
+        "SD0241",
+        _check_flags,
+        wrong="torch_compile: true\ntorch_compile_mode: max-autotune\n" + _FUSION,
+        right="torch_compile: true\ntorch_compile_backend: inductor\n" + _FUSION,
+    ),
+    Rule(
+        "SD0242",
+        _check_graphs,
+        wrong=_GRAPHS + "sample_packing: true",
+        right=_GRAPHS + "sample_packing: false",
+    ),
+)

@@ -1,0 +1,70 @@
+"""What is measured at a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from siredon.config.rule import Finding, Rule
+from siredon.config.sections.data import DataSection
+from siredon.config.sections.evaluation import EvaluationSection
+from siredon.config.sections.generation import GenerationSection
+from siredon.config.sections.packing import PackingSection
+
+
+def _check_occasion(
+    data: DataSection, evaluation: EvaluationSection, generation: GenerationSection
+) -> Iterator[Finding]:
+    """What is done at each validation comes with validation.
+
+    `do_causal_lm_eval` and `generate_samples` take validation rows; `do_bench_eval` brings its own questions and
+    needs only to know when.  Samples alone are a warning, as nothing is measured by them.
+    """
+    never = evaluation.eval_strategy == "no"
+    has_rows = data.has_validation and not never
+    is_timed = evaluation.eval_steps or evaluation.evals_per_epoch or evaluation.eval_strategy
+    asked = (
+        ("do_bench_eval", evaluation.do_bench_eval and not has_rows and (never or not is_timed)),
+        ("do_causal_lm_eval", evaluation.do_causal_lm_eval and not has_rows),
+        ("generate_samples", generation.generate_samples and not has_rows),
+    )
+    for name, is_lost in asked:
+        if is_lost:
+            yield Finding(
+                name,
+                f"`{name}` is done at validations, and this run has none",
+                "Remove `eval_strategy`, or set it to `epoch`."
+                if data.has_validation
+                else "Add `val_set_size: 0.05` or `test_datasets`.",
+                "warning" if name == "generate_samples" else "error",
+            )
+
+
+def _check_answers(evaluation: EvaluationSection, packing: PackingSection) -> Iterator[Finding]:
+    """Rows that the model answers are not packed.
+
+    `do_causal_lm_eval` needs each prompt apart.  `eval_sample_packing` follows `sample_packing` where it is not
+    set.
+    """
+    if evaluation.do_causal_lm_eval and packing.pack_eval:
+        set_key = "sample_packing" if packing.eval_sample_packing is None else "eval_sample_packing"
+        yield Finding(
+            set_key,
+            "`do_causal_lm_eval` cannot answer validation rows that are packed",
+            "Set `eval_sample_packing: false`.",
+        )
+
+
+RULES = (
+    Rule(
+        "SD0233",
+        _check_occasion,
+        wrong="do_causal_lm_eval: true",
+        right="val_set_size: 0.1\ndo_causal_lm_eval: true",
+    ),
+    Rule(
+        "SD0234",
+        _check_answers,
+        wrong="val_set_size: 0.1\ndo_causal_lm_eval: true\nsample_packing: true",
+        right="val_set_size: 0.1\ndo_causal_lm_eval: true\nsample_packing: true\neval_sample_packing: false",
+    ),
+)
