@@ -135,7 +135,7 @@ class Config(Section):
         section = self.evaluation
         by_steps = section.eval_steps is not None or section.evals_per_epoch is not None
         wanted = section.eval_strategy or ("steps" if by_steps else "epoch")
-        return wanted if self.has_validation else "no"
+        return wanted if self.has_validation and section.evals_per_epoch != 0 else "no"
 
     @property
     def tokenizer_path(self) -> str:

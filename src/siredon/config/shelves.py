@@ -6,3 +6,21 @@ from siredon.registry import Shelf
 
 FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
 TEMPLATES = Shelf("siredon.data.templates", "TEMPLATE", "chat_template")
+
+_TEMPLATES = """
+alpaca aya chatml cohere command_a command_a_rag command_a_tool_use deepseek_v2 deepseek_v3 exaone exaone4
+falcon_h1 gemma gemma3 gemma3n gemma4 gemma4_unified jamba jinja llama3 llama3_2_vision llama4 llava metharme
+mistral_v1 mistral_v2v3 mistral_v3_tekken mistral_v7_tekken nemotron_h phi_3 phi_35 pixtral qwen2_vl qwen3 qwen3_5
+qwen_25
+"""
+_FORMATS = """
+_synthetic alpaca alpaca_chat alpaca_instruct alpaca_w_system bradley_terry chat_template chatml completion
+concisechoice context_qa creative_acr ebft_chat_multiturn ebft_opencode ebft_pretrain ebft_reasoning
+ebft_strided_structured explainchoice gpteacher input_output jeopardy llama2_chat llama3 messages metharme oasst
+orcamini orpo passthrough pretrain pygmalion reflection stepwise_supervised summarizetldr user_defined zephyr
+"""
+
+#: Templates of the reference; one without a file on the shelf is not built yet.
+KNOWN_TEMPLATES = tuple(_TEMPLATES.split())
+#: Formats of the reference, by what stands before a dot or a colon.
+KNOWN_FORMATS = tuple(_FORMATS.split())

@@ -120,7 +120,7 @@ def _evaluating(config: Config, schedule: Schedule, *, starts: bool) -> dict[str
 
 def _steps(steps: float | None, per_epoch: int | None, schedule: Schedule) -> int | None:
     """Optimizer steps between two events; a number below 1 is a fraction of the run."""
-    if per_epoch is not None:
+    if per_epoch:
         return max(1, round(schedule.steps_per_epoch / per_epoch))
     if steps is None:
         return None

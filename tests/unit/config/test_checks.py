@@ -62,6 +62,19 @@ CASES = [
         VALIDATION + "eval_steps: 5\neval_strategy: epoch\n",
         VALIDATION + "eval_steps: 5\neval_strategy: steps\n",
     ),
+    Case("SD0103", "save_strategy", "saves_per_epoch: 0\nsave_strategy: epoch\n", "saves_per_epoch: 0\n"),
+    Case(
+        "SD0103",
+        "save_strategy",
+        "saves_per_epoch: 0\nsave_strategy: steps\n",
+        "saves_per_epoch: 0\nsave_strategy: 'no'\n",
+    ),
+    Case(
+        "SD0104",
+        "eval_strategy",
+        VALIDATION + "evals_per_epoch: 0\neval_strategy: epoch\n",
+        VALIDATION + "evals_per_epoch: 0\neval_strategy: 'no'\n",
+    ),
     Case("SD0105", "fp16", "bf16: true\nfp16: true\n", "bf16: auto\nfp16: true\n"),
     Case("SD0151", "datasets", "seed: 1\n", DATASETS, MODEL),
     Case(
@@ -209,6 +222,29 @@ def test_a_warning_alone_lets_the_config_through():
 def test_a_misspelt_name_of_a_part_is_reported_with_the_nearest():
     assert "Did you mean `alpaca`?" in check("", MINIMAL.replace("alpaca", "alpace")).diagnostics[0].fix
     assert "Did you mean `chatml`?" in check("chat_template: chatmll\n").diagnostics[0].fix
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chat_template: gemma3\n",
+        "chat_template: tokenizer_default_fallback_gemma3\n",
+        "chat_template: jinja\n",
+    ],
+)
+def test_a_template_of_the_reference_is_known_and_not_built(text: str):
+    (problem,) = check(text).diagnostics
+    assert (problem.code, problem.edit) == ("SD0156", None)
+    assert "known but not built yet" in problem.message
+
+
+@pytest.mark.parametrize(
+    "name", ["alpaca:phi", "llama3.ultra", "stepwise_supervised", "chat_template.default"]
+)
+def test_a_format_of_the_reference_is_known_and_not_built(name: str):
+    (problem,) = check("", MINIMAL.replace("alpaca", name)).diagnostics
+    assert (problem.code, problem.edit) == ("SD0152", None)
+    assert "known but not built yet" in problem.message
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "~nobody-has-this-name/x", '"a\\0b"'])

@@ -54,3 +54,8 @@ def test_best_needs_the_lower_loss(write_config: Any):
 @pytest.mark.parametrize(("keys", "steps"), [({"warmup_ratio": 0.1}, 6), ({"warmup_steps": 3}, 3), ({}, 2)])
 def test_warmup(write_config: Any, keys: dict[str, Any], steps: int):
     assert arguments(write_config, **keys).warmup_steps == steps
+
+
+def test_0_per_epoch_is_never(write_config: Any):
+    got = arguments(write_config, val_set_size=0.1, evals_per_epoch=0, saves_per_epoch=0)
+    assert (got.save_strategy, got.eval_strategy, got.eval_on_start) == ("no", "no", False)

@@ -46,7 +46,8 @@ def _check_saving(checkpoint: CheckpointSection) -> Iterator[Finding]:
             "saves_per_epoch", "`save_steps` and `saves_per_epoch` exclude each other", "Keep one of them."
         )
     by_steps = checkpoint.save_steps is not None or checkpoint.saves_per_epoch is not None
-    if by_steps and checkpoint.save_strategy not in (None, "steps"):
+    meant = "no" if checkpoint.saves_per_epoch == 0 else "steps"
+    if by_steps and checkpoint.save_strategy not in (None, meant):
         name = "save_steps" if checkpoint.save_steps is not None else "saves_per_epoch"
         yield Finding(
             "save_strategy",
@@ -71,7 +72,8 @@ def _check_evaluating(evaluation: EvaluationSection) -> Iterator[Finding]:
             "evals_per_epoch", "`eval_steps` and `evals_per_epoch` exclude each other", "Keep one of them."
         )
     by_steps = evaluation.eval_steps is not None or evaluation.evals_per_epoch is not None
-    if by_steps and evaluation.eval_strategy not in (None, "steps"):
+    meant = "no" if evaluation.evals_per_epoch == 0 else "steps"
+    if by_steps and evaluation.eval_strategy not in (None, meant):
         yield Finding(
             "eval_strategy",
             f"`eval_strategy: {evaluation.eval_strategy}` contradicts a number of steps",

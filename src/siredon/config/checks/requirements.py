@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os.path
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
@@ -14,7 +15,7 @@ from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.config.shelves import FORMATS, TEMPLATES
+from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_TEMPLATES, TEMPLATES
 from siredon.registry import find_clear, suggest
 
 
@@ -38,13 +39,8 @@ def _check_types(data: DataSection) -> Iterator[Finding]:
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             if entry.type not in names:
-                yield Finding(
-                    f"{list_name}.{index}.type",
-                    f"`type: {entry.type}` is no format that is built",
-                    f"{suggest(entry.type, names)}Built: {', '.join(f'`{name}`' for name in names)}.",
-                    value=entry.type,
-                    replacement=find_clear(entry.type, names),
-                )
+                known = re.split("[.:]", entry.type)[0] in KNOWN_FORMATS
+                yield _blame_name((f"{list_name}.{index}.type", entry.type), "format", names, known=known)
 
 
 _LORA_KEYS = {
@@ -55,6 +51,19 @@ _LORA_KEYS = {
     "lora_target_linear",
     "lora_modules_to_save",
 }
+
+
+def _blame_name(key: tuple[str, str], what: str, built: Sequence[str], *, known: bool) -> Finding:
+    """A key whose value is no part of a shelf: one of the reference that is not built, or a slip."""
+    name, value = key
+    shown = f"`{name.rpartition('.')[2]}: {value}`"
+    return Finding(
+        name,
+        f"{shown} is known but not built yet" if known else f"{shown} is no {what} that is built",
+        f"{'' if known else suggest(value, built)}Built: {', '.join(f'`{word}`' for word in built)}.",
+        value=value,
+        replacement=None if known else find_clear(value, built),
+    )
 
 
 def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
@@ -101,7 +110,7 @@ def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Itera
         ("eval_strategy", evaluation.eval_strategy),
     )
     for name, value in cadence:
-        if value is not None and value != "no":
+        if value not in (None, "no", 0):
             yield Finding(
                 name,
                 f"`{name}` is set, but there are no validation rows",
@@ -128,13 +137,8 @@ def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[
         asked += [(f"{list_name}.{i}.chat_template", entry.chat_template) for i, entry in enumerate(entries)]
     for name, value in asked:
         if value is not None and value not in known:
-            yield Finding(
-                name,
-                f"`chat_template: {value}` is no template that is built",
-                f"{suggest(value, known)}Built: {', '.join(f'`{word}`' for word in known)}.",
-                value=value,
-                replacement=find_clear(value, known),
-            )
+            planned = value.removeprefix("tokenizer_default_fallback_") in KNOWN_TEMPLATES
+            yield _blame_name((name, value), "template", known, known=planned)
 
 
 def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:

@@ -108,15 +108,22 @@ def _check_rhythm(
     both are used the file alone does not tell, and this is a warning.
     """
     picks = stopping.early_stopping_patience is not None or checkpoint.load_best_model_at_end
-    validates = data.has_validation and evaluation.eval_strategy != "no"
-    if not picks or not validates or checkpoint.save_strategy == "best" or _is_open(checkpoint, evaluation):
+    validates = evaluation.eval_strategy != "no" and evaluation.evals_per_epoch != 0
+    if (
+        not picks
+        or not data.has_validation
+        or not validates
+        or checkpoint.save_strategy == "best"
+        or _is_open(checkpoint, evaluation)
+    ):
         return
     chooser = "load_best_model_at_end" if checkpoint.load_best_model_at_end else "early_stopping_patience"
-    if checkpoint.save_strategy == "no":
+    if checkpoint.strategy == "no":
+        name = "saves_per_epoch" if checkpoint.saves_per_epoch == 0 else "save_strategy"
         yield Finding(
-            "save_strategy",
-            f"`{chooser}` needs checkpoints, and `save_strategy: 'no'` writes none",
-            "Write `save_strategy: best`, or remove `save_strategy`.",
+            name,
+            f"`{chooser}` needs checkpoints, and `{name}` asks for none",
+            f"Write `save_strategy: best`, or remove `{name}`.",
         )
         return
     saves = _find_interval(checkpoint.save_steps, checkpoint.saves_per_epoch, batch)

@@ -28,7 +28,7 @@ class CheckpointSection(Section):
         derived="strategy",
     )
     save_steps: Float | None = key("Steps between checkpoints, or a fraction of the run below 1.", None, gt=0)
-    saves_per_epoch: Int | None = key("Checkpoints per epoch.", None, ge=1)
+    saves_per_epoch: Int | None = key("Checkpoints per epoch; 0 writes none.", None, ge=0)
     save_total_limit: Int = key("Checkpoints kept; the oldest go first.", 4, ge=1)
     save_first_step: Bool = key("A checkpoint after the first step, to find a full disk early.", False)
     save_only_model: Bool = key("Leave out what resuming needs.", False)
@@ -43,6 +43,8 @@ class CheckpointSection(Section):
     @property
     def strategy(self) -> Strategy:
         """When a checkpoint is written."""
+        if self.saves_per_epoch == 0:
+            return "no"
         by_steps = self.save_steps is not None or self.saves_per_epoch is not None
         return self.save_strategy or ("steps" if by_steps else "epoch")
 

@@ -18,7 +18,7 @@ class EvaluationSection(Section):
         derived="Config.eval_strategy",
     )
     eval_steps: Float | None = key("Steps between validations, or a fraction of the run below 1.", None, gt=0)
-    evals_per_epoch: Int | None = key("Validations per epoch.", None, ge=1)
+    evals_per_epoch: Int | None = key("Validations per epoch; 0 makes none.", None, ge=0)
     do_causal_lm_eval: Bool | None = planned("Let the model answer validation prompts and score the text.")
     eval_causal_lm_metrics: tuple[TextMetric, ...] | None = planned("Scores of those answers.")
     do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")
