@@ -109,14 +109,14 @@ def _translate_names(
         elif _scoped(name, path) in INERT:
             message = f"`{name}` has no effect, in Axolotl neither"
             report.add("SD0017", "warning", (*path, name), message, INERT[_scoped(name, path)])
-        elif rename is None or rename.new.partition(".")[0] not in known:
+        elif rename is None or _head(rename) not in known:
             result[name] = value
         elif value is not None:
             old[name] = value
     for name, value in old.items():
         rename = _find_rename(name, path)
         assert rename is not None
-        _rename(result, value, (*path, name), rename, report)
+        _rename(result, value, (*path, name), rename, report, joins=_head(rename) not in values)
     return result if path else _translate_values(result, report)
 
 
@@ -138,6 +138,10 @@ def _translate_values(values: dict[str, Any], report: Report) -> dict[str, Any]:
         shown = " and ".join(f"`{new}: {_yaml(value)}`" for new, value in instead.items())
         message = f"`{name}: {word}` is an old value: there is a key for it."
         report.add("SD0009", "warning", (name,), message, f"Write {shown}.", at_value=True)
+        others = {new: value for new, value in instead.items() if new != name}
+        if not any(new in values for new in others):
+            lines = [_yaml(instead[name]), *(f"{new}: {_yaml(value)}" for new, value in others.items())]
+            report.correct(word, "\n".join(lines), "value")
         for new, value in instead.items():
             if new == name or values.get(new) is None:
                 report.move((new,), (name,))
@@ -149,7 +153,15 @@ def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _rename(result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, report: Report) -> None:
+def _head(rename: Rename) -> str:
+    """The key of the same mapping that an old name moves to, or into."""
+    return rename.new.partition(".")[0]
+
+
+def _rename(
+    result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, report: Report, *, joins: bool
+) -> None:
+    """Puts a value under its new name; one that moves into a mapping `joins` it where the file has none yet."""
     name = path[-1]
     shown = rename.new if rename.value is None else f"{rename.new}: {rename.value}"
     if rename.value is not None:
@@ -172,6 +184,8 @@ def _rename(result: dict[str, Any], value: Any, path: KeyPath, rename: Rename, r
     report.add("SD0009", "warning", path, f"`{name}` is an old name. {rename.reason}", f"Write `{shown}`.")
     if not inner:
         report.correct(str(name), shown, "key" if rename.value is None else "switch")
+    elif joins:
+        report.correct(str(name), rename.new, "join")
     report.move((*path[:-1], *rename.new.split(".")), path)
     if inner:
         result[new] = {**(given or {}), inner: value}

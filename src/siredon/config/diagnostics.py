@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning"]
 
+EditKind = Literal["key", "value", "switch", "join"]
+
 #: What stands for a file where a value was set by an argument.
 COMMAND_LINE = "command line"
 
@@ -29,13 +31,14 @@ class Edit:
         place: Where the text to replace begins.
         old: What stands there, without quotes.
         new: What to write instead.
-        kind: A key, a value, or a switch: `old: true` whose key and value are both replaced.
+        kind: A key, a value, a switch: `old: true` whose key and value are both replaced, or a key that moves
+            into a mapping that the file does not have yet.
     """
 
     place: Place
     old: str
     new: str
-    kind: Literal["key", "value", "switch"]
+    kind: EditKind
 
 
 @dataclass(frozen=True)

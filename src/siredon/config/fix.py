@@ -14,8 +14,12 @@ from siredon.config.document import Document, read_document
 from siredon.config.layers import read_layers
 from siredon.config.load import check_document
 
+#: A line with one key and a plain, quoted or flow value.
+_JOINED = re.compile(
+    r"(?P<head>\s*(?:- )?)[\"']?[\w]+[\"']?:\s+(?P<value>[^\s#&*|>].*?)(?P<note>(?:\s+#.*?)?)\s*?(?P<end>\r?\n?)"
+)
 #: A correction can bring another to light: a new name whose value has a slip.
-MAX_ROUNDS = 4
+MAX_ROUNDS = 20
 
 
 def fix_file(path: str) -> str:
@@ -27,9 +31,8 @@ def fix_file(path: str) -> str:
     before = read_document(path)
     text = before.text
     for _ in range(MAX_ROUNDS):
-        problems = check_document(read_layers(path, text=text)).diagnostics
-        changed = correct_text(text, [problem for problem in problems if problem.path == path])
-        if changed == text or not _is_better(path, changed, problems):
+        changed = _correct_once(path, text)
+        if changed == text:
             break
         text = changed
     if text == before.text:
@@ -38,13 +41,52 @@ def fix_file(path: str) -> str:
     return _diff(path, before, text)
 
 
+def _correct_once(path: str, text: str) -> str:
+    """The text with all clear corrections; where they do not go together, with those that help."""
+    problems = check_document(read_layers(path, text=text)).diagnostics
+    mine = [problem for problem in problems if problem.path == path and problem.edit is not None]
+    changed = correct_text(text, mine)
+    if changed == text or _is_better(path, changed, problems):
+        return changed
+    for problem in mine:
+        changed = correct_text(text, [problem])
+        if changed != text and _is_better(path, changed, problems):
+            return changed
+    return text
+
+
 def correct_text(text: str, problems: Iterable[Diagnostic]) -> str:
     """The text with the corrections that these problems carry."""
     lines = text.splitlines(keepends=True)
+    problems = list(problems)
     edits = {problem.edit.place: problem.edit for problem in problems if problem.edit is not None}
     for place in sorted(edits, reverse=True):
-        _correct_line(lines, edits[place])
+        if edits[place].kind != "join":
+            _correct_line(lines, edits[place])
+    _join(lines, problems)
     return "".join(lines)
+
+
+def _join(lines: list[str], problems: Sequence[Diagnostic]) -> None:
+    """Old keys that move into one mapping: it takes the line of the first, and the lines of the others go."""
+    groups: dict[tuple[str, str], list[Edit]] = {}
+    for problem in problems:
+        if problem.edit is not None and problem.edit.kind == "join":
+            mapping = problem.edit.new.partition(".")[0]
+            groups.setdefault((problem.key.rpartition(".")[0], mapping), []).append(problem.edit)
+    for (_, mapping), edits in groups.items():
+        edits.sort(key=lambda edit: edit.place)
+        found = [match for edit in edits if (match := _JOINED.fullmatch(lines[edit.place.line - 1]))]
+        if len(found) < len(edits) or any(match["note"] or "-" in match["head"] for match in found[1:]):
+            continue  # Not one key a line, or a line that goes would take its comment with it
+        pairs = [
+            f"{edit.new.partition('.')[2]}: {match['value']}"
+            for edit, match in zip(edits, found, strict=True)
+        ]
+        head, note, end = found[0].group("head", "note", "end")
+        lines[edits[0].place.line - 1] = f"{head}{mapping}: {{{', '.join(pairs)}}}{note}{end}"
+        for edit in edits[1:]:
+            lines[edit.place.line - 1] = ""
 
 
 def _correct_line(lines: list[str], edit: Edit) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
-from siredon.config.diagnostics import Diagnostic, Edit, Severity
+from siredon.config.diagnostics import Diagnostic, Edit, EditKind, Severity
 from siredon.config.document import Document, KeyPath
 
 #: The code of what is right and not built.
@@ -45,7 +44,7 @@ class Report:
             Diagnostic(code, severity, message, fix, dotted(path), source.name, place, source.text)
         )
 
-    def correct(self, old: str, new: str, kind: Literal["key", "value", "switch"]) -> None:
+    def correct(self, old: str, new: str, kind: EditKind) -> None:
         """Gives the problem added last its clear correction."""
         problem = self.problems[-1]
         self.problems[-1] = replace(problem, edit=Edit(problem.place, old, new, kind))
