@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from importlib.resources import files
 from typing import Any
@@ -70,7 +71,13 @@ class Shelf:
         return vars(importlib.import_module(f"{self.package}.{name}"))[self.attribute]
 
     def _plugins(self) -> tuple[metadata.EntryPoint, ...]:
-        return tuple(metadata.entry_points(group=f"siredon.{self.name}"))
+        return _installed_entries(f"siredon.{self.name}")
+
+
+@cache
+def _installed_entries(group: str) -> tuple[metadata.EntryPoint, ...]:
+    """What installed packages register in a group; looked up once, as that reads a file of each package."""
+    return tuple(metadata.entry_points(group=group))
 
 
 def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

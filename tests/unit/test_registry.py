@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from siredon import registry
 from siredon.errors import SiredonError, UnknownPartError
 from siredon.registry import Shelf
 
@@ -23,6 +24,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "rotten.py").write_text("raise ImportError('rotten')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
+    registry._installed_entries.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("shop", "stilton_maker")]:
         del sys.modules[name]
 
@@ -34,6 +36,7 @@ def install(folder: Path, package: str, entries: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[siredon.cheeses]\n{entries}")
     (folder / f"{package}.py").write_text("STILTON = 'a stilton'\n")
+    registry._installed_entries.cache_clear()
 
 
 def test_the_names_are_those_of_the_files_sorted():
