@@ -28,7 +28,7 @@ def complete_word(incomplete: str) -> list[str]:
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="CONFIG [KEY=VALUE | --KEY VALUE]...",
+        metavar="CONFIG|KEY=VALUE|--KEY VALUE",
         help="The YAML file, and settings laid over it: `lora_r=8`, `--learning-rate 1e-4`, `datasets.0.path=x`.",
         show_default=False,
         autocompletion=complete_word,

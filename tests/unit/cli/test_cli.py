@@ -101,6 +101,105 @@ def test_check_writes_nothing(write, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yml"]
 
 
+def test_check_for_github_prints_a_line_per_problem(write):
+    result = invoke("check", "--format", "github", write(GOOD + "lerning_rate: 1\nseed: x\n"))
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 1
+    assert [line.split(",title=")[0] for line in lines] == [
+        "::error file=config.yml,line=6,col=1",
+        "::error file=config.yml,line=7,col=7",
+    ]
+    assert invoke("check", "--format", "github", write(GOOD)).stdout == ""
+
+
+def test_check_with_fix_corrects_the_file_and_shows_what_is_left(write, tmp_path: Path):
+    result = invoke("check", "--fix", write(GOOD + "lora_rnk: 8  # mine\nseed: x\n"))
+    assert result.exit_code == 1
+    assert "-lora_rnk: 8  # mine\n+lora_r: 8  # mine\n" in result.stdout
+    assert result.stdout.endswith("config.yml: 1 error, 1 warning\n")
+    assert (tmp_path / "config.yml").read_text() == GOOD + "lora_r: 8  # mine\nseed: x\n"
+
+
+# Settings on the command line
+
+
+@pytest.mark.parametrize("verb", ["check", *VERBS])
+@pytest.mark.parametrize("words", [["--seed", "x"], ["--seed=x"], ["seed=x"]], ids=" ".join)
+def test_every_verb_takes_settings_and_checks_them(
+    write,
+    verb: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    write(GOOD)
+    for line in ([verb, "config.yml", *words], [verb, *words, "config.yml"]):
+        assert run_main(monkeypatch, *line) == 1
+        shown = capsys.readouterr()
+        text = shown.out + shown.err
+        assert "command line:1:" in text
+        assert "error SD0005: `seed` cannot be 'x'" in text
+
+
+def test_a_setting_wins_over_the_file(write):
+    result = invoke("config", "show", write(GOOD), "--learning-rate", "3e-4", "--format", "json")
+    row = {row["key"]: row for row in json.loads(result.stdout)}["learning_rate"]
+    assert (row["value"], row["origin"]) == (3e-4, "command line")
+
+
+def test_an_unknown_option_is_an_unknown_key(write):
+    result = invoke("check", write(GOOD), "--lerning-rate", "1")
+    assert result.exit_code == 1
+    assert "command line:1:12: error SD0003: unknown key `lerning_rate`" in result.stdout
+    assert "Did you mean `learning_rate`?" in result.stdout
+
+
+# config, examples, env
+
+
+def test_config_show_of_a_bad_file_shows_its_problems(write, monkeypatch, capsys):
+    assert run_main(monkeypatch, "config", "show", write(GOOD + "seed: x\n")) == 1
+    assert "error SD0005" in capsys.readouterr().err
+
+
+def test_config_diff_of_a_file_with_itself_is_empty(write):
+    name = write(GOOD)
+    assert invoke("config", "diff", name, name).stdout == "config.yml and config.yml come to the same\n"
+    assert json.loads(invoke("config", "diff", name, name, "--format", "json").stdout) == []
+
+
+def test_an_example_is_listed_shown_and_copied(tmp_path: Path):
+    name = "smollm2/identity-lora-cpu"
+    assert name in invoke("examples", "list").stdout
+    assert invoke("examples", "show", name).stdout == (ROOT / f"examples/{name}.yml").read_text()
+    result = invoke("examples", "copy", name, "--to", str(tmp_path))
+    assert result.exit_code == 0
+    assert (tmp_path / f"examples/{name}.yml").is_file()
+
+
+def test_env_shows_versions_and_devices():
+    found = json.loads(invoke("env", "--format", "json").stdout)
+    assert found["siredon"] == __version__
+    assert {"python", "system", "devices", "libraries", "parts", "variables"} <= set(found)
+
+
+def test_the_schema_of_one_key_can_be_had_as_yaml():
+    import yaml
+
+    found = yaml.safe_load(invoke("config-schema", "--field", "datasets.type", "--format", "yaml").stdout)
+    assert {"enum": ["alpaca", "chat_template", "completion", "input_output"]} in found["anyOf"]
+
+
+def test_a_shell_is_offered_files_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from siredon.cli.options import complete_word
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "learn.yml").write_text("")
+    (tmp_path / "learn.txt").write_text("")
+    (tmp_path / "learned").mkdir()
+    assert sorted(complete_word("lear")) == ["learn.yml", "learned/", "learning_rate="]
+
+
 # The other commands
 
 
@@ -112,13 +211,16 @@ def test_the_version_is_shown():
 def test_help_names_every_command():
     result = invoke("--help")
     assert result.exit_code == 0
-    for name in ("check", "config-schema", *VERBS):
+    for name in ("check", "config-schema", "config", "examples", "env", *VERBS):
         assert name in result.stdout
 
 
-@pytest.mark.parametrize("name", ["check", "config-schema", *VERBS])
+@pytest.mark.parametrize(
+    "name",
+    ["check", "config-schema", "env", "config show", "config diff", "examples list", "examples copy", *VERBS],
+)
 def test_every_command_has_help(name: str):
-    result = invoke(name, "--help")
+    result = invoke(*name.split(), "--help")
     assert result.exit_code == 0
     assert "Usage: siredon " in result.stdout
 
@@ -192,7 +294,15 @@ from siredon.cli.app import main
 
 config = sys.argv[1]
 for arguments in (
-    ["--help"], ["config-schema"], ["check", config], ["train", "missing.yml"], ["merge-lora", "missing.yml"]
+    ["--help"],
+    ["config-schema"],
+    ["config-schema", "--field", "datasets"],
+    ["check", config, "seed=1"],
+    ["config", "show", config],
+    ["config", "diff", config, config],
+    ["examples", "list"],
+    ["train", "missing.yml"],
+    ["merge-lora", "missing.yml"],
 ):
     sys.argv[1:] = arguments
     try:
