@@ -18,6 +18,7 @@ from siredon.cli import (
     preprocess,
     train,
 )
+from siredon.cli.paint import paint_report
 from siredon.errors import ConfigError, SiredonError
 
 app = typer.Typer(
@@ -50,7 +51,7 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        typer.echo(error.message, err=True)
+        typer.echo(paint_report(error.message), err=True)
         sys.exit(1)
     except SiredonError as error:
         typer.echo(f"error: {error}", err=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from siredon.cli.options import OPEN, Words, read_words
+from siredon.cli.paint import paint_report
 
 
 def check(
@@ -34,7 +35,7 @@ def check(
     elif output == "github":
         typer.echo(show_github(problems), nl=bool(problems))
     elif problems:
-        typer.echo(show_report(path, problems))
+        typer.echo(paint_report(show_report(path, problems)))
     else:
         typer.echo(f"{path}: no problems")
     raise typer.Exit(1 if num_errors(problems) else 0)

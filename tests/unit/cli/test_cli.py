@@ -120,6 +120,18 @@ def test_check_with_fix_corrects_the_file_and_shows_what_is_left(write, tmp_path
     assert (tmp_path / "config.yml").read_text() == GOOD + "lora_r: 8  # mine\nseed: x\n"
 
 
+def test_a_report_has_colours_on_a_terminal_alone(write, monkeypatch: pytest.MonkeyPatch):
+    from siredon.cli.paint import paint_report
+
+    name = write(GOOD + "lerning_rate: 1\n")
+    plain = invoke("check", name).stdout
+    coloured = CliRunner().invoke(app, ["check", name], color=True).stdout
+    assert "\x1b[" not in plain
+    assert "\x1b[1mconfig.yml:6:1\x1b[0m: \x1b[31m\x1b[1merror SD0003\x1b[0m: unknown" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint_report(plain) == plain
+
+
 # Settings on the command line
 
 
