@@ -15,6 +15,7 @@ from siredon.log import note, show
 from siredon.registry import Shelf
 
 if TYPE_CHECKING:
+    from siredon.config.layers import Layer
     from siredon.config.sections.model import ModelSection
     from siredon.data.prepare import Prepared
     from siredon.data.prompt import Prompting
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from siredon.serve.engines.transformers import Engine, Sampling
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
+SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,21 @@ class Prompts:
     base: bool
     compare: bool
     sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `train --sweep` tries.
+
+    Args:
+        file: The sweep file.
+        search: How trials are chosen, a name on the shelf.
+        num_runs: How many trials; a grid has all of its own.
+    """
+
+    file: str
+    search: str
+    num_runs: int
 
 
 def preprocess(config: Config) -> None:
@@ -106,6 +123,30 @@ def train(config: Config) -> None:
     # 6. Weights, tokenizer, plot, record
     finish_run(trainer, base, record, time.perf_counter() - began)
     leave_ranks()
+
+
+def sweep(path: str, layer: Layer, wanted: Sweep) -> bool:
+    """Trains the file `path` under `layer` once per trial of a sweep; False if a trial failed."""
+    from siredon.sweep.check import Checker
+    from siredon.sweep.run import check_single_process, hold_folder, run_trials
+    from siredon.sweep.space import read_space
+    from siredon.sweep.table import Book, show_results
+
+    # 1. Sweep file -> search space -> trials
+    check_single_process()
+    space = read_space(wanted.file, layer, is_grid=wanted.search == "grid")
+    checker = Checker(path, layer, space)
+    search = SEARCHES.load(wanted.search)(space, wanted.num_runs, checker.seed)
+    # 2. Every trial that is known, checked before the first one runs
+    ready = checker.check_all(search.known)
+    folder = ready[0].folder
+    # 3. Runs, each a process of its own
+    with hold_folder(folder) as lock:
+        book = Book(folder)
+        run_trials(search, checker, book, lock)
+    # 4. Table
+    show_results(book.records, folder)
+    return all(record.status != "failed" for record in book.records)
 
 
 def inference(config: Config, prompts: Prompts) -> None:

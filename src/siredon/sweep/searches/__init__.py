@@ -1,0 +1,1 @@
+"""`--sweep-search`: how trials are chosen, one file per word."""
