@@ -148,9 +148,13 @@ def parse_value(text: str) -> Any:
     try:
         _check_depth(text)
         root = yaml.compose(text, Loader=_LOADER)
-        return None if root is None else _Reader("", text, None).read(root, ())
+        reader = _Reader("", text, None)
+        value = None if root is None else reader.read(root, ())
     except (yaml.YAMLError, RecursionError, _TooLargeError) as error:
         raise ValueError(str(error)) from None
+    if reader.problems:
+        raise ValueError(reader.problems[0].message)
+    return value
 
 
 class _TooLargeError(Exception):

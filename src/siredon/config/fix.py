@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from siredon.config.diagnostics import Diagnostic, Edit
-from siredon.config.document import Document, read_document
+from siredon.config.diagnostics import Diagnostic, Edit, num_errors
+from siredon.config.document import Document, parse_value, read_document
 from siredon.config.layers import read_layers
 from siredon.config.load import check_document
+from siredon.errors import SiredonError
 
-#: A line with one key and a plain, quoted or flow value.
+#: A line with one key and a plain, quoted or flow value that means the same between braces.
 _JOINED = re.compile(
-    r"(?P<head>\s*(?:- )?)[\"']?[\w]+[\"']?:\s+(?P<value>[^\s#&*|>].*?)(?P<note>(?:\s+#.*?)?)\s*?(?P<end>\r?\n?)"
+    r"(?P<head>\s*(?:- )?)[\"']?[\w]+[\"']?:\s+"
+    r"(?P<value>[\"'\[{].*?|[^\s#&*|>,\[\]{}][^,\[\]{}]*?)(?P<note>(?:\s+#.*?)?)\s*?(?P<end>\r?\n?)"
 )
 #: A correction can bring another to light: a new name whose value has a slip.
 MAX_ROUNDS = 20
@@ -27,6 +29,9 @@ def fix_file(path: str) -> str:
 
     Returns:
         What changed, as a unified diff; empty if nothing did.
+
+    Raises:
+        SiredonError: The file cannot be written.
     """
     before = read_document(path)
     text = before.text
@@ -46,11 +51,11 @@ def _correct_once(path: str, text: str) -> str:
     problems = check_document(read_layers(path, text=text)).diagnostics
     mine = [problem for problem in problems if problem.path == path and problem.edit is not None]
     changed = correct_text(text, mine)
-    if changed == text or _is_better(path, changed, problems):
+    if changed == text or _is_better(path, changed, problems, mine):
         return changed
     for problem in mine:
         changed = correct_text(text, [problem])
-        if changed != text and _is_better(path, changed, problems):
+        if changed != text and _is_better(path, changed, problems, [problem]):
             return changed
     return text
 
@@ -74,8 +79,13 @@ def _join(lines: list[str], problems: Sequence[Diagnostic]) -> None:
         if problem.edit is not None and problem.edit.kind == "join":
             mapping = problem.edit.new.partition(".")[0]
             groups.setdefault((problem.key.rpartition(".")[0], mapping), []).append(problem.edit)
-    for (_, mapping), edits in groups.items():
-        edits.sort(key=lambda edit: edit.place)
+    # A mapping that is used in several places has the same edits in each
+    distinct = {
+        tuple(sorted(edits, key=lambda edit: edit.place)): name for (_, name), edits in groups.items()
+    }
+    for edits, mapping in distinct.items():
+        if any(edit in other for other in distinct if other != edits for edit in edits):
+            continue  # In one of those places, more keys would move into the mapping
         found = [match for edit in edits if (match := _JOINED.fullmatch(lines[edit.place.line - 1]))]
         if len(found) < len(edits) or any(match["note"] or "-" in match["head"] for match in found[1:]):
             continue  # Not one key a line, or a line that goes would take its comment with it
@@ -100,27 +110,62 @@ def _correct_line(lines: list[str], edit: Edit) -> None:
         found = re.match(rf"{quoted}\s*:\s+\w+", tail)
     else:
         found = re.match(rf"{quoted}(?=\s*:)" if edit.kind == "key" else rf"{quoted}(?=[\s,\]}}]|$)", tail)
-    if found:
-        quote = found[1] if edit.kind != "switch" else ""
-        lines[row] = f"{head}{quote}{edit.new}{quote}{tail[found.end() :]}"
+    if not found:
+        return
+    new, quote = edit.new, found[1]
+    if edit.kind == "switch" or "\n" in new:
+        quote = ""
+    elif edit.kind == "value" and not isinstance(parse_value(new), str):
+        quote = quote or '"'  # `no` is a word only in quotes
+    if "\n" in new:  # Further keys, on lines of their own like this one
+        end = "\r\n" if lines[row].endswith("\r\n") else "\n"
+        indent = lines[row][: len(lines[row]) - len(lines[row].lstrip())]
+        new = new.replace("\n", end + indent)
+    lines[row] = f"{head}{quote}{new}{quote}{tail[found.end() :]}"
 
 
-def _is_better(path: str, text: str, before: Sequence[Diagnostic]) -> bool:
-    """Whether a corrected text has fewer problems that can be corrected, and no error that was hidden by nothing."""
-    after = check_document(read_layers(path, text=text)).diagnostics
-    return not any(problem.code in ("SD0001", "SD0002", "SD0011") for problem in after) and sum(
-        problem.edit is not None for problem in after
-    ) < sum(problem.edit is not None for problem in before)
+def _is_better(path: str, text: str, before: Sequence[Diagnostic], corrected: Sequence[Diagnostic]) -> bool:
+    """Whether some of the problems that were corrected are gone, and none came of that.
+
+    Another may come to light: the value of a key whose name was wrong.
+    """
+    document = read_layers(path, text=text)
+    after = check_document(document).diagnostics
+    left = {(problem.code, problem.key) for problem in after}
+    return (
+        document.whole
+        and any((problem.code, problem.key) not in left for problem in corrected)
+        and _count_torn(after) <= _count_torn(before)
+        and (num_errors(before) > 0 or num_errors(after) == 0)
+    )
+
+
+def _count_torn(problems: Iterable[Diagnostic]) -> int:
+    """The problems of the YAML as such, and of keys that are set twice."""
+    return sum(problem.code in ("SD0001", "SD0002", "SD0011") for problem in problems)
 
 
 def _write(path: Path, text: str) -> None:
-    """Replaces the file at once, with the rights and the byte order mark that it has."""
-    path = path.resolve()  # of a link, the file behind it
-    mark = b"\xef\xbb\xbf" if path.read_bytes().startswith(b"\xef\xbb\xbf") else b""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(mark + text.encode("utf-8"))
-    os.chmod(file.name, path.stat().st_mode)
-    os.replace(file.name, path)
+    """Replaces the file at once, with the rights and the byte order mark that it has.
+
+    Raises:
+        SiredonError: It cannot be written.
+    """
+    name = ""
+    try:
+        path = path.resolve()  # of a link, the file behind it
+        mark = b"\xef\xbb\xbf" if path.read_bytes().startswith(b"\xef\xbb\xbf") else b""
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            name = file.name
+            file.write(mark + text.encode("utf-8"))
+        os.chmod(name, path.stat().st_mode)
+        os.replace(name, path)
+    except OSError as error:
+        if name:
+            os.unlink(name)
+        reason = error.strerror or str(error)
+        fix = "Check the permissions of the file and its folder, or copy it to where you may write."
+        raise SiredonError(f"the corrections cannot be written into {path}: {reason}", fix) from None
 
 
 def _diff(path: str, before: Document, text: str) -> str:

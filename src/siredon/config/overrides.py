@@ -21,6 +21,8 @@ from siredon.config.names import RENAMED
 from siredon.config.schema import KeyInfo, find_key
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+_NOTHING = ("", "~", "null", "Null", "NULL")
+_INDEX = re.compile(r"[0-9]{1,9}")
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 
 
@@ -40,8 +42,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], Layer]:
         word, start = words[index], starts[index]
         option, assignment = _OPTION.fullmatch(word), _ASSIGNMENT.fullmatch(word)
         if option:
-            path, switched_off = _read_option(option[1])
             value = option[2]
+            path, switched_off = _read_option(option[1], alone=value is None)
             place = start + len(option[1]) + 3
             if value is None and not switched_off and waiting and _takes(path, words[waiting[0]]):
                 following = waiting.pop(0)
@@ -71,20 +73,28 @@ def _starts(words: Sequence[str]) -> list[int]:
     return starts
 
 
-def _read_option(name: str) -> tuple[KeyPath, bool]:
-    """The path that an option names, and whether it turns a switch off."""
+def _read_option(name: str, *, alone: bool) -> tuple[KeyPath, bool]:
+    """The path that an option names, and whether it turns a switch off, which it does `alone`, with no value."""
     path = _split_path(name.replace("-", "_"))
     first = str(path[0])
-    if first.startswith("no_") and _find(path) is None:
+    if alone and first.startswith("no_") and _find(path) is None:
         positive = (first.removeprefix("no_"), *path[1:])
-        info = _find(positive)
-        if info is not None and allows_bool(info.field.annotation):
+        if _is_switch(positive):
             return positive, True
     return path, False
 
 
 def _split_path(name: str) -> KeyPath:
-    return tuple(int(step) if step.isdigit() else step for step in name.split("."))
+    return tuple(int(step) if _INDEX.fullmatch(step) else step for step in name.split("."))
+
+
+def _is_switch(path: KeyPath) -> bool:
+    """Whether true and false are values of the key at a path; they are of an old switch, too."""
+    rename = RENAMED.get(str(path[0]))
+    if rename is not None and rename.value is not None:
+        return len(path) == 1
+    info = _find(path)
+    return info is not None and allows_bool(info.field.annotation)
 
 
 def _find(path: KeyPath) -> KeyInfo | None:
@@ -97,26 +107,28 @@ def _takes(path: KeyPath, word: str) -> bool:
     """Whether the word after an option is its value: for a switch, only true, false and the like are."""
     if word.startswith("--"):
         return False
-    info = _find(path)
-    if info is None or not allows_bool(info.field.annotation):
+    if not _is_switch(path):
         return True
-    words = literal_words(info.field.annotation)
+    info = _find(path)
+    words = literal_words(info.field.annotation) if info else ()
     return word.lower() in (*yaml.SafeLoader.bool_values, "null", "~", "") or word in words
 
 
 def _read_value(path: KeyPath, text: str) -> Any:
-    """The value of a word: text for a key that holds nothing else, YAML otherwise."""
+    """The value of a word: text for a key that holds nothing else, or for one of its words, YAML otherwise."""
+    info = _find(path)
+    annotation = info.field.annotation if info else None
+    if text in literal_words(annotation):
+        return text
+    if text.strip() in _NOTHING:
+        return None
     try:
         value = parse_value(text)
     except ValueError:
         return text
-    info = _find(path)
-    if (
-        value is not None
-        and not isinstance(value, str)
-        and info is not None
-        and _is_text(info.field.annotation)
-    ):
+    is_quoted = isinstance(value, str) and text.startswith(("'", '"'))
+    # In YAML, `#3` is a comment, and `run #3` ends before one
+    if value is None or (_is_text(annotation) and not is_quoted):
         return text
     return value
 

@@ -51,7 +51,8 @@ def apply_plugins(values: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """The values, and those that the plugins named in them set."""
     result = dict(values)
     named = values.get(PLUGINS)
-    for index, path in enumerate([named] if isinstance(named, str) else named or ()):
+    paths = [named] if isinstance(named, str) else named
+    for index, path in enumerate(paths if isinstance(paths, list) else ()):
         if not isinstance(path, str):
             continue  # The type of the key says so
         where = (PLUGINS,) if isinstance(named, str) else (PLUGINS, index)
