@@ -1,5 +1,6 @@
 # make quickstart   installs, fetches a small real model, fine-tunes it on this machine, shows what changed
 # make test         installs, runs all tests
+# make docs         writes the generated pages into docs/reference/, builds the site into site/
 # Another interpreter or environment: make PYTHON=python3.12 VENV=/path/to/venv test
 # Use packages that are already there, such as torch of a GPU image: make VENV_FLAGS=--system-site-packages test
 
@@ -11,7 +12,7 @@ CONFIG := examples/smollm2/identity-lora-cpu.yml
 # One thread a test process: several of them share the cores.
 WORKERS ?= auto
 
-.PHONY: quickstart test test-long lint install model clean
+.PHONY: quickstart test test-long lint docs docs-serve install model clean
 
 quickstart: $(VENV)/.installed model
 	@echo "== fine-tuning (a few minutes) =="
@@ -39,6 +40,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m siredon.cli.pages docs/reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 install: $(VENV)/.installed
 
 model: $(VENV)/.installed
@@ -55,5 +63,9 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt install.py | $(BIN)/pytho
 	$(BIN)/python install.py --extras dev
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml constraints.txt install.py | $(BIN)/python
+	$(BIN)/python install.py --extras docs
+	@touch $@
+
 clean:
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache outputs last_run_prepared
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache outputs last_run_prepared

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from siredon import pipeline
+from siredon.config.deal import built_words
 from siredon.config.load import load_config
-from siredon.config.schema import Config
-from siredon.config.sections.optimizer import Optimizer, Schedule
+from siredon.config.schema import Config, key_homes
 
 LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True}
+
+
+def words_that_work(key: str) -> tuple[str, ...]:
+    """The words of a key, less those that are not built yet."""
+    return built_words(key_homes()[key])
 
 
 def config_of(path: Path) -> Config:
@@ -119,7 +124,7 @@ def test_old_checkpoints_go(write_config: Any, tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
 
-@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+@pytest.mark.parametrize("optimizer", words_that_work("optimizer"))
 def test_every_optimizer_lowers_the_loss(write_config: Any, tmp_path: Path, optimizer: str):
     rate = {"sgd": 0.5, "adagrad": 0.05, "adafactor": 0.02}.get(optimizer, 5e-3)
     pipeline.train(
@@ -129,7 +134,7 @@ def test_every_optimizer_lowers_the_loss(write_config: Any, tmp_path: Path, opti
     assert min(losses[-2:]) < losses[0] - 0.2
 
 
-@pytest.mark.parametrize("schedule", get_args(Schedule))
+@pytest.mark.parametrize("schedule", words_that_work("lr_scheduler"))
 def test_every_schedule_warms_up_and_ends_where_it_should(write_config: Any, tmp_path: Path, schedule: str):
     pipeline.train(
         config_of(write_config(lr_scheduler=schedule, warmup_steps=2, max_steps=6, save_strategy="no"))

@@ -13,6 +13,7 @@ from siredon.cli import (
     config_schema,
     env,
     examples,
+    explain,
     inference,
     merge_lora,
     preprocess,
@@ -27,7 +28,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (check, preprocess, train, inference, merge_lora, config, config_schema, examples, env):
+COMMANDS = (
+    check,
+    explain,
+    config,
+    preprocess,
+    train,
+    inference,
+    merge_lora,
+    config_schema,
+    examples,
+    env,
+)
+for command in COMMANDS:
     command.register(app)
 
 

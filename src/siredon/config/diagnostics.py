@@ -15,6 +15,10 @@ EditKind = Literal["key", "value", "switch", "join"]
 #: What stands for a file where a value was set by an argument.
 COMMAND_LINE = "command line"
 
+#: Characters of a line that are shown.
+MAX_SHOWN = 200
+_CUT = "... "
+
 
 class Place(NamedTuple):
     """A position in a file, counted from 1."""
@@ -102,11 +106,22 @@ def show_text(diagnostics: Iterable[Diagnostic]) -> str:
         line, column = problem.place
         head = f"{problem.path}:{line}:{column}: {problem.severity} {problem.code}: {problem.message}"
         number = f"{line:>5} | "
-        source = problem.line_text.rstrip()
+        source, column = _crop(problem.line_text.rstrip(), column)
         lead = "".join("\t" if char == "\t" else " " for char in source[: column - 1])
         marked = [f"{number}{source}", f"{' ' * (len(number) - 2)}| {lead}^"] if source else []
         blocks.append("\n".join([head, *marked, f"      = fix: {problem.fix}"]))
     return "\n\n".join(blocks)
+
+
+def _crop(line: str, column: int) -> tuple[str, int]:
+    """What is shown of a long line: the part around the column, and the column in it."""
+    if len(line) <= MAX_SHOWN:
+        return line, column
+    start = min(max(0, column - 1 - MAX_SHOWN // 2), len(line) - MAX_SHOWN)
+    start = start if start > len(_CUT) else 0
+    end = start + MAX_SHOWN
+    shown = (_CUT if start else "") + line[start:end] + (_CUT if end < len(line) else "")
+    return shown, column - start + (len(_CUT) if start else 0)
 
 
 def show_json(diagnostics: Iterable[Diagnostic]) -> str:

@@ -22,7 +22,7 @@ KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
-MAX_NODES = 100_000
+MAX_NODES = 30_000
 
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+")
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -191,11 +191,11 @@ class _Reader:
             escaped, name, default = found.groups()
             if escaped:
                 return found[0][1:]
-            names.append(name)
             # Like the shell's `:-`, which takes the default for an empty variable too
             value = environment.get(name) or default
-            if value is None and name not in environment:
+            if value is None and name not in environment and name not in names:
                 self._report_variable(node, path, name)
+            names.append(name)
             return value or ""
 
         text = _VARIABLE.sub(replace, node.value)

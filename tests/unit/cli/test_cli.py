@@ -333,3 +333,26 @@ def test_help_and_check_import_no_heavy_library():
     assert done.returncode == 0, done.stderr
     assert f"{example}: no problems" in done.stdout
     assert done.stdout.endswith("heavy: ")
+
+
+# explain
+
+
+def test_explain_shows_the_page_of_a_code_and_of_a_key():
+    code, key = invoke("explain", "sd0101"), invoke("explain", "lora_r")
+    assert (code.exit_code, key.exit_code) == (0, 0)
+    assert code.stdout.startswith("SD0101 (error): ")
+    assert key.stdout.startswith("lora_r: ")
+
+
+def test_explain_of_an_unknown_word_exits_with_2_and_names_the_nearest():
+    result = invoke("explain", "lerning_rate")
+    assert result.exit_code == 2
+    assert "learning_rate" in result.stderr
+
+
+def test_explain_completes_codes_and_keys():
+    from siredon.cli.explain import complete_topic
+
+    assert complete_topic("SD010")[:2] == ["SD0101", "SD0102"]
+    assert "learning_rate" in complete_topic("learning")

@@ -153,6 +153,7 @@ OWNERS = {
     "SD0015": ({"config/layers.py"}, "a setting that `strict` forbids"),
     "SD0017": ({"config/deal.py"}, "a key that never did anything"),
     "SD0016": ({"config/plugins.py"}, "an unknown plugin"),
+    **{f"SD040{n}": ({"sweep/space.py"}, "a sweep file that cannot be") for n in range(1, 9)},
 }
 
 
@@ -293,9 +294,9 @@ def test_a_rule_has_a_page(rule: Rule):
 
 
 def codes_in_source() -> dict[str, list[str]]:
-    """Code -> the files that use it, once for each use."""
+    """Code -> the files that use it, once for each use; their pages in `codes.py` are none."""
     found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(SOURCE.rglob("*.py")):
+    for path in sorted(set(SOURCE.rglob("*.py")) - {SOURCE / "config/codes.py"}):
         for node in ast.walk(ast.parse(path.read_text())):
             value = node.value if isinstance(node, ast.Constant) else None
             if isinstance(value, str) and value[:2] == "SD" and value[2:].isdigit():

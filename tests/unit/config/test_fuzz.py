@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from siredon.config.layers import read_layers
 from siredon.config.load import Checked, check_config
 from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.overrides import split_words
-from siredon.config.schema import Config, key_homes, read_fields
+from siredon.config.schema import Config, KeyInfo, key_homes, read_fields
 
 NUM_ATTACKS = int(os.environ.get("SIREDON_FUZZ", "1100"))
 MAX_MEMORY = 300 * 2**20
@@ -64,10 +64,15 @@ def find_examples() -> list[Example]:
     return found
 
 
+def fields_of(section: type[Section]) -> Mapping[str, KeyInfo]:
+    """The keys of a mapping; those of `Config` are the top level."""
+    return key_homes() if section is Config else read_fields(section, "")
+
+
 def all_names(section: type[Section] = Config) -> set[str]:
     """The names of keys at any depth."""
     names: set[str] = set()
-    for name, info in read_fields(section, "").items():
+    for name, info in fields_of(section).items():
         inner = nested_section(info.field.annotation)
         names |= {name} | (all_names(inner) if inner else set())
     return names
@@ -213,7 +218,7 @@ def misspelt(draw: some.DrawFn, names: some.SearchStrategy[str]) -> str:
     name = draw(names)
     at = draw(some.integers(0, len(name) - 1))
     letter = draw(some.sampled_from(["", "x", "_", "9", name[at] * 2, name[at].swapcase(), name[at - 1]]))
-    changed = (name[:at] + letter + name[at + 1 :]).lstrip("_9")
+    changed = (name[:at] + letter + name[at + 1 :]).lstrip("_0123456789")
     return f"{changed}_x" if changed in KNOWN or len(changed) < 2 else changed
 
 
@@ -514,7 +519,7 @@ def hold(checked: Checked) -> None:
 def unknown_keys(values: dict[str, object], section: type[Section]) -> list[str]:
     """The names in a mapping, and in the sections inside it, that no table has: there may be none in a config."""
     found = []
-    fields = read_fields(section, "")
+    fields = fields_of(section)
     for name, value in values.items():
         if name not in fields and name not in OLD:
             found.append(name)
@@ -578,7 +583,7 @@ def test_no_attack_gets_through(folder: Path):
     assert count["all"] >= min(NUM_ATTACKS, 1000)
     # Most attacks must do harm, and some must be none, or this would try nothing
     assert count["all"] // 2 < count["refused"] < count["all"]
-    assert count["expected"] > count["all"] // 5
+    assert count["expected"] > count["all"] // 10
 
 
 @settings(
@@ -644,7 +649,7 @@ bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\\n" + "".join(
 merges = "a0: &a0 {x: 1}\\n" + "".join(
     f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\\n" for i in range(1, 40)
 )
-wide = "a: &a [" + "x," * 90_000 + "]\\n" + "".join(f"b{i}: *a\\n" for i in range(1000))
+wide = "a: &a [" + "x," * 20_000 + "]\\n" + "".join(f"b{i}: *a\\n" for i in range(1000))
 files = {
     "10 MB of lines": b"learning_rate: 1\\n" * (10 * MB // 17),
     "10 MB in a line": b"learning_rate: " + b"1" * 10 * MB,
@@ -655,22 +660,25 @@ files = {
     "1 MB in a word": "base_model: " + "x" * LINE,
     "1 MB of comment": "#" * LINE + "\\nseed: x",
     "1 MB of a key": "x" * LINE + ": 1",
+    "as many keys as may be": "".join(f"k{i}: 1\\n" for i in range(29_000)),
     "1 MB of keys": "".join(f"k{i}: 1\\n" for i in range(90_000)),
     "1 MB of one key": "seed: 1\\n" * (LINE // 8),
+    "as many entries as may be": "datasets:\\n" + "- 1\\n" * 29_000,
     "1 MB of entries": "datasets:\\n" + "- 1\\n" * 99_000,
+    "as many words as may be": "lora_target_modules: [" + "x," * 29_000 + "]",
     "1 MB of words": "lora_target_modules: [" + "x," * 99_000 + "]",
     "1 MB of depth": "model_config: [" + f"{deep}," * (LINE // 90) + "]",
     "1 MB of variables": "base_model: " + "${A}" * (LINE // 4),
-    "1 MB of anchors": "".join(f"a{i}: &a{i} 1\\n" for i in range(60_000)),
-    "1 MB of missing files": "include: [" + "x.yml," * 90_000 + "]",
-    "1 MB of plugins": "plugins: [" + "x.y," * 40_000 + "]",
+    "1 MB of anchors": "".join(f"a{i}: &a{i} 1\\n" for i in range(29_000)),
+    "1 MB of missing files": "include: [" + "x.yml," * 29_000 + "]",
+    "1 MB of plugins": "plugins: [" + "x.y," * 29_000 + "]",
     "aliases": bomb,
     "merges": merges,
     "wide aliases": wide,
     "large parts": "include: [" + ", ".join(["part.yml"] * 50) + "]",
 }
 with open("part.yml", "w") as file:
-    file.write("model_config:\\n" + "".join(f"  k{i}: 1\\n" for i in range(70_000)))
+    file.write("model_config:\\n" + "".join(f"  k{i}: 1\\n" for i in range(20_000)))
 _, layer = split_words(["config.yml", "seed=" + "[" * 100_000, "base_model=" + "x" * 1_000_000])
 for name, content in files.items():
     with open("config.yml", "wb") as file:
@@ -690,7 +698,7 @@ def test_a_file_of_any_size_takes_bounded_memory_and_time(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 22
+    assert len(rows) == 25
     for name, seconds, memory in rows:
         assert memory < MAX_MEMORY, f"{name}: {memory / 2**20:.0f} MB"
         assert seconds < 30, f"{name}: {seconds:.1f} s"

@@ -17,7 +17,8 @@ from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.schema import Config, key_homes, read_fields, section_types
 from siredon.config.shelves import FORMATS, TEMPLATES
 
-EXAMPLES = sorted((ROOT / "examples").rglob("*.yml"))
+#: A sweep is a file of another kind.
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yml") if "sweep" not in path.stem)
 SCHEMA = json_schema()
 #: Any one of these says of which kind a value is.
 KINDS = {"type", "anyOf", "enum", "const", "$ref"}
