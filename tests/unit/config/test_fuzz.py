@@ -635,7 +635,7 @@ def test_a_pipe_that_somebody_writes_into_is_read(tmp_path: Path):
 
 
 LARGE = """
-import json, os, resource, sys, time
+import json, os, re, sys, time
 from siredon.config.diagnostics import show_text
 from siredon.config.load import check_config
 from siredon.config.overrides import split_words
@@ -686,12 +686,14 @@ for name, content in files.items():
     start = time.perf_counter()
     checked = check_config("config.yml", [layer] if name == "aliases" else [])
     assert len(show_text(checked.diagnostics)) > 20 and checked.config is None
-    row = [name, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]
+    # What the system counts for a child includes what its parent held before
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+    row = [name, time.perf_counter() - start, peak]
     print(json.dumps(row))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in units of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_file_of_any_size_takes_bounded_memory_and_time(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", LARGE], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
