@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,9 +120,22 @@ def prepare_data(
 
 def build_format(entry: DatasetEntry) -> Format:
     """The format that `type:` names."""
-    part = FORMATS.load(entry.type)
+    name, mark, variant = _split_type(entry.type)
+    part = FORMATS.load(name)
     assert isinstance(part, Format)
-    return part
+    if not mark:
+        return part
+    if variant not in part.variants:
+        known = ", ".join(f"`{name}{mark}{word}`" for word in part.variants) or f"`{name}`"
+        raise DataError(f"{entry.path}: `type: {entry.type}` is no format", f"There are: {known}.")
+    return part.variants[variant]
+
+
+def _split_type(name: str) -> tuple[str, str, str]:
+    """`alpaca:chatml` -> `alpaca`, `:`, `chatml`."""
+    found = re.match(r"([^.:]+)([.:]?)(.*)", name)
+    assert found is not None
+    return found[1], found[2], found[3]
 
 
 def resolve_template(entry: DatasetEntry, chat_template: str | None, tokenizer: Any) -> str:

@@ -6,14 +6,16 @@ Rows -> `Conversation` | `Text` -> `Span`s -> `Sample` -> `Pack` -> `Batch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from siredon.config.sections.data import DatasetEntry
+
+if TYPE_CHECKING:  # Preparing data takes no PyTorch
+    import torch
 
 #: A label that is no target, as in `torch.nn.functional.cross_entropy`.
 IGNORE = -100
@@ -31,19 +33,35 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Message:
-    """One message: what the template gets, its role, and whether it is learned."""
+    """One message.
+
+    Args:
+        properties: What the template gets: `role`, `content`, `tool_calls`, and what else the data has.
+        role: Who speaks, in the template's words.
+        content: The text of the message; empty where it only calls tools.
+        learn: Whether it is learned.
+        pieces: Ends of parts of `content`, in order, each with whether it is learned; none where all of it is as
+            `learn` says.
+    """
 
     properties: Mapping[str, Any]
     role: str
     content: str
     learn: bool
+    pieces: tuple[tuple[int, bool], ...] = ()
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages that a chat template turns into text."""
+    """Messages that a chat template turns into text.
+
+    Args:
+        messages: The messages, in order.
+        tools: Tools that the model may call, as JSON schemas; None for none.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +94,14 @@ class Format:
         prompt: What a user types -> how this format asks it, for `inference`.
         uses_template: It reads conversations, which a chat template renders.
         ends: Every row ends with a stop token that is learned.
+        variants: Formats behind a dot or a colon: `chatml` of `alpaca:chatml`, `load_qa` of `alpaca_chat.load_qa`.
     """
 
     read: Callable[[Row, ReadOptions], Conversation | Text]
     prompt: Callable[[str], Conversation | Text]
     uses_template: bool = False
     ends: bool = True
+    variants: Mapping[str, Format] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
