@@ -14,7 +14,7 @@ def entry(name: str) -> Entry:
 @pytest.mark.parametrize(
     ("name", "kind", "default"),
     [
-        ("seed", "whole number ≥ 0", "`42`"),
+        ("seed", "whole number ≥ 0 and ≤ 4,294,967,295", "`42`"),
         ("learning_rate", "number > 0", "required"),
         ("adam_beta1", "number ≥ 0 and < 1", "`0.9`"),
         ("sample_packing", "true / false", "`false`"),

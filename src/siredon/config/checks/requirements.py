@@ -100,9 +100,10 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
 def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Iterator[Finding]:
     """What says when to validate comes with rows to validate on.
 
-    `evals_per_epoch` alone is a warning: Axolotl takes it so, and many files leave it in.
+    `evals_per_epoch` alone is a warning: Axolotl takes it so, and many files leave it in.  `do_bench_eval` brings its
+    own questions.
     """
-    if data.has_validation:
+    if data.has_validation or evaluation.do_bench_eval:
         return
     cadence = (
         ("eval_steps", evaluation.eval_steps),

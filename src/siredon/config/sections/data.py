@@ -19,7 +19,7 @@ class DatasetEntry(Section):
     """One entry of `datasets:` or `test_datasets:`."""
 
     path: Str = key("Local file or folder, or hub id.")
-    type: Str = key("Format of the rows: the name of a file in `data/formats`.", planned_values=(A_MAPPING,))
+    type: Str = key("Format of the rows, such as `alpaca` or `chat_template`.", planned_values=(A_MAPPING,))
     split: Str | None = key("Split, with slices as in `train[:10%]`; default `train`.", None)
     name: Str | None = key("Configuration of a hub data set.", None)
     revision: Str | None = key("Branch, tag or commit on the hub.", None)
