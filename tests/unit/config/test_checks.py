@@ -228,7 +228,6 @@ def test_a_misspelt_name_of_a_part_is_reported_with_the_nearest():
 @pytest.mark.parametrize(
     "text",
     [
-        "chat_template: gemma3\n",
         "chat_template: tokenizer_default_fallback_gemma3\n",
         "chat_template: jinja\nchat_template_jinja: x.jinja\n",
     ],
