@@ -40,16 +40,20 @@ class DatasetEntry(Section):
     train_on_eos: EosPolicy = key(
         "Which stop tokens are learned: of every turn, of trained turns, of the last one, or none.", "turn"
     )
-    train_on_eot: EosPolicy | None = planned("The same for end-of-turn tokens; default `train_on_eos`.")
-    chat_template_jinja: Str | None = planned("Text or file of a template for this data set.")
-    drop_system_message: Bool | None = planned("Leave out a system message at the start.")
-    field_tools: Str | None = planned("Column of the tools that the model may call.")
-    field_thinking: Str | None = planned("Property of a message that holds its reasoning.")
-    template_thinking_key: Str | None = planned("Name under which the template expects the reasoning.")
-    split_thinking: Bool | None = planned("Take the reasoning out of the content, by its `<think>` tags.")
-    message_field_training: Str | None = planned("Property of a message that says whether it is learned.")
-    message_field_training_detail: Str | None = planned(
-        "Property of a message that lists ranges of characters and whether each is learned."
+    train_on_eot: EosPolicy | None = key("The same for `eot_tokens`; default `train_on_eos`.", None)
+    chat_template_jinja: Str | None = key("Text or file of a template for this data set.", None)
+    drop_system_message: Bool = key("Leave out a system message at the start.", False)
+    field_tools: Str = key("Column of the tools that the model may call.", "tools")
+    field_thinking: Str | None = key(
+        "Property of a message that holds its reasoning; default `template_thinking_key`.", None
+    )
+    template_thinking_key: Str = key(
+        "Name under which the template expects the reasoning.", "reasoning_content"
+    )
+    split_thinking: Bool = key("Take the reasoning out of the content, by its `<think>` tags.", False)
+    message_field_training: Str | None = key("Property of a message that says whether it is learned.", None)
+    message_field_training_detail: Str | None = key(
+        "Property of a message that lists ranges of characters and whether each is learned.", None
     )
     input_transform: Str | None = planned("Dotted path of a function applied to each row first.")
     shards: Int | None = planned("Parts into which the shuffled rows are cut; one is used.")
