@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import cast
 
+from siredon.config.format_choice import FUNCTIONS
+from siredon.config.functions import find_function
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.shelves import FORMATS, split_type
 from siredon.data.custom import build_custom
@@ -30,3 +34,14 @@ def choose_format(entry: DatasetEntry) -> Format:
         known = ", ".join(f"`{name}{mark}{word}`" for word in found.variants) or f"`{name}`"
         raise DataError(f"{entry.path}: `type: {entry.type}` is no format", f"There are: {known}.")
     return found.variants[variant] if mark else found
+
+
+def fingerprint_format(entry: DatasetEntry) -> str:
+    """What decides how rows are read besides the entry: the source of the user's module; else empty."""
+    if not isinstance(entry.type, str):
+        return ""
+    name, mark, _ = split_type(entry.type)
+    if name in FORMATS.names() or mark != ".":
+        return ""
+    file = find_function(entry.type, FUNCTIONS).file
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

@@ -17,7 +17,7 @@ from siredon.config.sections.packing import PackingSection
 from siredon.config.shelves import TEMPLATES
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import cache_key, load_or_make
-from siredon.data.choose import choose_format
+from siredon.data.choose import choose_format, fingerprint_format
 from siredon.data.collate import Collator, PackDataset
 from siredon.data.load import Source, fingerprint_entry, fingerprint_hub, load_rows
 from siredon.data.pack import fill, pack_best_fit
@@ -171,6 +171,7 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
         {
             "content": fingerprint_hub(source) if source else content,
             "entry": entry.model_dump(mode="json"),
+            "format": fingerprint_format(entry),
             "template": renderer.template,
             "tokenizer": preparation.tokenizer_content,
             "options": [data.sequence_len, data.excess_length_strategy, data.train_on_inputs],
@@ -228,7 +229,7 @@ def _render_batches(
         DataError: At least one row cannot be used; the first few are named.
     """
     part = build_format(entry)
-    options = ReadOptions(entry, train_on_inputs)
+    options = ReadOptions(entry, train_on_inputs, renderer.bos, renderer.eos)
     bad: list[str] = []
     batch: list[tuple[Rendered, bool]] = []
     for number, row in enumerate(source.rows):

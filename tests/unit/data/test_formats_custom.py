@@ -198,3 +198,18 @@ def test_rows_are_prepared_and_bad_ones_are_named(folder: Path, tokenizer: Any):
     write_rows(folder / "rows.jsonl", [{"q": "Who?", "a": "Me."}, {"q": "When?", "a": None}])
     with pytest.raises(DataError, match=r"rows.jsonl: row 2 column `completion` holds NoneType, not text"):
         prepare(tokenizer, folder, datasets=datasets)
+
+
+def test_a_function_that_changes_prepares_its_rows_anew(
+    folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    name = write_module(folder, "def fn(row):\n    return {'text': row['q']}\n")
+    datasets = [{"path": "rows.jsonl", "type": f"{name}.fn"}]
+    first = prepare(tokenizer, folder, datasets=datasets)
+    assert "prepared before" in prepare(tokenizer, folder, datasets=datasets).lines[0]
+    (folder / f"{name}.py").write_text("def fn(row):\n    return {'text': row['a']}\n# changed\n")
+    monkeypatch.delitem(sys.modules, name)
+    second = prepare(tokenizer, folder, datasets=datasets)
+    assert "prepared before" not in second.lines[0]
+    assert first.fingerprint != second.fingerprint
+    assert "Me." in tokenizer.decode(second.train.table.input_ids)

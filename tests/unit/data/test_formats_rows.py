@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import SHARED_DATA
 from tests.unit.data.test_formats_golden import CASES
+from tests.unit.data.test_prepare import prepare, write_rows
 
 from siredon.config.sections.data import DatasetEntry
 from siredon.data.prepare import build_format
@@ -173,6 +175,14 @@ def test_llama2_takes_turns(roles: list[str], reason: str):
     turns = [{"from": role, "value": "a"} for role in roles]
     with pytest.raises(RowError, match=f"^{reason}$"):
         read("llama2_chat", {"conversations": turns})
+
+
+def test_the_tokens_of_the_tokenizer_reach_the_turns(tokenizer: Any, tmp_path: Path):
+    turns = [{"role": "human", "value": "a"}, {"role": "bot", "value": "b"}] * 2
+    entry = write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}])
+    table = prepare(tokenizer, tmp_path, datasets=[{**entry, "type": "pygmalion"}]).train.table
+    turn = "<|user|> a<|model|> b<|im_end|>"
+    assert tokenizer.decode(table.input_ids) == turn * 2
 
 
 def test_llama2_separates_turns_by_the_tokens_of_the_tokenizer():
