@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from siredon.config.functions import find_function
 from siredon.config.rule import Finding
@@ -51,6 +52,7 @@ def check_choice(key: str, choice: str | PromptFormat) -> Iterator[Finding]:
         yield _refuse(key, choice, all_types() if mark else names, known=False)
 
 
+@cache
 def all_types() -> tuple[str, ...]:
     """Every name of a format that is built, and its variants behind it."""
     found = []

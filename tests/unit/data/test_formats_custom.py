@@ -150,12 +150,10 @@ def test_the_first_row_that_can_be_read_tells_what_they_are(folder: Path):
 
 
 def test_a_function_may_change_its_row(folder: Path):
-    write_rows(folder / "rows.jsonl", [{"q": ["Who?"]}])
-    name = write_module(folder, "def fn(row):\n    return {'text': row['q'].pop()}\n")
+    write_rows(folder / "rows.jsonl", [{"q": [{"role": "assistant", "content": "b"}]}])
+    name = write_module(folder, "def fn(row):\n    return {'messages': [row['q'].pop()]}\n")
     for _ in range(2):
-        assert build_format(entry_of(f"{name}.fn")).prompt("a") == Text((Span("a", False),), add_eos=False)
-    part = build_format(entry_of(f"{name}.fn"))
-    assert part.read({"q": ["x"]}, ReadOptions(entry_of(f"{name}.fn"), False)).spans[0].text == "x"  # type: ignore[union-attr]
+        assert build_format(entry_of(f"{name}.fn")).uses_template
 
 
 @pytest.mark.parametrize(

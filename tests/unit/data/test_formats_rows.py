@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import SHARED_DATA
+from tests.conftest import ROOT, SHARED_DATA
 from tests.unit.data.test_formats_golden import CASES
 from tests.unit.data.test_prepare import prepare, write_rows
 
 from siredon.config.sections.data import DatasetEntry
+from siredon.config.shelves import FORMATS
 from siredon.data.prepare import build_format
 from siredon.data.types import ReadOptions, RowError, Span, Text
 
@@ -263,3 +265,28 @@ def test_real_rows_are_read_in_every_style(file: str):
             assert read(name, row).spans[1] == Span(row["output"], True)
             assert row["instruction"] in read(name, row).spans[0].text
             assert row["input"] in read(name, row).spans[0].text
+
+
+DOCUMENT = (ROOT / "docs/formats.md").read_text()
+EXAMPLES = [
+    json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+]
+
+
+def can_read(name: str, row: Any) -> bool:
+    try:
+        return bool(read(name, row))
+    except RowError:
+        return False
+
+
+@pytest.mark.parametrize("row", EXAMPLES, ids=lambda row: ",".join(row))
+def test_an_example_of_the_documents_is_a_row(row: Any):
+    assert any(can_read(name, row) for name in ROWS)
+
+
+def test_the_documents_name_every_format():
+    assert len(EXAMPLES) > 15
+    heads = set(re.findall(r"^\| \[?`.*?\|", DOCUMENT, re.MULTILINE))
+    named = {word.partition(".")[0] for cell in heads for word in re.findall(r"`([\w.]+)`", cell)}
+    assert {name for name in FORMATS.names() if name != "user_defined"} <= named
