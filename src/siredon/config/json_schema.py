@@ -165,7 +165,8 @@ def _section_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Ma
         return schema
     if "$ref" in schema:
         return _section_of(definitions[schema["$ref"].removeprefix(_REFERENCE)], definitions)
-    for kind in [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]:
+    kinds = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    for kind in [*kinds, *([schema["items"]] if "items" in schema else ())]:
         found = _section_of(kind, definitions)
         if found:
             return found

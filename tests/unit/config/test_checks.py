@@ -239,7 +239,7 @@ def test_a_template_of_the_reference_is_known_and_not_built(text: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["alpaca:phi", "llama3.ultra", "stepwise_supervised", "chat_template.default"]
+    "name", ["ebft_pretrain", "llama3.ultra", "stepwise_supervised", "chat_template.default"]
 )
 def test_a_format_of_the_reference_is_known_and_not_built(name: str):
     (problem,) = check("", MINIMAL.replace("alpaca", name)).diagnostics

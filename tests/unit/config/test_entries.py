@@ -21,7 +21,7 @@ def entry(name: str) -> Entry:
         ("lora_target_modules", "list of text, or one text", "empty"),
         ("special_tokens", "mapping", "empty"),
         ("datasets.roles", "mapping of text to list of text, or one text", "empty"),
-        ("datasets.type", "text", "required"),
+        ("datasets.type", "text or mapping", "required"),
         ("datasets", "list of mappings", "required"),
         ("excess_length_strategy", "`drop` / `truncate` / `raise`", "`drop`"),
         ("chat_template", "text", "unset"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+import string
+from typing import Annotated, Literal
 
-from siredon.config.fields import A_MAPPING, Bool, Float, Int, Section, Str, StrList, key, planned
+from pydantic import AfterValidator, Discriminator, Tag
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
 
 EosPolicy = Literal["all", "turn", "last", "none"]
 
@@ -15,11 +18,81 @@ _FILE = re.compile(
 )
 
 
+def _places_in(text: str) -> set[str]:
+    """What stands in braces, with its conversion and format; `?` where the braces do not match."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError:
+        return {"?"}
+    return {
+        f"{name}{conversion or ''}{spec or ''}" for _, name, spec, conversion in parts if name is not None
+    }
+
+
+def _with_places(*names: str) -> AfterValidator:
+    """Holds a text to the places that are filled in it."""
+    shown = " and ".join(f"{{{name}}}" for name in names)
+
+    def check(text: str) -> str:
+        if not _places_in(text) <= set(names):
+            raise ValueError(
+                f"expected text with only {shown} in braces; other braces are written {{{{ and }}}}"
+            )
+        return text
+
+    return AfterValidator(check)
+
+
+class PromptFormat(Section):
+    """`type:` as a mapping: a prompt of your own, around the columns of a row."""
+
+    field_instruction: Str = key("Column of the instruction.", "instruction")
+    field_input: Str = key("Column of the input, which may be empty.", "input")
+    field_output: Str = key("Column of the answer, which is learned.", "output")
+    field_system: Str = key("Column of the system text.", "system")
+    system_prompt: Str = key("System text of rows without one.", "")
+    system_format: Annotated[Str, _with_places("system")] = key(
+        "Where `{system}` stands; left out where there is no system text.", "{system}"
+    )
+    format: Annotated[Str, _with_places("instruction", "input")] = key(
+        "Where `{instruction}` and `{input}` stand; the answer follows.", "{instruction} {input} "
+    )
+    no_input_format: Annotated[Str, _with_places("instruction")] | None = key(
+        "The same for rows without input; default `format`, with nothing for `{input}`.", None
+    )
+    field_prompt: Str | None = planned("Column of the prompt (preference methods).")
+    field_chosen: Str | None = planned("Column of the better answer (preference methods).")
+    field_rejected: Str | None = planned("Column of the worse answer (preference methods).")
+    field_completion: Str | None = planned("Column of the answer that is judged (`rl: kto`).")
+    field_label: Str | None = planned("Column that says whether it is good (`rl: kto`).")
+    prompt_format: Str | None = planned("Where `{system}` and `{prompt}` stand (preference methods).")
+    chosen_format: Str | None = planned("Where `{chosen}` stands (preference methods).")
+    rejected_format: Str | None = planned("Where `{rejected}` stands (preference methods).")
+    completion_format: Str | None = planned("Where `{completion}` stands (`rl: kto`).")
+
+    @property
+    def drops_input(self) -> bool:
+        """Whether a column of inputs is named, and `format` has no place for them."""
+        return "field_input" in self.model_fields_set and "input" not in _places_in(self.format)
+
+
+def _kind_of(value: object) -> str:
+    return "mapping" if isinstance(value, (dict, PromptFormat)) else "text"
+
+
+#: A name, or a mapping; told apart first, so that a wrong value inside a mapping is blamed and not the mapping.
+FormatChoice = Annotated[
+    Annotated[Str, Tag("text")] | Annotated[PromptFormat, Tag("mapping")], Discriminator(_kind_of)
+]
+
+
 class DatasetEntry(Section):
     """One entry of `datasets:` or `test_datasets:`."""
 
     path: Str = key("Local file or folder, or hub id.")
-    type: Str = key("Format of the rows, such as `alpaca` or `chat_template`.", planned_values=(A_MAPPING,))
+    type: FormatChoice = key(
+        "Format of the rows: a name, a function of your own by its dotted path, or a mapping with a prompt."
+    )
     split: Str | None = key("Split, with slices as in `train[:10%]`; default `train`.", None)
     name: Str | None = key("Configuration of a hub data set.", None)
     revision: Str | None = key("Branch, tag or commit on the hub.", None)
