@@ -89,8 +89,8 @@ def prepare_data(
         DataError: A source that cannot be read, rows that cannot be used, or nothing to learn.
     """
     data = preparation.data
-    train_parts = [_prepare_entry(entry, preparation) for entry in data.datasets]
-    test_parts = [_prepare_entry(entry, preparation) for entry in data.test_datasets]
+    train_parts = [_prepare_entry(entry, preparation, seed) for entry in data.datasets]
+    test_parts = [_prepare_entry(entry, preparation, seed) for entry in data.test_datasets]
     lines = [line for part in [*train_parts, *test_parts] for line in part.lines]
     train = _concatenate([part.table for part in train_parts])
     validation = _concatenate([part.table for part in test_parts]) if test_parts else None
@@ -177,10 +177,10 @@ class _Part:
         return [f"{first} (prepared before)" if self.cached else first, *rest]
 
 
-def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
+def _prepare_entry(entry: DatasetEntry, preparation: Preparation, seed: int) -> _Part:
     renderer = entry_renderer(entry, preparation.chat_template, preparation.tokenizer)
-    content = fingerprint_entry(entry)
-    source = load_rows(entry) if content is None else None
+    content = fingerprint_entry(entry, seed)
+    source = load_rows(entry, seed) if content is None else None
     data = preparation.data
     key = cache_key(
         {
@@ -193,7 +193,7 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation) -> _Part:
     )
 
     def make() -> tuple[SampleTable, Counts]:
-        return _make_samples(source or load_rows(entry), entry, renderer, preparation)
+        return _make_samples(source or load_rows(entry, seed), entry, renderer, preparation)
 
     root = Path(data.dataset_prepared_path).expanduser()
     table, counts, cached = load_or_make(root, key, make)
@@ -252,7 +252,7 @@ def _render_batches(
             split = isinstance(item, Text) and item.split
             batch.append((renderer.render(item, entry.train_on_eos), split))
         except RowError as error:
-            bad.append(f"{source.name}: row {number + 1} {error}")
+            bad.append(f"{source.place(number)} {error}")
             if len(bad) == _MAX_BAD_ROWS:
                 break
         if len(batch) == _BATCH_ROWS:

@@ -146,7 +146,7 @@ def test_a_missing_file_says_where_it_was_looked_for(tokenizer: Any, tmp_path: P
 
 def test_broken_json_names_the_file(tokenizer: Any, tmp_path: Path):
     (tmp_path / "r.jsonl").write_text('{"instruction": "a", \n')
-    with pytest.raises(DataError, match=r"cannot read r\.jsonl"):
+    with pytest.raises(DataError, match=r"r\.jsonl: line 1: no JSON"):
         prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "r.jsonl"), "type": "alpaca"}])
 
 
