@@ -34,7 +34,7 @@ def load_hub(entry: DatasetEntry, name: str | None) -> DatasetRows:
                 entry.path,
                 name,
                 data_files=list(entry.data_files) or None,
-                split=entry.split or "train",
+                split=re.sub(r"\s*\+\s*", "+", entry.split or "train"),
                 revision=entry.revision,
             )
         except Exception as error:
