@@ -73,8 +73,11 @@ class WebStore(Store):
         try:
             with self._open("HEAD") as answer:
                 head = answer.headers
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None  # Some servers answer to GET only
         except (OSError, http.client.HTTPException):
-            return None  # Some servers answer to GET only; what else is wrong, `fetch` finds out too
+            return None  # `fetch` finds out what is wrong
         mark = head["ETag"] or (head["Last-Modified"] and head["Content-Length"] and head["Last-Modified"])
         if not mark:
             return None
@@ -117,6 +120,8 @@ class WebStore(Store):
             try:
                 return action()
             except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()
                 if pause is None or not _may_pass(error):
                     raise self._blame(error) from None  # Its text may hold the address
             time.sleep(pause)
@@ -154,6 +159,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         """
         scheme = urlsplit(newurl).scheme
         if scheme not in ("https", "http") or (req.type == "https" and scheme == "http"):
+            fp.close()
             raise urllib.error.URLError(f"it leads on to an address of {scheme}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
