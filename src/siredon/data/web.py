@@ -39,6 +39,8 @@ _ANSWERS = {
     404: ("there is no such file on the server", "Check the address."),
     410: ("the file is no longer on the server", "Check the address."),
 }
+_FAILED = ("the server failed", "Try again later, or check the address.")
+_ELSEWHERE = ("the server leads on to where it is not followed", "Check the address.")
 _Answer = TypeVar("_Answer")
 
 
@@ -129,9 +131,7 @@ class WebStore(Store):
 
     def _blame(self, error: Exception) -> DataError:
         if isinstance(error, urllib.error.HTTPError):
-            what, fix = _ANSWERS.get(
-                error.code, ("the server failed", "Try again later, or check the address.")
-            )
+            what, fix = _ANSWERS.get(error.code, _FAILED if error.code >= 400 else _ELSEWHERE)
             return DataError(f"{self.label}: {what} (status {error.code})", fix)
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         host = urlsplit(self.label).netloc
