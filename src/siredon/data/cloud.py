@@ -31,7 +31,7 @@ _CREDENTIALS = {
     "AWS_ENDPOINT_URL for another server",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`",
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, _SAS_TOKEN or _CONNECTION_STRING",
-    "oci": "OCI_CONFIG, or ~/.oci/config",
+    "oci": "~/.oci/config, or OCIFS_CONFIG_LOCATION, OCIFS_CONFIG_PROFILE and OCIFS_IAM_TYPE",
 }
 #: What a cloud says of a file that changes with its content, by the names that the packages use.
 _MARKS = ("ETag", "etag", "md5Hash", "md5", "content_md5", "crc32c", "generation")
@@ -129,7 +129,7 @@ class CloudStore(Store):
         except FileNotFoundError:
             raise DataError(f"{self.label}: there is nothing there", "Check bucket and path.") from None
         except Exception as error:  # noqa: BLE001  each package has its own
-            reason = redact((str(error).splitlines() or [""])[0]) or type(error).__name__
+            reason = redact((str(error).splitlines() or [""])[0])[:300] or type(error).__name__
             raise DataError(
                 f"{self.label}: cannot be read ({reason})",
                 f"Check the address, and who you are: {_CREDENTIALS[self._extra]}.",

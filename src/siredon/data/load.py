@@ -227,7 +227,8 @@ def _read_readme(store: Store, name: str | None) -> Splits | None:
     """Splits as the README of a data set lists them, in the configuration `name`."""
     known = {}
     if _README in store.names:
-        known = read_configurations(store.fetch(_README).path.read_text(errors="replace"))
+        readme = store.fetch(_README)  # A temporary file lives as long as this
+        known = read_configurations(readme.path.read_text(errors="replace"))
     if not known and name is None:
         return None
     return find_configured_splits(known, name, store.names, store.label)

@@ -260,6 +260,8 @@ def test_no_message_holds_a_secret(site: Site, path: str):
         ("see https://a:b@c.d/e?f=g, or s3://k:s@b/c", "see https://c.d/e or s3://b/c"),
         ("https://c.d:80/e@f", "https://c.d:80/e@f"),
         ("me@host.org", "me@host.org"),
+        ("oci://bucket@space/e?f", "oci://bucket@space/e"),
+        ("oci://me:me@space/e", "oci://space/e"),
         ("data/what?.jsonl", "data/what?.jsonl"),
     ],
 )
