@@ -39,7 +39,19 @@ def load_hub(entry: DatasetEntry, name: str | None) -> DatasetRows:
             )
         except Exception as error:
             raise _blame(entry, label, error) from error
+    _check_commit(dataset, entry, label)
     return DatasetRows(dataset, label)
+
+
+def _check_commit(dataset: Any, entry: DatasetEntry, label: str) -> None:
+    """Without network, `datasets` takes the version that it loaded last, whatever `revision` says."""
+    commit = entry.revision or ""
+    folders = {Path(file["filename"]).parent.name for file in dataset.cache_files}
+    if re.fullmatch("[0-9a-f]{40}", commit) and not folders <= {commit}:
+        raise DataError(
+            f"{label}: there is no network, and the rows that are here are not those of `revision: {commit}`",
+            "Load this revision once with network.",
+        )
 
 
 def fingerprint_datasets(parts: list[DatasetRows]) -> str:
@@ -78,7 +90,13 @@ def _blame(entry: DatasetEntry, label: str, error: Exception) -> DataError:
             f"{label}: the data set is made by code that comes with it, which is never run",
             "Use a version of it in Parquet: `revision: refs/convert/parquet`, if the hub has made one.",
         )
-    if "Unknown split" in reason or "BuilderConfig" in reason or "Config name is missing" in reason:
+    if "Config name is missing" in reason:
+        found = re.search(r"available configs: (\[.*?\])", str(error))
+        return DataError(
+            f"{label}: it has several configurations",
+            f"Set `name` to one or more of {found[1] if found else 'them'}.",
+        )
+    if "Unknown split" in reason or "BuilderConfig" in reason:
         return DataError(f"{label}: {reason}", "Set `split` and `name` to what it has.")
     if "gated" in str(error) or "401" in reason:
         return DataError(

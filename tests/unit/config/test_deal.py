@@ -146,7 +146,7 @@ def test_a_planned_key_that_would_change_something_is_refused(text: str):
 
 def test_a_planned_key_of_a_nested_section_is_refused():
     entry = "test_datasets:\n  - path: a\n    type: alpaca\n    "
-    assert find(entry + "shards: 4\n") == [("SD0004", "test_datasets.0.shards")]
+    assert find(entry + "trust_remote_code: true\n") == [("SD0004", "test_datasets.0.trust_remote_code")]
     accept(entry + "trust_remote_code: false\n")
 
 
