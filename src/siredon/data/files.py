@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -101,8 +102,12 @@ def _open_archive(file: TextFile, packing: str, kind: str | None) -> Rows:
 
 def list_files(root: Path) -> list[str]:
     """Names of the files under a folder, sorted; hidden ones are left out."""
-    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if not any(is_hidden(part) for part in path.parts))
+    found = []
+    for folder, inside, names in os.walk(root):
+        inside[:] = [name for name in inside if not is_hidden(name)]
+        paths = (Path(folder, name) for name in names if not is_hidden(name))
+        found += [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+    return sorted(found)
 
 
 def is_hidden(part: str) -> bool:
