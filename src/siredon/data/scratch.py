@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from siredon.errors import DataError
 
@@ -27,9 +26,6 @@ class Scratch:
         self.path = Path(tempfile.mkdtemp(prefix="siredon-"))
         weakref.finalize(self, _remove, self.path, os.getpid())
         self._num_files = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_num_files": self._num_files}
 
     def new_file(self, name: str) -> Path:
         """A place for one more file, in a folder of its own."""

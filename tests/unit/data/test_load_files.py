@@ -265,6 +265,13 @@ def test_several_bad_lines_are_named_at_once(tmp_path: Path):
     assert error.value.message.endswith("(and perhaps more)")
 
 
+def test_no_row_is_handed_out_after_a_bad_one(tmp_path: Path):
+    rows = iter(load(tmp_path / "r.jsonl", '{"a": 1}\n{\n{"a": 3}\n').rows)
+    assert next(rows) == {"a": 1}
+    with pytest.raises(DataError, match="line 2: no JSON"):
+        next(rows)
+
+
 def test_a_file_that_is_cut_off_or_gone_while_it_is_read_is_named(tmp_path: Path):
     path = tmp_path / "r.jsonl"
     rows = load(path, '{"a": 1}\n' * 9).rows

@@ -45,7 +45,7 @@ def test_names_and_bytes_of_the_files_of_a_folder_decide(folder: Path):
     seen = {fingerprint(folder)}
     (folder / "a.jsonl").write_text("{}")
     seen.add(fingerprint(folder))
-    (folder / "a.jsonl").rename(folder / "d.jsonl")
+    (folder / "c.csv").rename(folder / "d.csv")
     seen.add(fingerprint(folder))
     (folder / "e.jsonl").write_text("")
     seen.add(fingerprint(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from siredon.config.sections.data import DatasetEntry
 from siredon.data.load import Source, load_rows
 from siredon.data.rows import Joined, Rows, Spooled, join_rows, select_rows, spool_rows
+from siredon.data.scratch import Scratch, _remove
 
 
 def load(path: Path, **keys: Any) -> Rows:
@@ -113,6 +115,14 @@ def test_a_forked_process_reads_and_leaves_the_files(tmp_path: Path):
     assert results.get(timeout=20) == rows[7]
     process.join()
     assert rows.file.exists()
+
+
+def test_only_the_process_that_made_a_temporary_folder_removes_it():
+    scratch = Scratch()
+    _remove(scratch.path, os.getpid() + 1)
+    assert scratch.path.is_dir()
+    _remove(scratch.path, os.getpid())
+    assert not scratch.path.exists()
 
 
 def test_a_parquet_file_is_only_written_down_if_its_rows_are_in_disorder(tmp_path: Path):
