@@ -166,7 +166,7 @@ def test_a_value_that_no_version_could_take_is_reported_beside_that_its_key_is_n
 
 def test_a_planned_key_of_a_nested_section_is_refused():
     entry = "test_datasets:\n  - path: a\n    type: alpaca\n    "
-    assert find(entry + "shards: 4\n") == [("SD0004", "test_datasets.0.shards")]
+    assert find(entry + "trust_remote_code: true\n") == [("SD0004", "test_datasets.0.trust_remote_code")]
     accept(entry + "trust_remote_code: false\n")
 
 

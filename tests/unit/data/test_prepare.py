@@ -146,7 +146,7 @@ def test_a_missing_file_says_where_it_was_looked_for(tokenizer: Any, tmp_path: P
 
 def test_broken_json_names_the_file(tokenizer: Any, tmp_path: Path):
     (tmp_path / "r.jsonl").write_text('{"instruction": "a", \n')
-    with pytest.raises(DataError, match=r"cannot read r\.jsonl"):
+    with pytest.raises(DataError, match=r"r\.jsonl: line 1: no JSON"):
         prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "r.jsonl"), "type": "alpaca"}])
 
 
@@ -323,3 +323,25 @@ def test_a_misspelt_file_is_named_with_the_one_that_is_there(tokenizer: Any, tmp
         prepare(
             tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "nowhere/row.jsonl"), "type": "alpaca"}]
         )
+
+
+def test_the_seed_the_part_and_the_function_decide_what_is_prepared(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shout.py").write_text("def up(row):\n    return {**row, 'output': row['output'].upper()}\n")
+    entry = alpaca(tmp_path, [f"answer {i}" for i in range(10)])
+    changes = [{}, {"shards": 3}, {"shards": 3, "shards_idx": 2}, {"shuffle": True}, {"max_samples": 4}]
+    kept = [len(prepare(tokenizer, tmp_path, datasets=[{**entry, **keys}]).train) for keys in changes]
+    assert kept == [10, 4, 3, 10, 4]
+    changed = prepare(tokenizer, tmp_path, datasets=[{**entry, "input_transform": "shout.up"}]).train
+    assert "ANSWER" in tokenizer.decode(changed.table.input_ids)
+    assert prepared_folders(tmp_path) == 6
+
+
+def test_a_row_of_a_folder_is_named_with_its_file(tokenizer: Any, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    alpaca(tmp_path / "data", ["a", "b"], "a.jsonl")
+    (tmp_path / "data/b.jsonl").write_text('{"instruction": "x", "output": "y"}\n\n{"instruction": "x"}\n')
+    with pytest.raises(DataError, match=r"data/b\.jsonl: row 2 \(line 3\) has no column `output`"):
+        prepare(tokenizer, tmp_path, datasets=[{"path": str(tmp_path / "data"), "type": "alpaca"}])

@@ -14,7 +14,7 @@ EosPolicy = Literal["all", "turn", "last", "none"]
 
 
 _FILE = re.compile(
-    r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|md|arrow)(\.(gz|bz2|xz|zst|lz4|zip))?$", re.IGNORECASE
+    r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|md|arrow|zip|tar|tgz)(\.(gz|bz2|xz|zst|lz4|zip))?$", re.IGNORECASE
 )
 
 
@@ -89,12 +89,14 @@ FormatChoice = Annotated[
 class DatasetEntry(Section):
     """One entry of `datasets:` or `test_datasets:`."""
 
-    path: Str = key("Local file or folder, or hub id.")
+    path: Str = key(
+        "Local file or folder, address (`https://`, `s3://`, `gs://`, `az://`, `oci://`), or hub id."
+    )
     type: FormatChoice = key(
         "Format of the rows: a name, a function of your own by its dotted path, or a mapping with a prompt."
     )
-    split: Str | None = key("Split, with slices as in `train[:10%]`; default `train`.", None)
-    name: Str | None = key("Configuration of a hub data set.", None)
+    split: Str | None = key("Split, as in `train[:10%]` or `train+validation`; default `train`.", None)
+    name: StrList = key("Configuration of a hub data set; rows of several follow one another.", ())
     revision: Str | None = key("Branch, tag or commit on the hub.", None)
     data_files: StrList = key("Files inside the folder or hub data set.", ())
     ds_type: Literal["json", "csv", "parquet", "text", "arrow"] | None = key(
@@ -128,11 +130,19 @@ class DatasetEntry(Section):
     message_field_training_detail: Str | None = key(
         "Property of a message that lists ranges of characters and whether each is learned.", None
     )
-    input_transform: Str | None = planned("Dotted path of a function applied to each row first.")
-    shards: Int | None = planned("Parts into which the shuffled rows are cut; one is used.")
-    shards_idx: Int | None = planned("Number of the part that is used, from 0.")
-    preprocess_shards: Int | None = planned("Pieces prepared one after another, to spare memory.")
-    trust_remote_code: Bool = planned("Allow Python code that comes with the data to run.", False)
+    shuffle: Bool = key("Shuffle the rows of this data set by `seed`, before any are left out.", False)
+    shards: Int | None = key("Parts into which the shuffled rows are cut; one is used.", None, ge=1)
+    shards_idx: Int | None = key("Number of the part that is used, from 0; default 0.", None, ge=0)
+    max_samples: Int | None = key("Rows that are used at most: the first ones.", None, ge=1)
+    input_transform: Str | None = key(
+        "Dotted path of a function applied to each row first; a row for which it returns None is left out.",
+        None,
+    )
+    preprocess_shards: Int | None = key("Pieces prepared one after another, to spare memory.", None, ge=1)
+    weight: Float | None = planned("Share of this data set among all; default by its rows.", gt=0)
+    trust_remote_code: Bool = planned(
+        "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
+    )
     logprobs_field: Str | None = planned("Column of the teacher's log-probabilities (distillation).")
     temperature: Float | None = planned("Temperature at which the teacher's were taken (distillation).")
     field_chosen: Str | None = planned("Column of the better answer (preference methods).")
