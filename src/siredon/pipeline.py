@@ -205,9 +205,7 @@ def _prepare(config: Config, tokenizer: Any) -> Prepared:
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
     preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    prepared = prepare_data(
-        preparation, config.packing, multiple=shared, flatten=config.flattens_batches
-    )
+    prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
     for line in prepared.lines:
         note(line)
     for line in prepared.warnings:

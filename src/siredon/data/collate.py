@@ -15,7 +15,7 @@ import torch
 
 from siredon.config.sections.packing import PackingSection
 from siredon.data.pack import Indices, Packs, gather_packs
-from siredon.data.table import SampleTable
+from siredon.data.table import Samples
 from siredon.data.types import IGNORE, Batch, Pack
 
 
@@ -27,7 +27,7 @@ class PackDataset(torch.utils.data.Dataset[Pack]):
         packs: Indices of samples, pack by pack; one index each where nothing is packed.
     """
 
-    def __init__(self, table: SampleTable, packs: Packs | Sequence[Sequence[int]]) -> None:
+    def __init__(self, table: Samples, packs: Packs | Sequence[Sequence[int]]) -> None:
         self.table = table
         self.packs = packs if isinstance(packs, Packs) else gather_packs(packs)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.data.audit import NO_TARGETS, TOO_LONG, TOO_SHORT, Counts
-from siredon.data.load import Source
+from siredon.data.load import Source, split_pieces
 from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
@@ -118,7 +118,12 @@ class _Row:
 
 def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[list[_Row]]:
     batch: list[_Row] = []
-    for index, row in enumerate(source.rows):
+    numbered = (
+        (start + index, row)
+        for start, piece in split_pieces(source, recipe.entry)
+        for index, row in enumerate(piece.rows)
+    )
+    for index, row in numbered:
         try:
             rendered, split = recipe.render(row)
         except RowError as error:

@@ -45,7 +45,7 @@ def split_samples(table: JoinedTable, data: DataSection, seed: int) -> Split:
         return Split(order, None, tuple(lines))
     train, held_out = _hold_out(table, order, data)
     held_out, line = _keep_short(table, held_out, data)
-    return Split(train, held_out, tuple([*lines, *line]))
+    return Split(train, held_out, (*lines, *line))
 
 
 def compare_sides(train: JoinedTable, validation: JoinedTable) -> tuple[str, ...]:

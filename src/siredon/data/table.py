@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,20 @@ class SampleTable:
     def num_targets(self) -> int:
         """All learned tokens."""
         return self.counted_targets
+
+
+class Samples(Protocol):
+    """Samples by their index, in one table or several."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """One of them."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per sample, shape [N]."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,9 @@ def find_repeated(digests: Digests, among: Sequence[int] | npt.NDArray[np.int64]
     return repeated
 
 
-def find_shared(digests: Digests, ones: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def find_shared(
+    digests: Digests, ones: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
     """Whether a sample equals one of `others`, for each of `ones`."""
     return np.isin(_as_keys(digests[ones]), _as_keys(digests[others]))
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from siredon.config.sections.data import DatasetEntry
-from siredon.data.row_choice import read_split
 from siredon.data.load import Source, load_rows, split_pieces
+from siredon.data.row_choice import read_split
 from siredon.errors import DataError
 
 

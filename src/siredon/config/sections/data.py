@@ -178,8 +178,12 @@ class DataSection(Section):
     train_on_inputs: Bool = key("Learn the prompts too, not only the responses.", False)
     shuffle_merged_datasets: Bool = key("Shuffle the rows of all data sets together, by `seed`.", True)
     shuffle_before_merging_datasets: Bool = key("Shuffle each data set by itself first.", False)
-    eval_sequence_len: Int | None = key("Longest validation row, in tokens; default `sequence_len`.", None, ge=2)
-    min_sample_len: Int | None = key("Shortest row that is kept, in tokens; default 2.", None, ge=1, derived="shortest")
+    eval_sequence_len: Int | None = key(
+        "Longest validation row, in tokens; default `sequence_len`.", None, ge=2
+    )
+    min_sample_len: Int | None = key(
+        "Shortest row that is kept, in tokens; default 2.", None, ge=1, derived="shortest"
+    )
     bad_rows: Literal["error", "drop"] = key(
         "What happens to rows that cannot be read, rendered or labelled; dropped ones are counted.", "error"
     )
