@@ -90,3 +90,26 @@ def test_a_curriculum_trains_on_the_rows_in_their_order(write_config: Any, tmp_p
         alone += numbers_of(tmp_path / "alone", "loss")
     assert numbers_of(tmp_path / "order", "loss") == pytest.approx(alone, abs=1e-4)
     assert numbers_of(tmp_path / "random", "loss") != pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"batch_flattening": True, "micro_batch_size": 2},
+        {"eval_sample_packing": True, "val_set_size": 4},
+    ],
+    ids=["flattening", "validation"],
+)
+def test_a_model_that_leaks_is_refused_wherever_rows_share_a_sequence(
+    write_config: Any, tmp_path: Path, tokenizer: Any, keys: dict[str, Any]
+):
+    from transformers import OPTConfig, OPTForCausalLM
+
+    from siredon.errors import ModelError
+
+    shape = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = OPTForCausalLM(OPTConfig(vocab_size=512, word_embed_proj_dim=32, init_std=0.5, **shape))
+    model.save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    with pytest.raises(ModelError, match=r"type opt .* see each other"):
+        pipeline.train(config_of(write_config(base_model=str(tmp_path / "opt"), **keys)))

@@ -215,15 +215,3 @@ def _join(groups: Sequence[Packs]) -> Packs:
         offsets.append(group.offsets[1:] + num_rows)
         num_rows += len(group.indices)
     return Packs(np.concatenate(indices), np.concatenate(offsets))
-
-
-def pack_best_fit(lengths: Sequence[int] | Indices, capacity: int) -> list[list[int]]:
-    """Best-fit decreasing over all rows, as lists."""
-    array = np.asarray(lengths, dtype=np.int64)
-    options = PackingSection(sample_packing_group_size=max(1, len(array)))
-    return [pack.tolist() for pack in build_packs(array, capacity, options)]
-
-
-def fill(packs: Sequence[Sequence[int]], lengths: Sequence[int] | Indices, capacity: int) -> float:
-    """The part of all packs that holds tokens, 0 to 1."""
-    return gather_packs(packs).fill(np.asarray(lengths, dtype=np.int64), capacity)

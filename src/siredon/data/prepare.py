@@ -101,7 +101,8 @@ def prepare_data(
     test_parts = [_prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
     parts = [*train_parts, *test_parts]
     table = JoinedTable(tuple(part.table for part in train_parts))
-    split = split_samples(table, data, preparation.seed)
+    keeps_order = bool(packing.curriculum_sampling)
+    split = split_samples(table, data, preparation.seed, keeps_order=keeps_order)
     held_out, order = (table, split.validation)
     if test_parts:
         held_out = JoinedTable(tuple(part.table for part in test_parts))

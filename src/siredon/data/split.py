@@ -32,9 +32,16 @@ class Split:
     warnings: tuple[str, ...] = ()
 
 
-def split_samples(table: JoinedTable, data: DataSection, seed: int) -> Split:
-    """Shuffles the training samples by `seed`, drops repeated ones if asked, and holds out `val_set_size`."""
-    order = _shuffle(table.tables, data, seed)
+def split_samples(table: JoinedTable, data: DataSection, seed: int, *, keeps_order: bool = False) -> Split:
+    """Shuffles the training samples by `seed`, drops repeated ones if asked, and holds out `val_set_size`.
+
+    Args:
+        table: All training samples.
+        data: What is asked for.
+        seed: Seed of the shuffle.
+        keeps_order: Nothing is shuffled, whatever else is asked for.
+    """
+    order = np.arange(len(table)) if keeps_order else _shuffle(table.tables, data, seed)
     lines: list[str] = []
     if data.dataset_exact_deduplication:
         repeated = find_repeated(table.digests, order)

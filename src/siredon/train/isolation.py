@@ -27,7 +27,6 @@ _MIDDLE = 1
 _EXPERT_ROUNDING = 1e-2
 #: How much a document may differ in a pack and alone: 16-bit formats round differently at other lengths.
 _ROUNDING = 0.1
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def check_isolation(trainer: SiredonTrainer, attention: str) -> None:
@@ -111,7 +110,8 @@ class _Probe:
     def has_experts(self) -> bool:
         assert self.trainer.model is not None
         settings = self.trainer.model.config.get_text_config().to_dict()
-        return any((settings.get(name) or 0) > 1 for name in _EXPERT_COUNTS)
+        # `num_experts`, `num_local_experts`, `n_routed_experts`: each architecture has its own name.
+        return any(name.endswith("experts") and value not in (None, 0, 1) for name, value in settings.items())
 
 
 def _build_pack(number: int, *, changed: bool) -> tuple[Sample, ...]:

@@ -192,8 +192,8 @@ def test_further_parameters_with_defaults_are_no_loader(folder: Path):
 def test_rows_are_prepared_and_bad_ones_are_named(folder: Path, tokenizer: Any):
     name = write_module(folder, "def fn(row):\n    return {'prompt': row['q'], 'completion': row['a']}\n")
     datasets = [{"path": "rows.jsonl", "type": f"{name}.fn"}]
-    table = prepare(tokenizer, folder, datasets=datasets, shuffle_merged_datasets=False).train.table
-    assert tokenizer.decode(table.input_ids) == "Who?Me.<|im_end|>When?Now.<|im_end|>"
+    train = prepare(tokenizer, folder, datasets=datasets, shuffle_merged_datasets=False).train
+    assert tokenizer.decode(ids_of(train)) == "Who?Me.<|im_end|>When?Now.<|im_end|>"
     write_rows(folder / "rows.jsonl", [{"q": "Who?", "a": "Me."}, {"q": "When?", "a": None}])
     with pytest.raises(DataError, match=r"rows.jsonl: row 2 column `completion` holds NoneType, not text"):
         prepare(tokenizer, folder, datasets=datasets)

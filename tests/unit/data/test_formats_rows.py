@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT, SHARED_DATA
+from tests.unit.data.samples import ids_of
 from tests.unit.data.test_formats_golden import CASES
 from tests.unit.data.test_prepare import prepare, write_rows
 
@@ -182,9 +183,9 @@ def test_llama2_takes_turns(roles: list[str], reason: str):
 def test_the_tokens_of_the_tokenizer_reach_the_turns(tokenizer: Any, tmp_path: Path):
     turns = [{"role": "human", "value": "a"}, {"role": "bot", "value": "b"}] * 2
     entry = write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}])
-    table = prepare(tokenizer, tmp_path, datasets=[{**entry, "type": "pygmalion"}]).train.table
+    train = prepare(tokenizer, tmp_path, datasets=[{**entry, "type": "pygmalion"}]).train
     turn = "<|user|> a<|model|> b<|im_end|>"
-    assert tokenizer.decode(table.input_ids) == turn * 2
+    assert tokenizer.decode(ids_of(train)) == turn * 2
 
 
 def test_llama2_separates_turns_by_the_tokens_of_the_tokenizer():

@@ -123,6 +123,11 @@ def test_a_hundred_thousand_lengths_fill_nearly_everything_at_once(capacity: int
     needed = -(-int(lengths.sum()) // capacity)
     assert packs.fill(lengths, capacity) >= 0.9995 or len(packs) == needed
     assert min(seconds) < 0.5
+    assert np.array_equal(np.sort(packs.indices), np.arange(100_000))
+    assert packs.count_tokens(lengths).max() <= capacity
+    falls = np.flatnonzero(np.diff(packs.indices) < 0) + 1
+    assert set(falls.tolist()) <= set(packs.offsets.tolist())
+    assert (np.diff(packs.indices[packs.offsets[:-1]]) > 0).all()
 
 
 def test_most_rows_of_a_pack_have_no_limit_as_a_limit_leaves_packs_of_short_rows_empty():

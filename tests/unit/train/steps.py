@@ -76,8 +76,10 @@ def take_step(
     return loss, catcher.gradients
 
 
-def build_steps_trainer(model: Any, *, flatten: bool = False, **keys: Any) -> SiredonTrainer:
-    """The real trainer around a model, without data; packs of one length with nothing to spare."""
+def build_steps_trainer(
+    model: Any, *, flatten: bool = False, use_cpu: bool = True, **keys: Any
+) -> SiredonTrainer:
+    """The real trainer around a model, without data."""
     from transformers import TrainingArguments
 
     sizes = {
@@ -88,7 +90,7 @@ def build_steps_trainer(model: Any, *, flatten: bool = False, **keys: Any) -> Si
         selects_logits=takes_logits_to_keep(model),
         model=model,
         args=TrainingArguments(
-            output_dir=tempfile.mkdtemp(prefix="siredon-step-"), use_cpu=True, report_to=[], **sizes
+            output_dir=tempfile.mkdtemp(prefix="siredon-step-"), use_cpu=use_cpu, report_to=[], **sizes
         ),
         data_collator=Collator(0, flatten=flatten),
     )

@@ -61,12 +61,12 @@ ISOLATES = ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3", "gpt2",
 LEAKS = ["falcon_h1", "jamba", "lfm2", "opt"]
 
 
-def build_kind(kind: str, attention: str = "eager") -> Any:
+def build_kind(kind: str, attention: str = "eager", **sizes: Any) -> Any:
     """A tiny model of a kind, with random weights that are large enough for tokens to matter."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[kind](**{**SIZES, **SETTINGS[kind]})
+    config = CONFIG_MAPPING[kind](**{**SIZES, **SETTINGS[kind], **sizes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -101,7 +101,7 @@ def test_documents_are_kept_apart(kind: str, attention: str, flatten: bool):
 )
 def test_a_kind_of_model_that_lets_documents_see_each_other_is_refused(kind: str, attention: str):
     trainer = build_steps_trainer(build_kind(kind, attention))
-    with pytest.raises(ModelError, match=f"type {kind} .*see each other") as caught:
+    with pytest.raises(ModelError, match=rf"type {kind} .*see each other") as caught:
         check_isolation(trainer, attention)
     assert "`sample_packing: false`" in str(caught.value.fix)
 
@@ -190,7 +190,9 @@ def test_experts_may_round_otherwise_but_pass_no_gradient_on():
 
 
 def test_logits_that_are_no_numbers_do_not_pass():
-    assert leak_of(leaking(lambda hidden: hidden * float("nan"))) is not None
+    leak = leak_of(leaking(lambda hidden: hidden * float("nan")))
+    assert leak is not None
+    assert "logits by nan" in leak
 
 
 # Attention that reads borders off a single row

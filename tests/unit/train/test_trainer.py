@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import build_model
-from tests.unit.train.steps import CPU, largest_difference, random_samples, take_step, true_step
+from tests.unit.train.steps import (
+    CPU,
+    build_steps_trainer,
+    largest_difference,
+    random_samples,
+    take_step,
+    true_step,
+)
 
 from siredon.config.sections.packing import PackingSection
 from siredon.data.pack import Packs, build_packs, keep_single
@@ -196,3 +203,19 @@ def test_the_validation_loss_is_the_mean_over_all_targets(
     assert output.num_samples == len(packs)
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
+
+
+@pytest.mark.parametrize("selects", [False, True])
+def test_each_pack_of_a_flattened_batch_has_its_own_loss(selects: bool):
+    samples = [*UNEQUAL, *random_samples([(12, 0), (2, 1)], seed=1)]
+    packs = [tuple(samples[:2]), (), *((sample,) for sample in samples[2:])]
+    found = []
+    for flatten in (False, True):
+        trainer = build_steps_trainer(build_model(), flatten=flatten)
+        trainer._selects_logits = selects
+        with torch.no_grad():
+            found.append(
+                trainer._sum_rows(trainer.model, trainer._prepare_inputs(trainer.data_collator(packs)))
+            )
+    assert found[0][1].tolist() == found[1][1].tolist()
+    assert found[0][0].tolist() == pytest.approx(found[1][0].tolist(), abs=1e-4)
