@@ -98,14 +98,26 @@ def test_roles_mappings_and_roles_to_train_are_followed():
         ({"messages": "no json"}, "no JSON"),
         ({"messages": ["a"]}, "message 1 is no object"),
         ({"messages": [{"role": "user"}]}, r"message 1 has no text in `content` \(its content\)"),
-        ({"messages": [{"role": "user", "content": "a"}]}, r"no message that is learned \(of a role among: assistant\)"),
-        ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]}, "tool call without a `name`"),
+        (
+            {"messages": [{"role": "user", "content": "a"}]},
+            r"no message that is learned \(of a role among: assistant\)",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]},
+            "tool call without a `name`",
+        ),
         ({"messages": [{"role": "assistant", "content": "a"}], "tools": [1]}, "a tool without a `name`"),
-        ({"messages": [{"role": "assistant", "content": "a"}], "tools": "[{"}, "its tools hold text that is no JSON"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "tools": "[{"},
+            "its tools hold text that is no JSON",
+        ),
         ({"messages": [{"role": "assistant", "content": " "}]}, r"message 1 \(assistant\) is empty"),
         ({"messages": [{"role": "assistant", "content": [{"type": "image"}]}]}, "part of type `image`"),
         ({"messages": [{"role": 5, "content": "a"}]}, "message 1 has no text in `role`"),
-        ({"messages": [{"from": "function_call", "value": "{"}]}, "message 1: its tool calls hold text that is no JSON"),
+        (
+            {"messages": [{"from": "function_call", "value": "{"}]},
+            "message 1: its tool calls hold text that is no JSON",
+        ),
     ],
 )
 def test_broken_conversations_are_refused_with_the_reason(row: Any, reason: str):

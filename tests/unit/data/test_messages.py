@@ -138,7 +138,9 @@ def test_flags_of_messages_parts_and_characters_decide_what_is_learned(
 def test_a_flag_makes_a_message_of_another_role_learned(tokenizer: Any):
     turns = [{"role": "user", "content": "q", "go": True}, {"role": "assistant", "content": "a"}]
     talk = read({"messages": turns}, message_field_training="go")
-    assert learned(build_renderer(tokenizer, tokenizer.chat_template).render(talk)) == "q<|im_end|>a<|im_end|>"
+    assert (
+        learned(build_renderer(tokenizer, tokenizer.chat_template).render(talk)) == "q<|im_end|>a<|im_end|>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,9 @@ REAL = {
 
 def real_rows(name: str) -> list[dict[str, Any]]:
     text = (SHARED_DATA / name).read_text()
-    rows: list[dict[str, Any]] = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+    rows: list[dict[str, Any]] = (
+        json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+    )
     return rows
 
 
@@ -208,7 +212,9 @@ def test_real_calls_and_reasoning_are_fully_learned(tokenizer: Any, name: str, t
                     assert call["function"]["name"] in text
             elif message.role == "tool" and len(message.content) > 40:
                 assert message.content not in text
-        thoughts = [m.properties["reasoning_content"] for m in talk.messages if "reasoning_content" in m.properties]
+        thoughts = [
+            m.properties["reasoning_content"] for m in talk.messages if "reasoning_content" in m.properties
+        ]
         assert not thoughts or thoughts[-1].strip() in text
     assert count["done"] + count["refused"] == len(real_rows(name))
     if template in ("qwen3", "qwen3_5", "nemotron_h"):
