@@ -63,13 +63,26 @@ def copy_example(example: Example, folder: Path, *, force: bool) -> tuple[Path, 
     root = _root()
     files = sorted(path for path in example.path.parent.iterdir() if path.is_file())
     pairs = [(path, folder / FOLDER / path.relative_to(root)) for path in files]
-    there = [target for _, target in pairs if target.exists()]
-    if there and not force:
-        raise SiredonError(f"{there[0]} is there already", "Use --force to replace it, or another folder.")
-    for source, target in pairs:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+    try:
+        pairs = [(source, target) for source, target in pairs if not _is_same(source, target)]
+        there = [target for _, target in pairs if target.exists()]
+        if there and not force:
+            raise SiredonError(
+                f"{there[0]} is there already, and another", "Use --force to replace it, or --to FOLDER."
+            )
+        for source, target in pairs:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise SiredonError(
+            f"{error.filename or folder}: {error.strerror}",
+            "Name a folder that can be written by --to FOLDER.",
+        ) from None
     return tuple(target for _, target in pairs)
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    return target.is_file() and target.read_bytes() == source.read_bytes()
 
 
 def _root() -> Path:

@@ -38,6 +38,10 @@ class Shelf:
         """The last word of the package: `formats`."""
         return self.package.rpartition(".")[2]
 
+    @property
+    def _part_name(self) -> str:
+        return self.name.removesuffix("es") if self.name.endswith("ches") else self.name.removesuffix("s")
+
     def names(self) -> tuple[str, ...]:
         """The parts on this shelf, own ones and installed plugins, sorted. Imports none of them."""
         folder = str(files(self.package))
@@ -62,7 +66,7 @@ class Shelf:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"Did you mean {near[0]!r}? " if near else ""
             raise UnknownPartError(
-                f"{self.key}: {name!r} is no {self.name.removesuffix('s')} that Siredon knows.",
+                f"{self.key}: {name!r} is no {self._part_name} that Siredon knows.",
                 f"{hint}Known: {', '.join(names)}.",
             )
         for entry in self._plugins():
@@ -87,10 +91,43 @@ def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def find_clear(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` is a slip of, if there is one candidate and no second near it."""
-    near = [
-        (difflib.SequenceMatcher(None, word, other).ratio(), other)
-        for other in difflib.get_close_matches(word, list(known), n=2, cutoff=0.75)
-    ]
-    is_clear = len(near) == 1 or (len(near) == 2 and near[0][0] - near[1][0] > 0.03)
-    return near[0][1] if is_clear else None
+    """The known word that `word` is a slip of: one letter off, or two in a long word, with no second as near.
+
+    A word that begins another one may be that, cut short, so it is a slip of none.
+    """
+    words = list(known)
+    if any(other.startswith(word) and other != word for other in words):
+        return None
+    folded = _fold(word)
+    same = [other for other in words if _fold(other) == folded]
+    if len(same) == 1:
+        return same[0]
+    allowed = 0 if len(word) < 3 else 1 if len(word) < 8 else 2
+    distances = sorted(
+        (distance, other)
+        for other in words
+        if other[:1] == word[:1]  # People seldom slip there: `fp32` is no slip of `tf32`
+        and abs(len(other) - len(word)) <= allowed
+        and (distance := _count_edits(word, other)) <= allowed
+    )
+    is_clear = len(distances) == 1 or (len(distances) > 1 and distances[0][0] < distances[1][0])
+    return distances[0][1] if is_clear else None
+
+
+def _fold(word: str) -> str:
+    return word.replace("_", "").replace("-", "").lower()
+
+
+def _count_edits(one: str, other: str) -> int:
+    """Letters to add, drop, change or exchange with their neighbour (Damerau, 1964)."""
+    above: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        below = [i]
+        for j, against in enumerate(other, 1):
+            best = min(below[j - 1] + 1, row[j] + 1, row[j - 1] + (letter != against))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == against:
+                best = min(best, above[j - 2] + 1)
+            below.append(best)
+        above, row = row, below
+    return row[-1]

@@ -171,7 +171,7 @@ RULES: list[Callable[[Path, str], Found]] = [
 LEAST = "base_model: some/model\nlearning_rate: 1e-4\ndatasets:\n  - path: rows.jsonl\n    type: alpaca\n"
 REPORT = (
     "config.yml:6:1: error SD0003: unknown key `lora_rank`\n    6 | lora_rank: 8\n      | ^\n"
-    "      = fix: Did you mean `lora_r`?\n\nconfig.yml: 1 error\n"
+    "      = fix: Write `lora_r`.\n\nconfig.yml: 1 error\n"
 )
 KEYS = "| key | meaning |\n|---|---|\n"
 #: For each rule what breaks it, and something like it that does not.

@@ -48,3 +48,14 @@ def test_nothing_is_replaced_without_being_told_to(tmp_path: Path):
     assert target.read_text() == "mine"
     copy_example(example, tmp_path, force=True)
     assert target.read_text() != "mine"
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/proc/nothing"])
+def test_a_folder_that_cannot_be_written_is_reported(folder: str):
+    with pytest.raises(SiredonError, match=folder):
+        copy_example(find_example("smollm2/identity-lora-cpu"), Path(folder), force=False)
+
+
+def test_files_that_are_there_and_the_same_are_left_alone(tmp_path: Path):
+    copy_example(find_example("smollm2/identity-lora-cpu"), tmp_path, force=False)
+    assert copy_example(find_example("smollm2/identity-full-cpu"), tmp_path, force=False) == ()

@@ -7,7 +7,7 @@ import pytest
 
 from siredon import registry
 from siredon.errors import SiredonError, UnknownPartError
-from siredon.registry import Shelf
+from siredon.registry import Shelf, find_clear
 
 SHELF = Shelf("shop.cheeses", "CHEESE", "cheese")
 
@@ -108,3 +108,28 @@ def test_two_foreign_parts_of_one_name_are_refused(shop: Path):
 def test_the_shelves_of_siredon_hold_what_their_files_say():
     assert "alpaca" in Shelf("siredon.data.formats", "FORMAT", "datasets.type").names()
     assert Shelf("siredon.data.templates", "TEMPLATE", "chat_template").load("chatml").source
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "clear"),
+    [
+        ("sedd", ("seed", "strict"), "seed"),
+        ("pth", ("path", "type"), "path"),
+        ("lora_rnk", ("lora_r", "lora_rank"), "lora_rank"),
+        ("learning_rtae", ("learning_rate", "lr_scheduler"), "learning_rate"),
+        ("loraTargetLinear", ("lora_target_linear",), "lora_target_linear"),
+        ("fp32", ("tf32", "fp16"), None),  # not the first letter
+        ("lora_a", ("lora_r", "lora_alpha"), None),  # may be cut short
+        ("qlorra", ("lora", "qlora"), "qlora"),
+        ("tokenizer", ("tokenizer_type", "tokenizer_config"), None),
+        ("run_name", ("ray_run_name",), None),
+        ("sequence_len", ("sequence_length",), None),
+        ("evalstep", ("eval_steps", "evalstem"), "evalstem"),
+        ("lora", ("loras", "lorax"), None),
+        ("x", ("y",), None),
+    ],
+)
+def test_a_slip_is_clear_only_if_it_is_small_and_there_is_no_second(
+    word: str, known: tuple[str, ...], clear: str | None
+):
+    assert find_clear(word, known) == clear

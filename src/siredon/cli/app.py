@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Fine-tune language models from one YAML file, the one that Axolotl users already have.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
     check,
@@ -68,4 +69,8 @@ def main() -> None:
         sys.exit(1)
     except SiredonError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # A full disk, a folder that cannot be written, stdout closed
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(1)

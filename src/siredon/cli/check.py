@@ -28,7 +28,7 @@ def check(
 
     (path,), layer = read_words(words)
     if fix:
-        _fix(path, quiet=output != "text")
+        _fix(path, is_text=output == "text")
     problems = check_config(path, [layer]).diagnostics
     if output == "json":
         typer.echo(show_json(problems))
@@ -41,14 +41,14 @@ def check(
     raise typer.Exit(1 if num_errors(problems) else 0)
 
 
-def _fix(path: str, *, quiet: bool) -> None:
+def _fix(path: str, *, is_text: bool) -> None:
+    """Where stdout is for programs, people read on stderr what was changed."""
     from siredon.config.fix import fix_file
 
     changes = fix_file(path)
-    if not quiet:
-        typer.echo(changes or f"{path}: nothing that can be corrected by itself", nl=not changes)
-        if changes:
-            typer.echo("")
+    typer.echo(changes or f"{path}: nothing that can be corrected by itself", nl=not changes, err=not is_text)
+    if changes and is_text:
+        typer.echo("")
 
 
 def register(app: typer.Typer) -> None:

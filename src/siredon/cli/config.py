@@ -29,7 +29,8 @@ def show(
 
     (path,), layer = read_words(words)
     rows = resolve_keys(_check(path, layer))
-    typer.echo(show_resolved_json(rows) if output == "json" else show_resolved(rows, only_set=only_set))
+    shown = [row for row in rows if row.is_set or not only_set]
+    typer.echo(show_resolved_json(shown) if output == "json" else show_resolved(shown))
 
 
 def diff(words: Words = None, output: Output = "text") -> None:

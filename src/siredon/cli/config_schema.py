@@ -21,7 +21,8 @@ def config_schema(
     from siredon.config.schema import key_homes
     from siredon.registry import suggest
 
-    schema = field_schema(field.split(".")) if field is not None else json_schema()
+    steps = [step for step in (field or "").lstrip("-").replace("-", "_").split(".") if not step.isdigit()]
+    schema = field_schema(steps) if field is not None else json_schema()
     if schema is None:
         hint = suggest(str(field), key_homes())
         raise typer.BadParameter(f"`{field}` is no key. {hint}".strip(), param_hint="--field")

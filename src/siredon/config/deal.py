@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
-from siredon.config.names import INERT, REMOVED, RENAMED, RENAMED_VALUES, Rename
+from siredon.config.names import FOREIGN, INERT, REMOVED, RENAMED, RENAMED_VALUES, Rename
 from siredon.config.plugins import apply_plugins
 from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
@@ -64,17 +64,27 @@ def _known_values(
         if name not in known:
             where = f" in `{dotted(path)}`" if path else ""
             # A millisecond each: not for every key of a data file
-            near = suggest(name, known).strip() if len(values) < 1000 else ""
+            near = _find_near(name, known, path) if len(values) < 1000 else ""
             fix = near or "Remove it; `siredon config-schema` lists every key."
             report.error("SD0003", (*path, name), f"unknown key `{name}`{where}", fix)
             clear = find_clear(name, known) if near else None
             if clear and clear not in values:
                 report.correct(name, clear, "key")
+                report.expect((*path, clear))
         elif value is not None and not _asks_for_nothing(known[name], value):
             works = built and _check_built(known[name], value, (*path, name), report)
             if works or not isinstance(value, dict) or not known[name].plans_value(value):
                 kept.append((name, value, known[name], works))
     return kept
+
+
+def _find_near(name: str, known: Mapping[str, KeyInfo], path: KeyPath) -> str:
+    """What was probably meant: a key of another tool, of another place, or a slip."""
+    if FOREIGN.get(name) in known:
+        return f"Write `{FOREIGN[name]}`."
+    if path and name in key_homes():
+        return f"`{name}` is a key of the top level: move it there."
+    return suggest(name, known).strip()
 
 
 def _clean(value: Any, info: KeyInfo, path: KeyPath, report: Report, *, built: bool) -> Any:
@@ -104,11 +114,12 @@ def _translate_names(
         if name in known:
             result[name] = value
         elif name in REMOVED:
-            if value is not None:
+            if value:
                 report.error("SD0010", (*path, name), f"`{name}` no longer exists", REMOVED[name])
         elif _scoped(name, path) in INERT:
-            message = f"`{name}` has no effect, in Axolotl neither"
-            report.add("SD0017", "warning", (*path, name), message, INERT[_scoped(name, path)])
+            if value is not None and value is not False:
+                message = f"`{name}` has no effect"
+                report.add("SD0017", "warning", (*path, name), message, INERT[_scoped(name, path)])
         elif rename is None or _head(rename) not in known:
             result[name] = value
         elif value is not None:
@@ -181,7 +192,10 @@ def _rename(
             f"Remove `{name}`.",
         )
         return
-    report.add("SD0009", "warning", path, f"`{name}` is an old name. {rename.reason}", f"Write `{shown}`.")
+    target = key_homes().get(new) if len(path) == 1 else None
+    is_built = target is None or (target.status == "works" and not target.plans_value(value))
+    fix = f"Write `{shown}`." if is_built else f"Its name is `{shown}` now, which is not built yet."
+    report.add("SD0009", "warning", path, f"`{name}` is an old name. {rename.reason}", fix)
     if not inner:
         report.correct(str(name), shown, "key" if rename.value is None else "switch")
     elif joins:

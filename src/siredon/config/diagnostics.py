@@ -16,7 +16,7 @@ EditKind = Literal["key", "value", "switch", "join"]
 COMMAND_LINE = "command line"
 
 #: Characters of a line that are shown.
-MAX_SHOWN = 200
+MAX_SHOWN = 120
 _CUT = "... "
 
 
@@ -148,7 +148,8 @@ def show_github(diagnostics: Iterable[Diagnostic]) -> str:
     for problem in diagnostics:
         line, column = problem.place
         where = f"file={_escape(problem.path, ':,')},line={line},col={column},title={problem.code}"
-        lines.append(f"::{problem.severity} {where}::{_escape(f'{problem.message}. Fix: {problem.fix}')}")
+        text = f"{problem.message.rstrip('.')}. Fix: {problem.fix}"
+        lines.append(f"::{problem.severity} {where}::{_escape(text)}")
     return "\n".join(lines)
 
 

@@ -116,14 +116,19 @@ def parse_document(path: str, text: str, environment: Mapping[str, str] | None =
         _check_depth(text)
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        lines = text.count("\n") + 1
+        is_late = error.problem_mark is None or error.problem_mark.line >= lines - (text.endswith("\n"))
+        is_key = "simple key" in (error.context or "")
+        mark = error.context_mark if (is_late or is_key) and error.context_mark else error.problem_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
         cause = ": ".join(part for part in (error.context, error.problem) if part) or "not valid YAML"
         return _broken(path, text, "SD0001", cause, _yaml_fix(text, place), place)
     except (yaml.YAMLError, RecursionError) as error:
         return _broken(path, text, "SD0001", str(error).splitlines()[0], "Write plain YAML text.")
     if root is None or root.tag == "tag:yaml.org,2002:null":
-        return _broken(path, text, "SD0001", "the file is empty", "Start from a file in examples/.")
+        return _broken(
+            path, text, "SD0001", "the file is empty", "`siredon examples list` shows some to start from."
+        )
     if not isinstance(root, yaml.MappingNode):
         return _broken(
             path, text, "SD0001", "the top level is no mapping of `key: value`", "Write `key: value` lines."

@@ -239,12 +239,16 @@ def _describe_mapping(name: Any, value: Any) -> str:
 
 def _limits(limits: tuple[Any, ...]) -> str:
     found = [
-        f"{shown} {getattr(limit, sign):g}"
+        f"{shown} {_show_limit(getattr(limit, sign))}"
         for sign, shown in _SIGNS.items()
         for limit in limits
         if getattr(limit, sign, None) is not None
     ]
     return " and ".join(found)
+
+
+def _show_limit(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def _plain(value: Any) -> Any:

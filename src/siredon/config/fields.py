@@ -52,6 +52,11 @@ def _read_int(value: object) -> object:
     return value
 
 
+def read_no(value: object) -> object:
+    """`no` without quotes is false in YAML; where it is a word among others, it is that word."""
+    return "no" if value is False else value
+
+
 #: A number.  `2e-4`, `"2e-4"` and `1` are all numbers; `true`, `.inf` and `.nan` are not.
 Float = Annotated[float, BeforeValidator(_read_float), Field(allow_inf_nan=False)]
 #: A whole number.  `4` and `4.0` are; `4.5`, `"4"` and `true` are not.
@@ -113,10 +118,10 @@ def resolved(doc: str, default: Any = None, *, since: str = "0.1") -> Any:
     return Field(default, description=doc, json_schema_extra=extra)
 
 
-def planned(doc: str, default: Any = None, *, name: str | None = None) -> Any:
+def planned(doc: str, default: Any = None, *, name: str | None = None, **limits: Any) -> Any:
     """Declares a key of the reference that is not built yet: setting it to anything but `default` is an error."""
     extra = cast("dict[str, Any]", {"status": "planned"})
-    return Field(default, description=doc, alias=name, json_schema_extra=extra)
+    return Field(default, description=doc, alias=name, json_schema_extra=extra, **limits)
 
 
 def nested_section(annotation: Any) -> type[Section] | None:

@@ -48,7 +48,8 @@ def fix_file(path: str) -> str:
 
 def _correct_once(path: str, text: str) -> str:
     """The text with all clear corrections; where they do not go together, with those that help."""
-    problems = check_document(read_layers(path, text=text)).diagnostics
+    # As it was found: in each place that an alias stands for
+    problems = check_document(read_layers(path, text=text)).report.problems
     mine = [problem for problem in problems if problem.path == path and problem.edit is not None]
     changed = correct_text(text, mine)
     if changed == text or _is_better(path, changed, problems, mine):
@@ -130,7 +131,7 @@ def _is_better(path: str, text: str, before: Sequence[Diagnostic], corrected: Se
     Another may come to light: the value of a key whose name was wrong.
     """
     document = read_layers(path, text=text)
-    after = check_document(document).diagnostics
+    after = check_document(document).report.problems
     left = {(problem.code, problem.key) for problem in after}
     return (
         document.whole

@@ -13,6 +13,9 @@ from siredon.config.shelves import FORMATS, TEMPLATES
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE = "EnvironmentVariable"
 _REFERENCE = "#/$defs/"
+#: Limits as pydantic names them where a key has several kinds of values -> as JSON Schema does.
+_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_NUMBER = r"^\s*[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
 
 def json_schema() -> dict[str, Any]:
@@ -66,7 +69,21 @@ def _complete_section(definition: dict[str, Any]) -> dict[str, Any]:
         completed["chat_template"] = _suggest(
             completed["chat_template"], ("tokenizer_default", *TEMPLATES.names())
         )
-    return {**definition, "properties": completed}
+    return {**definition, "properties": completed | _old_names_inside(completed)}
+
+
+def _old_names_inside(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The old names of keys of a mapping; those of one mapping only are named with it."""
+    found = {}
+    for name, rename in RENAMED.items():
+        if rename.new.partition(".")[0] in properties and name not in properties and rename.value is None:
+            about = f"Old name of `{rename.new}`. {rename.reason}"
+            found[name.rpartition(".")[2]] = {"deprecated": True, "description": about}
+    for name, reason in INERT.items():
+        owner, _, inner = name.rpartition(".")
+        if owner == "fsdp_config" and "reshard_after_forward" in properties:
+            found[inner] = {"deprecated": True, "description": reason}
+    return found
 
 
 def _complete(schema: dict[str, Any], info: KeyInfo) -> dict[str, Any]:
@@ -82,13 +99,26 @@ def _accept_more(schema: dict[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {name: schema[name] for name in ("description", "default") if name in schema}
     if schema.get("status") == "planned":
         about["description"] = f"{about.get('description', '')} Not built yet: it may stand at its default."
-    kinds = schema.get("anyOf") or [_kind(schema)]
+    kinds = _accept_quoted([_state_limits(kind) for kind in schema.get("anyOf") or [_kind(schema)]])
     kinds = [
         *kinds,
         *([] if {"type": "null"} in kinds else [{"type": "null"}]),
         {"$ref": _REFERENCE + _VARIABLE},
     ]
     return {**about, "anyOf": kinds}
+
+
+def _state_limits(kind: dict[str, Any]) -> dict[str, Any]:
+    """A number with its limits as JSON Schema calls them."""
+    if kind.get("type") not in ("integer", "number"):
+        return kind
+    return {_LIMITS.get(name, name): value for name, value in kind.items()}
+
+
+def _accept_quoted(kinds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where a number may have a fraction, it may stand in quotes."""
+    takes_fractions = any(kind.get("type") == "number" for kind in kinds)
+    return [*kinds, {"type": "string", "pattern": _NUMBER}] if takes_fractions else list(kinds)
 
 
 def _kind(schema: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +165,8 @@ def _section_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Ma
         return schema
     if "$ref" in schema:
         return _section_of(definitions[schema["$ref"].removeprefix(_REFERENCE)], definitions)
-    for kind in [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]:
+    kinds = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    for kind in [*kinds, *([schema["items"]] if "items" in schema else ())]:
         found = _section_of(kind, definitions)
         if found:
             return found

@@ -5,7 +5,8 @@ Neither torch nor transformers is imported on the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -77,10 +78,18 @@ def check_document(document: Document) -> Checked:
     dealt = deal_values(document.values, report)
     sections = {home: _build(section, dealt[home], home, report) for home, section in section_types().items()}
     _check_rules(sections, report)
-    problems = sort_diagnostics(report.problems, document.path)
+    problems = sort_diagnostics(_drop_repeated(report.problems), document.path)
     if num_errors(problems):
         return Checked(None, problems, report)
     return Checked(Config.model_validate(sections), problems, report)
+
+
+def _drop_repeated(problems: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
+    """The problems, less those that an alias brings again from the same place: only the number of the entry differs."""
+    distinct: dict[tuple[Any, ...], Diagnostic] = {}
+    for item in problems:
+        distinct.setdefault((item.path, item.place, item.code, re.sub(r"\.\d+", "", item.message)), item)
+    return distinct.values()
 
 
 def _build(section: type[Section], values: Mapping[str, Any], home: str, report: Report) -> Section | None:

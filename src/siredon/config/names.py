@@ -85,7 +85,13 @@ RENAMED: dict[str, Rename] = {
     "noisy_embedding_alpha": Rename("neftune_noise_alpha", None, "The method is called NEFTune."),
     "dpo_beta": Rename("rl_beta", None, "Other methods have a beta too."),
     "evaluation_strategy": Rename("eval_strategy", None, "The name that transformers uses."),
-    "eval_max_new_tokens": Rename("generation_max_new_tokens", None, "Samples have settings of their own."),
+    "relora_steps": Rename("jagged_restart_steps", None, "Restarts are a part of the schedule."),
+    "relora_warmup_steps": Rename(
+        "jagged_restart_warmup_steps", None, "Restarts are a part of the schedule."
+    ),
+    "relora_anneal_steps": Rename(
+        "jagged_restart_anneal_steps", None, "Restarts are a part of the schedule."
+    ),
     # Several GPUs
     "fsdp_config.version": Rename("fsdp_version", None, "It has one name everywhere."),
     **{f"fsdp_config.fsdp_{name}": Rename(name, None, _PREFIX) for name in _INNER},
@@ -108,7 +114,7 @@ _FSDP1 = (
     "Delete it: neither generation of FSDP needs it. What is kept between passes is `reshard_after_forward`."
 )
 
-#: Keys that the reference reads from no file either -> what to do.  They are passed over, with a warning.
+#: Keys that do nothing -> what to do.  They are passed over, with a warning.
 INERT: dict[str, str] = {
     "is_preprocess": _COMPUTED,
     "total_num_tokens": _COMPUTED,
@@ -128,11 +134,45 @@ INERT: dict[str, str] = {
     "eta_min": "Delete it, and set `cosine_min_lr_ratio` to `eta_min / learning_rate`.",
     "lr_div_factor": "Delete it: nothing read it. The schedule's settings are `lr_scheduler_kwargs`.",
     "debug": "Delete it: looking at prepared rows is a command.",
+    "eval_max_new_tokens": "Delete it: samples have settings of their own, `generate_samples` and "
+    "`generation_max_new_tokens`.",
     **{
         f"fsdp_config.{prefix}{name}": _FSDP1
         for name in ("sharding_strategy", "limit_all_gathers", "backward_prefetch", "forward_prefetch")
         for prefix in ("", "fsdp_")
     },
+}
+
+#: Keys of other tools -> ours, to be suggested.
+FOREIGN: dict[str, str] = {
+    "lr": "learning_rate",
+    "model": "base_model",
+    "model_name_or_path": "base_model",
+    "tokenizer": "tokenizer_config",
+    "max_seq_length": "sequence_len",
+    "max_seq_len": "sequence_len",
+    "max_length": "sequence_len",
+    "cutoff_len": "sequence_len",
+    "packing": "sample_packing",
+    "dataset": "datasets",
+    "r": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "target_modules": "lora_target_modules",
+    "lora_target": "lora_target_modules",
+    "modules_to_save": "lora_modules_to_save",
+    "per_device_train_batch_size": "micro_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "num_train_epochs": "num_epochs",
+    "epochs": "num_epochs",
+    "optim": "optimizer",
+    "lr_scheduler_type": "lr_scheduler",
+    "template": "chat_template",
+    "run_name": "wandb_name",
+    "train_on_split": "split",
+    "report_to": "use_wandb",
+    "fp32": "float32",
+    "logging_first_step": "logging_steps",
 }
 
 #: Old key -> what to do instead.

@@ -48,8 +48,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], Layer]:
             if value is None and not switched_off and waiting and _takes(path, words[waiting[0]]):
                 following = waiting.pop(0)
                 value, place = words[following], starts[following]
-            elif value is None:
-                value, place = "false" if switched_off else "true", start
+            elif value is None:  # Alone it is a switch, whatever the key holds
+                settings.append(Setting(path, not switched_off, Place(1, start), Place(1, start)))
+                continue
             settings.append(_build(path, value, start, place))
         elif assignment and not os.path.exists(word):
             path = _split_path(assignment[1])

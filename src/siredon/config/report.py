@@ -23,6 +23,7 @@ class Report:
         self.problems: list[Diagnostic] = list(document.problems)
         self._keys = {problem.key for problem in document.problems}
         self._moved: dict[KeyPath, KeyPath] = {}
+        self._expected: set[str] = set()
 
     def move(self, new: KeyPath, old: KeyPath) -> None:
         """Remembers that the value of `new` stands under its old name in the file."""
@@ -39,7 +40,8 @@ class Report:
         there = self.locate(path)
         source = self.document.source_of(there)
         place = self.document.value_place(there) if at_value else self.document.key_place(there)
-        self._keys.add(dotted(path))
+        if code != NOT_BUILT or at_value:  # A key that is not built may have a wrong value besides
+            self._keys.add(dotted(path))
         self.problems.append(
             Diagnostic(code, severity, message, fix, dotted(path), source.name, place, source.text)
         )
@@ -49,6 +51,14 @@ class Report:
         problem = self.problems[-1]
         self.problems[-1] = replace(problem, edit=Edit(problem.place, old, new, kind))
 
+    def expect(self, path: KeyPath) -> None:
+        """Remembers that a key is probably there, under a name with a slip that has been reported."""
+        self._expected.add(dotted(path))
+
+    def is_expected(self, path: KeyPath) -> bool:
+        """Whether a key is probably there."""
+        return dotted(path) in self._expected
+
     def wrong_keys(self) -> set[str]:
         """The top-level keys with an error so far, less those that are right and not built."""
         return {
@@ -57,8 +67,8 @@ class Report:
             if problem.severity == "error" and problem.code != NOT_BUILT
         }
 
-    def has(self, path: KeyPath) -> bool:
-        """Whether a problem of this very key has been reported."""
+    def is_wrong(self, path: KeyPath) -> bool:
+        """Whether a problem of this very key, or its value, has been reported, other than that the key is not built."""
         return dotted(path) in self._keys
 
     def locate(self, path: KeyPath) -> KeyPath:

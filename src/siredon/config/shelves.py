@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from siredon.registry import Shelf
 
 FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
@@ -24,3 +26,19 @@ orcamini orpo passthrough pretrain pygmalion reflection stepwise_supervised summ
 KNOWN_TEMPLATES = tuple(_TEMPLATES.split())
 #: Formats of the reference, by what stands before a dot or a colon.
 KNOWN_FORMATS = tuple(_FORMATS.split())
+#: Variants of the reference, behind formats that are built, that are not.
+KNOWN_VARIANTS = (
+    "chat_template.argilla",
+    "chat_template.argilla_chat",
+    "chat_template.default",
+    "user_defined.default",
+)
+
+
+def split_type(name: str) -> tuple[str, str, str]:
+    """A format, the mark behind it and the variant: `alpaca`, `:` and `chatml` of `alpaca:chatml`.
+
+    Either mark may stand before a variant: a dot, or a colon.
+    """
+    head, mark, variant = re.fullmatch(r"([^.:]*)([.:]?)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    return head, mark, variant

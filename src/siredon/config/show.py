@@ -51,6 +51,11 @@ class Resolved:
     value: Any
     origin: Origin
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it stands in a file or on the command line."""
+        return self.origin.kind in ("file", COMMAND_LINE)
+
 
 def resolve_keys(checked: Checked) -> tuple[Resolved, ...]:
     """Every key that works, in the order of the sections; entries of lists and nested keys by their dotted names."""
@@ -64,11 +69,10 @@ def resolve_keys(checked: Checked) -> tuple[Resolved, ...]:
     return tuple(found)
 
 
-def show_resolved(rows: Sequence[Resolved], *, only_set: bool = False) -> str:
+def show_resolved(rows: Sequence[Resolved]) -> str:
     """For people: a block per section, a line per key."""
-    shown = [row for row in rows if not only_set or row.origin.kind in ("file", COMMAND_LINE)]
-    texts = [(row, _show_value(row.value)) for row in shown]
-    keys = max((len(row.key) for row in shown), default=0)
+    texts = [(row, _show_value(row.value)) for row in rows]
+    keys = max((len(row.key) for row in rows), default=0)
     values = min(max((len(text) for _, text in texts), default=0), 60)
     lines: list[str] = []
     for index, (row, text) in enumerate(texts):

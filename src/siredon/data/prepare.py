@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +14,10 @@ import numpy as np
 
 from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.packing import PackingSection
-from siredon.config.shelves import FORMATS, TEMPLATES
+from siredon.config.shelves import TEMPLATES
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import cache_key, load_or_make
+from siredon.data.choose import choose_format, fingerprint_format
 from siredon.data.collate import Collator, PackDataset
 from siredon.data.load import Source, fingerprint_entry, fingerprint_hub, load_rows
 from siredon.data.pack import fill, pack_best_fit
@@ -119,23 +119,8 @@ def prepare_data(
 
 
 def build_format(entry: DatasetEntry) -> Format:
-    """The format that `type:` names."""
-    name, mark, variant = _split_type(entry.type)
-    part = FORMATS.load(name)
-    assert isinstance(part, Format)
-    if not mark:
-        return part
-    if variant not in part.variants:
-        known = ", ".join(f"`{name}{mark}{word}`" for word in part.variants) or f"`{name}`"
-        raise DataError(f"{entry.path}: `type: {entry.type}` is no format", f"There are: {known}.")
-    return part.variants[variant]
-
-
-def _split_type(name: str) -> tuple[str, str, str]:
-    """`alpaca:chatml` -> `alpaca`, `:`, `chatml`."""
-    found = re.match(r"([^.:]+)([.:]?)(.*)", name)
-    assert found is not None
-    return found[1], found[2], found[3]
+    """The format that `type:` names or describes."""
+    return choose_format(entry)
 
 
 def resolve_template(entry: DatasetEntry, chat_template: str | None, tokenizer: Any) -> str:
@@ -186,6 +171,7 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation, seed: int) -> 
         {
             "content": fingerprint_hub(source) if source else content,
             "entry": entry.model_dump(mode="json"),
+            "format": fingerprint_format(entry),
             "template": renderer.template,
             "tokenizer": preparation.tokenizer_content,
             "options": [data.sequence_len, data.excess_length_strategy, data.train_on_inputs],
@@ -243,7 +229,7 @@ def _render_batches(
         DataError: At least one row cannot be used; the first few are named.
     """
     part = build_format(entry)
-    options = ReadOptions(entry, train_on_inputs)
+    options = ReadOptions(entry, train_on_inputs, renderer.bos, renderer.eos)
     bad: list[str] = []
     batch: list[tuple[Rendered, bool]] = []
     for number, row in enumerate(source.rows):

@@ -1,36 +1,26 @@
 """A conversation -> spans: exactly which characters are learned.
 
-A conversation is rendered twice by the chat template: once as it is, and once with two marker
-characters around the content of each message.  If taking the markers out of the second gives the
-first, the markers show where each content lies in the text, whatever the template does around it.
-If not, the row is refused: no label is guessed.
+The template renders the whole conversation once.  Of a message that is learned, that text is learned which the
+model would have to write: from behind the words that open an answer (the generation prompt) to the token that
+ends the turn, with all that the template puts around reasoning and tool calls.  Where that cannot be known, the row
+is refused: no label is guessed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from siredon.config.sections.data import EosPolicy
+from siredon.data.marks import REASONING, Found, locate_messages
+from siredon.data.template_probe import ChatTokenizer, Probed, apply_template, match_any, probe_template
 from siredon.data.types import Conversation, Message, RowError, Span, Text
 
-# Two characters a message from a plane that is reserved for private use.
-_MARKS = 0xF0000
-_MAX_MESSAGES = 30_000
-_MARK = re.compile(f"[{chr(_MARKS)}-{chr(_MARKS + 2 * _MAX_MESSAGES + 1)}]")
-
-
-class ChatTokenizer(Protocol):
-    """The part of a tokenizer of transformers that rendering needs."""
-
-    bos_token: str | None
-    eos_token: str | None
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """Messages -> text."""
+#: The roles that a model answers in.
+_ANSWERS = ("assistant", "model")
 
 
 @dataclass(frozen=True)
@@ -47,6 +37,49 @@ class Rendered:
 
 
 @dataclass(frozen=True)
+class StopPolicy:
+    """Which stop tokens are learned: of every turn, of learned turns, of the last of them, or none.
+
+    Args:
+        eos: For the tokens that end a turn.
+        eot: For those of `eot_tokens`; the same where it is not set.
+        eot_tokens: Those tokens.
+    """
+
+    eos: EosPolicy = "turn"
+    eot: EosPolicy | None = None
+    eot_tokens: tuple[str, ...] = ()
+
+    def of(self, token: str) -> EosPolicy:
+        """What holds for a token."""
+        return (self.eot or self.eos) if token in self.eot_tokens else self.eos
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether the stop tokens of turns that are not learned count too."""
+        return "all" in (self.eos, self.eot)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """What of a message the model writes, as positions in the text.
+
+    Args:
+        start: Behind the words that open the turn.
+        end: Before the stop token.
+        stop: Behind the stop token; as `end` if there is none.
+        content: Where the content itself lies; None if the template changes it.
+        message: The message.
+    """
+
+    start: int
+    end: int
+    stop: int
+    content: tuple[int, int] | None
+    message: Message
+
+
+@dataclass(frozen=True)
 class Renderer:
     """Turns what a format read into text; made once per data set.
 
@@ -55,21 +88,34 @@ class Renderer:
         template: Jinja source of the chat template; None for formats without one.
         bos: The token a text begins with; empty if the tokenizer adds none.
         eos: The token that ends a text.
-        stops: The tokens that end a turn: the eos token, and those of the chat template.
+        probed: What the template puts around messages.
+        kwargs: Variables for the template.
     """
 
     tokenizer: ChatTokenizer
     template: str | None
     bos: str
     eos: str
-    stops: tuple[str, ...]
+    probed: Probed
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The tokens that end a turn: the eos token, and those of the chat template."""
+        return self.probed.stops
 
     @cached_property
     def stop(self) -> re.Pattern[str]:
-        """Matches a stop token that directly follows a message."""
-        return re.compile(rf"\s*({_alternatives(self.stops)})")
+        """Matches the token or tokens that end a turn."""
+        opening = match_any(self.probed.closers)
+        if self.eos and self.probed.closers:
+            # Some templates end a turn with two tokens, the second of which is the eos token
+            return re.compile(
+                rf"(?:{opening})(?:{match_any(self.probed.specials)})*?{re.escape(self.eos)}|{opening}"
+            )
+        return re.compile(opening)
 
-    def render(self, item: Conversation | Text, eos_policy: EosPolicy) -> Rendered:
+    def render(self, item: Conversation | Text, policy: StopPolicy | EosPolicy = "turn") -> Rendered:
         """Spans of one row.
 
         Raises:
@@ -77,13 +123,16 @@ class Renderer:
         """
         if isinstance(item, Text):
             return self._render_text(item)
-        return self._render_conversation(item.messages, eos_policy)
+        policy = policy if isinstance(policy, StopPolicy) else StopPolicy(policy)
+        return self._render_conversation(item, policy)
 
     def render_prompt(self, item: Conversation | Text) -> str:
         """The text after which the model answers."""
         if isinstance(item, Text):
             return self._render_text(item).text
-        return self._apply([message.properties for message in item.messages], add_generation_prompt=True)
+        return self._apply(
+            item, [message.properties for message in item.messages], add_generation_prompt=True
+        )
 
     def _render_text(self, item: Text) -> Rendered:
         spans = item.spans
@@ -91,183 +140,171 @@ class Renderer:
             spans = (Span(self.bos, False), *spans)
         if item.add_eos and self.eos:
             spans = (*spans, Span(self.eos, True))
-        return Rendered(spans, bool(item.add_eos and self.eos) or _ends_learned(item, self.stop))
+        return Rendered(spans, bool(item.add_eos and self.eos) or self._ends_learned(item))
 
-    def _render_conversation(self, messages: Sequence[Message], eos_policy: EosPolicy) -> Rendered:
-        text = self._apply([message.properties for message in messages])
-        contents = self._locate_contents(messages, text)
+    def _ends_learned(self, item: Text) -> bool:
+        return any(
+            span.learn and re.search(rf"(?:{self.stop.pattern})\s*$", span.text) for span in item.spans
+        )
+
+    def _render_conversation(self, item: Conversation, policy: StopPolicy) -> Rendered:
+        messages = item.messages
+        text = self._apply(item, [message.properties for message in messages])
+        self._check_tools(item)
+        learned = [index for index, message in enumerate(messages) if message.learn]
+        wanted = range(len(messages)) if policy.wants_all else learned
+        found = locate_messages(messages, wanted, text, lambda properties: self._apply(item, properties))
+        regions = self._find_regions(messages, found, text)
+        check_shown(messages, found)
         cuts: list[tuple[int, int]] = []
-        stops: list[tuple[int, int]] = []
-        # A template may put the system's words into a later turn: the next content is the next in the text.
-        order = sorted(range(len(messages)), key=lambda index: (contents[index], index))
-        for place, index in enumerate(order):
-            message, (start, end) = messages[index], contents[index]
-            if message.learn:
-                cuts.append((start, end))
-            limit = contents[order[place + 1]][0] if place + 1 < len(order) else len(text)
-            found = self.stop.match(text, end, limit)
-            if found and (message.learn or eos_policy == "all"):
-                stops.append(found.span(1))
-        kept = {"none": [], "last": stops[-1:], "turn": stops, "all": stops}[eos_policy]
+        for region in regions:
+            if region.message.learn:
+                cuts += _cut_pieces(region, text)
+        kept = _keep_stops(regions, policy, text)
         return Rendered(_cut(text, sorted([*cuts, *kept])), bool(kept))
 
-    def _locate_contents(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
-        """Where each message's content lies in `text`, as [start, end)."""
-        if any(_MARK.search(message.content) for message in messages) or len(messages) > _MAX_MESSAGES:
-            raise RowError("holds characters of the private plane U+F0000, which mark messages here")
-        whole = [0] * len(messages)
-        found = self._locate_marks(messages, whole, text)
-        if found is None and any(message.content != message.content.strip() for message in messages):
-            # A template that trims: the markers go inside the blanks, message by message.
-            inner = [
-                int(message.content != message.content.strip() and not self._fits(messages, index, 0, text))
-                for index, message in enumerate(messages)
-            ]
-            found = self._locate_marks(messages, inner, text)
-        if found is None:
-            number = self._find_rewritten(messages, text)
-            raise RowError(
-                f"message {number + 1} ({messages[number].role}) is rewritten by the chat template, "
-                "so what of it is learned cannot be known exactly"
-            )
-        return found
+    def _find_regions(
+        self, messages: Sequence[Message], found: Mapping[int, Found], text: str
+    ) -> list[_Region]:
+        """The regions of the messages that were found, in the order of the text."""
+        # A template may put the system's words into a later turn: the next one is the next in the text
+        order = sorted(found, key=lambda index: (min(found[index].places), index))
+        regions: list[_Region] = []
+        bound = 0
+        for place, index in enumerate(order):
+            following = order[place + 1] if place + 1 < len(order) else None
+            limit = len(text) if following is None else min(found[following].places)
+            region = self._find_region((index, messages[index]), found[index], text, (bound, limit))
+            regions.append(region)
+            bound = region.stop
+        return regions
 
-    def _find_rewritten(self, messages: Sequence[Message], text: str) -> int:
-        """The first message around which no markers fit."""
-        fits = (
-            any(self._fits(messages, index, mode, text) for mode in (0, 1)) for index in range(len(messages))
-        )
-        return next((index for index, fit in enumerate(fits) if not fit), 0)
+    def _find_region(
+        self, numbered: tuple[int, Message], found: Found, text: str, bounds: tuple[int, int]
+    ) -> _Region:
+        index, message = numbered
+        if message.learn and (len(found.left) > 1 or len(found.right) > 1):
+            raise RowError(f"message {index + 1} ({message.role}) stands twice in the text of the template")
+        first, last = min(found.places), max(found.places)
+        content = (found.left[0], found.right[0]) if len(found.left) == 1 and len(found.right) == 1 else None
+        start = self._find_start(message, text, (bounds[0], first))
+        if start is None:
+            if content is None or found.left[0] > first:
+                raise RowError(
+                    f"message {index + 1} ({message.role}) is rewritten by the chat template, "
+                    "so what of it is learned cannot be known exactly"
+                )
+            start = _with_blanks_before(message.content, text, content[0])
+        stop = self.stop.search(text, last, bounds[1])
+        if stop is None:
+            end = _with_blanks_after(message.content, text, last)
+            return _Region(start, end, end, content, message)
+        return _Region(start, stop.start(), stop.end(), content, message)
 
-    def _fits(self, messages: Sequence[Message], index: int, mode: int, text: str) -> bool:
-        """Whether markers around this message alone, set by `mode`, leave the text as it is."""
-        modes = [mode if i == index else 2 for i in range(len(messages))]
-        return self._locate_marks(messages, modes, text) is not None
-
-    def _locate_marks(
-        self, messages: Sequence[Message], modes: Sequence[int], text: str
-    ) -> list[tuple[int, int]] | None:
-        """Renders with markers (mode 0: around the content, 1: inside its blanks, 2: none); None if that changes it."""
-        marked = [_mark(message, index, modes[index]) for index, message in enumerate(messages)]
-        rendered = self._apply(marked)
-        pieces, marks, offset, last = [], {}, 0, 0
-        for match in _MARK.finditer(rendered):
-            pieces.append(rendered[last : match.start()])
-            offset += match.start() - last
-            if match.group() in marks:
-                return None
-            marks[match.group()] = offset
-            last = match.end()
-        pieces.append(rendered[last:])
-        expected = [
-            chr(_MARKS + 2 * i + side) for i, mode in enumerate(modes) if mode != 2 for side in (0, 1)
-        ]
-        if "".join(pieces) != text or sorted(marks) != expected:
+    def _find_start(self, message: Message, text: str, bounds: tuple[int, int]) -> int | None:
+        """Behind the words that open an answer, where they are there."""
+        if message.role not in _ANSWERS:
             return None
-        return [
-            (marks[chr(_MARKS + 2 * i)], marks[chr(_MARKS + 2 * i + 1)]) if mode != 2 else (0, 0)
-            for i, mode in enumerate(modes)
+        for opening in self.probed.openings:
+            place = text.rfind(opening, *bounds)
+            if place >= 0:
+                return place + len(opening)
+        ends = [
+            place + len(header)
+            for header in self.probed.headers
+            if (place := text.rfind(header, *bounds)) >= 0
         ]
+        return max(ends, default=None)
 
-    def _apply(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        return apply_template(
-            self.tokenizer, self.template, messages, add_generation_prompt=add_generation_prompt
-        )
+    def _check_tools(self, item: Conversation) -> None:
+        if item.tools and self.probed.hides_tools:
+            raise RowError("has tools, which the chat template does not show")
+
+    def _apply(
+        self,
+        item: Conversation,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, **self.kwargs}
+        if item.tools:
+            options["tools"] = list(item.tools)
+        return apply_template(self.tokenizer, self.template, messages, **options)
 
 
-def apply_template(
-    tokenizer: ChatTokenizer,
-    template: str | None,
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
-    """Messages -> text by the chat template, in the sandbox of transformers.
+def check_shown(messages: Sequence[Message], found: Mapping[int, Found]) -> None:
+    """Nothing that is learned is left out by the template without a word.
 
     Raises:
-        RowError: The template refuses the messages.
+        RowError: A message, its tool calls, or all reasoning of the row.
     """
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
+    thinks = shows = False
+    for index, message in enumerate(messages):
+        if not message.learn:
+            continue
+        where = f"message {index + 1} ({message.role})"
+        if index not in found:
+            raise RowError(f"{where} is left out by the chat template")
+        entry = found[index]
+        reasons = any(message.properties.get(name) for name in REASONING)
+        calls = bool(message.properties.get("tool_calls"))
+        if calls and not entry.others:
+            raise RowError(f"{where} calls tools, which the chat template does not show")
+        if message.content.strip() and not entry.right:
+            raise RowError(f"{where} has content, which the chat template leaves out")
+        thinks, shows = thinks or reasons, shows or (reasons and bool(entry.others))
+    if thinks and not shows:
+        raise RowError("has reasoning, which the chat template does not show")
+
+
+def _cut_pieces(region: _Region, text: str) -> list[tuple[int, int]]:
+    """What of a region is learned, by the parts of the content."""
+    pieces = region.message.pieces
+    if not pieces:
+        return [(region.start, region.end)]
+    core = region.message.content.strip()
+    if region.content is None or text[slice(*region.content)] != core:
+        raise RowError(
+            "has parts that are learned and others that are not, in a content that the template changes"
         )
-    except (ValueError, TypeError, KeyError, _jinja_error()) as error:
-        raise RowError(f"the chat template refuses it: {error}") from error
-    assert isinstance(text, str)
-    return text
+    shift = region.content[0] - region.message.content.find(core)
+    cuts, start = [], region.start
+    for number, (end, learn) in enumerate(pieces, 1):
+        place = region.end if number == len(pieces) else min(max(end + shift, start), region.end)
+        if learn:
+            cuts.append((start, place))
+        start = place
+    return cuts
 
 
-def _jinja_error() -> type[Exception]:
-    from jinja2 import TemplateError
-
-    return TemplateError
-
-
-def build_renderer(tokenizer: Any, template: str | None) -> Renderer:
-    """A renderer for `tokenizer` (of transformers) and a chat template (None: no conversations).
-
-    A stop token is the tokenizer's eos token, and whatever special token the template puts directly
-    behind what the assistant says.
-    """
-    specials = {str(token) for token in tokenizer.all_special_tokens}
-    specials |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    eos = str(tokenizer.eos_token or "")
-    stops = {eos, *_find_stops(tokenizer, template, specials)} - {""}
-    ids = tokenizer("").input_ids
-    adds_bos = bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-    bos = str(tokenizer.bos_token) if adds_bos else ""
-    return Renderer(tokenizer, template, bos, eos, tuple(sorted(stops)))
+def _keep_stops(regions: Sequence[_Region], policy: StopPolicy, text: str) -> list[tuple[int, int]]:
+    """The stop tokens that are learned."""
+    kept: list[tuple[int, int]] = []
+    last: tuple[int, int] | None = None
+    for region in regions:
+        span = (region.end, region.stop)
+        if region.end == region.stop:
+            continue
+        asked = policy.of(text[slice(*span)])
+        pieces = region.message.pieces
+        learns = region.message.learn and (not pieces or pieces[-1][1])
+        if asked == "all" or (asked == "turn" and learns):
+            kept.append(span)
+        elif asked == "last" and learns:
+            last = span
+    return [*kept, last] if last else kept
 
 
-def _find_stops(tokenizer: ChatTokenizer, template: str | None, specials: Collection[str]) -> set[str]:
-    """The special tokens that directly follow an answer, in a conversation of two turns each."""
-    if template is None:
-        return set()
-    talk = [
-        {"role": "user", "content": "first question"},
-        {"role": "assistant", "content": "first answer"},
-        {"role": "user", "content": "second question"},
-        {"role": "assistant", "content": "second answer"},
-    ]
-    pattern = rf"(?:first|second) answer\s*({_alternatives(specials)})"
-    for messages in (talk, [{"role": "system", "content": "rules"}, *talk], talk[:2]):
-        text = _try_template(tokenizer, template, messages)
-        if text is not None:
-            return {match.group(1) for match in re.finditer(pattern, text)}
-    return set()
+def _with_blanks_before(content: str, text: str, start: int) -> int:
+    """The start of a content, with the blanks that it begins with, if the template left them."""
+    blanks = content[: len(content) - len(content.lstrip())]
+    return start - len(blanks) if blanks and text[:start].endswith(blanks) else start
 
 
-def _try_template(
-    tokenizer: ChatTokenizer, template: str, messages: Sequence[Mapping[str, Any]]
-) -> str | None:
-    """The rendered text; None if the template refuses this order of roles."""
-    try:
-        return apply_template(tokenizer, template, messages)
-    except RowError:
-        return None
-
-
-def _alternatives(tokens: Collection[str]) -> str:
-    """A pattern for any of the tokens, the longest first; one that never matches if there are none."""
-    ordered = sorted(tokens, key=lambda token: (-len(token), token))
-    return "|".join(re.escape(token) for token in ordered) or r"(?!)"
-
-
-def _mark(message: Message, index: int, mode: int) -> Mapping[str, Any]:
-    if mode == 2:
-        return message.properties
-    left, right = chr(_MARKS + 2 * index), chr(_MARKS + 2 * index + 1)
-    content = message.content
-    if mode == 1:
-        core = content.strip()
-        at = content.find(core)
-        content = f"{content[:at]}{left}{core}{right}{content[at + len(core) :]}"
-    else:
-        content = f"{left}{content}{right}"
-    return {**message.properties, "content": content}
+def _with_blanks_after(content: str, text: str, end: int) -> int:
+    blanks = content[len(content.rstrip()) :]
+    return end + len(blanks) if blanks and text.startswith(blanks, end) else end
 
 
 def _cut(text: str, learned: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
@@ -279,5 +316,23 @@ def _cut(text: str, learned: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
     return tuple(span for span in spans if span.text)
 
 
-def _ends_learned(item: Text, stop: re.Pattern[str]) -> bool:
-    return any(span.learn and re.search(rf"{stop.pattern}\s*$", span.text) for span in item.spans)
+def build_renderer(
+    tokenizer: Any,
+    template: str | None,
+    kwargs: Mapping[str, Any] | None = None,
+    eot_tokens: Sequence[str] = (),
+) -> Renderer:
+    """A renderer for `tokenizer` (of transformers) and a chat template (None: no conversations).
+
+    Args:
+        tokenizer: The tokenizer.
+        template: Jinja source of the chat template.
+        kwargs: Variables for the template.
+        eot_tokens: Tokens that end a turn, beside those that the template shows.
+    """
+    eos = str(tokenizer.eos_token or "")
+    ids = tokenizer("").input_ids
+    adds_bos = bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    bos = str(tokenizer.bos_token) if adds_bos else ""
+    probed = probe_template(tokenizer, template, dict(kwargs or {}), tuple(eot_tokens))
+    return Renderer(tokenizer, template, bos, eos, probed, dict(kwargs or {}))

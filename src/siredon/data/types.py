@@ -106,10 +106,19 @@ class Format:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a format needs to read a row."""
+    """What a format needs to read a row.
+
+    Args:
+        entry: The data set's entry.
+        train_on_inputs: Prompts are learned too.
+        bos: The token that begins a text; empty if the tokenizer adds none.
+        eos: The token that ends a text; empty if there is none.
+    """
 
     entry: DatasetEntry
     train_on_inputs: bool
+    bos: str = ""
+    eos: str = ""
 
 
 @dataclass(frozen=True)

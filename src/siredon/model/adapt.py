@@ -33,7 +33,8 @@ def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
 
 def warn_of_frozen_tokens(tokens: Sequence[str], section: AdapterSection) -> None:
     """New tokens have random embeddings, which an adapter leaves as they are unless it is told otherwise."""
-    if section.adapter and tokens and not section.lora_modules_to_save:
+    saved = " ".join(section.lora_modules_to_save)
+    if section.adapter and tokens and not ("embed" in saved or "wte" in saved):
         warn(
             f"{len(tokens)} new token(s) ({', '.join(tokens[:3])}) have random embeddings, which are not trained: "
             "add `lora_modules_to_save: [embed_tokens, lm_head]`"

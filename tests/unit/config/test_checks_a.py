@@ -323,7 +323,21 @@ SAVING = [
         "SD0229",
         "greater_is_better",
         EARLY + "greater_is_better: true\nmetric_for_best_model: loss\n",
-        EARLY + "greater_is_better: true\nmetric_for_best_model: eval_ter\n",
+        EARLY
+        + "do_causal_lm_eval: true\neval_causal_lm_metrics: [ter]\n"
+        + "greater_is_better: true\nmetric_for_best_model: eval_ter\n",
+    ),
+    Case(
+        "SD0269",
+        "metric_for_best_model",
+        EARLY + "metric_for_best_model: eval_accuracy\n",
+        EARLY + "metric_for_best_model: loss\n",
+    ),
+    Case(
+        "SD0226",
+        "save_strategy",
+        ROWS + "save_strategy: best\nevals_per_epoch: 0\n",
+        ROWS + "save_strategy: best\nevals_per_epoch: 1\n",
     ),
     Case("SD0230", "save_safetensors", "save_safetensors: false\n", "save_safetensors: true\n"),
     warning(
@@ -348,7 +362,14 @@ EVALUATION = [
         VALIDATION + "do_bench_eval: true\neval_strategy: 'no'\n",
         VALIDATION + "do_bench_eval: true\neval_strategy: epoch\n",
     ),
-    Case("SD0154", "eval_steps", "do_bench_eval: true\neval_steps: 5\n", ROWS + "do_bench_eval: true\n"),
+    Case("SD0154", "eval_steps", "eval_steps: 5\n", "do_bench_eval: true\neval_steps: 5\n"),
+    Case(
+        "SD0233",
+        "generate_samples",
+        ROWS + "generate_samples: true\nevals_per_epoch: 0\n",
+        ROWS + "generate_samples: true\nevals_per_epoch: 1\n",
+        "warning",
+    ),
     Case(
         "SD0233",
         "do_causal_lm_eval",

@@ -305,8 +305,8 @@ PREFERENCES = [
     Case(
         "SD0324",
         "activation_offloading",
-        STRIDED + FLEX + "gradient_checkpointing: true\nactivation_offloading: true\n",
-        STRIDED + FLEX + "gradient_checkpointing: true\nactivation_offloading: hidden_states\n",
+        STRIDED + FLEX + "gradient_checkpointing: true\nactivation_offloading: disk\n",
+        STRIDED + FLEX + "gradient_checkpointing: true\n",
     ),
 ]
 

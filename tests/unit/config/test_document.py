@@ -313,7 +313,7 @@ def test_a_tab_as_indentation_is_reported_on_its_line_with_the_fix():
     ("text", "line"),
     [
         ("a: [1, 2\nb: 3\n", 2),
-        ("a: 'open\n", 2),
+        ("a: 'open\n", 1),
         ("a: 1\n b: 2\n", 2),
         ("a: b: c\n", 1),
         ("a: *nothing\n", 1),

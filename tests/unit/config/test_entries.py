@@ -14,14 +14,14 @@ def entry(name: str) -> Entry:
 @pytest.mark.parametrize(
     ("name", "kind", "default"),
     [
-        ("seed", "whole number ≥ 0", "`42`"),
+        ("seed", "whole number ≥ 0 and ≤ 4,294,967,295", "`42`"),
         ("learning_rate", "number > 0", "required"),
         ("adam_beta1", "number ≥ 0 and < 1", "`0.9`"),
         ("sample_packing", "true / false", "`false`"),
         ("lora_target_modules", "list of text, or one text", "empty"),
         ("special_tokens", "mapping", "empty"),
         ("datasets.roles", "mapping of text to list of text, or one text", "empty"),
-        ("datasets.type", "text", "required"),
+        ("datasets.type", "text or mapping", "required"),
         ("datasets", "list of mappings", "required"),
         ("excess_length_strategy", "`drop` / `truncate` / `raise`", "`drop`"),
         ("chat_template", "text", "unset"),

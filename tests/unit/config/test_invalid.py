@@ -71,14 +71,14 @@ def test_a_kind_refuses_everything_else(kind: Any, value: Any):
     [
         ("max_grad_norm: true", "`true`", "a number, not true or false"),
         ("max_grad_norm: much", "'much'", "a number"),
-        ("max_grad_norm: [1]", "a list", "a valid number"),
+        ("max_grad_norm: [1]", "a list", "a number"),
         ("num_epochs: .inf", "inf", "a finite number"),
         ("num_epochs: 0", "0", "greater than 0"),
         ("adam_beta1: 1", "1.0", "less than 1"),
         ("seed: true", "`true`", "a whole number, not true or false"),
         ("seed: 4.5", "4.5", "a whole number"),
         ("seed: '4'", "'4'", "a whole number"),
-        ("seed: {a: 1}", "a mapping", "a valid integer"),
+        ("seed: {a: 1}", "a mapping", "a whole number"),
         ("sequence_len: 1", "1", "greater than or equal to 2"),
         ("sample_packing: 1", "1", "true or false"),
         ("sample_packing: 'true'", "'true'", "true or false"),
@@ -88,7 +88,6 @@ def test_a_kind_refuses_everything_else(kind: Any, value: Any):
         ("lora_target_modules: 5", "5", "a list"),
         ("lr_scheduler_kwargs: [a]", "a list", "a mapping"),
         ("special_tokens: x", "'x'", "a mapping"),
-        ("optimizer: 5", "5", "'adamw_torch',"),
         ("test_datasets: {path: x}", "a mapping", "a list"),
         ("test_datasets: x", "'x'", "a list"),
     ],
@@ -104,7 +103,8 @@ def test_a_value_of_the_wrong_kind_is_reported_in_plain_words_at_the_value(
     got_shown, _, got_expected = cause.partition(": expected ")
     assert got_shown in (shown, shown.removesuffix(".0"))
     assert got_expected.startswith(expected)
-    assert problem.fix.startswith(f"`{name}`: ")
+    if problem.fix not in ("Remove the quotes.", "It is a list: put `- ` before each entry."):
+        assert problem.fix.startswith(f"Change the value. `{name}` is: ")
 
 
 def test_several_wrong_values_of_one_section_are_all_reported():
@@ -179,7 +179,10 @@ def test_a_wrong_value_of_an_entry_is_named_with_its_index():
         ("SD0005", "test_datasets.0.split", Place(9, 12)),
         ("SD0005", "test_datasets.1.type", Place(11, 11)),
     ]
-    assert problems[0].fix == "`split`: Split, with slices as in `train[:10%]`; default `train`."
+    assert (
+        problems[0].fix
+        == "Change the value. `split` is: Split, with slices as in `train[:10%]`; default `train`."
+    )
 
 
 def test_a_missing_key_of_an_entry_is_reported_at_the_entry():

@@ -597,8 +597,7 @@ def test_a_wrong_key_inside_is_shown_on_the_command_line_and_the_rest_in_the_fil
         ("SD0003", "datasets.0.pathh", COMMAND_LINE, 1, 9),
         ("SD0003", "datasets.1.tipe", COMMAND_LINE, 1, 28),
         ("SD0007", "datasets.1.path", COMMAND_LINE, 1, 28),
-        ("SD0007", "datasets.1.type", COMMAND_LINE, 1, 28),
-    ]
+    ]  # and not that `type` is missing: it is there, with a slip
 
 
 @pytest.mark.parametrize(

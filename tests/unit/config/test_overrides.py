@@ -327,7 +327,7 @@ def test_negative_numbers_are_values():
 
 
 def test_a_word_with_two_dashes_is_an_option_and_no_value():
-    assert split("--output-dir", "--seed", "1") == ([], {"output_dir": "true", "seed": 1})
+    assert split("--output-dir", "--seed", "1") == ([], {"output_dir": True, "seed": 1})
 
 
 def test_several_words_are_one_value_only_as_a_list():

@@ -259,3 +259,32 @@ def test_the_schema_accepts_variables_and_old_names_that_the_check_translates(
 def test_a_file_without_data_is_refused():
     values = {name: value for name, value in read(MINIMAL).values.items() if name != "datasets"}
     assert not validator().is_valid(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lora_r": 0},
+        {"max_steps": 0},
+        {"warmup_ratio": 5},
+        {"save_steps": 0},
+        {"seed": -1},
+        {"learning_rate": "fast"},
+    ],
+    ids=str,
+)
+def test_the_schema_knows_the_limits_of_numbers(values: dict[str, Any]):
+    assert not validator().is_valid({**read(MINIMAL).values, **values})
+
+
+@pytest.mark.parametrize(
+    "values", [{"learning_rate": "2e-4"}, {"lora_alpha": "16"}, {"adam_epsilon": ".5"}], ids=str
+)
+def test_the_schema_accepts_numbers_in_quotes_where_the_check_does(values: dict[str, Any]):
+    assert validator().is_valid({**read(MINIMAL).values, **values})
+
+
+def test_the_schema_strikes_old_names_inside_mappings_through():
+    properties = json_schema()["$defs"]["DatasetEntry"]["properties"]
+    assert properties["message_field_role"]["deprecated"] is True
+    assert json_schema()["$defs"]["FsdpOptions"]["properties"]["fsdp_offload_params"]["deprecated"] is True

@@ -101,7 +101,7 @@ def test_every_key_that_works_is_there_and_no_other(resolve):
 
 def test_only_what_is_set_can_be_shown(resolve):
     rows = tuple(resolve("", "seed=1").values())
-    shown = show_resolved(rows, only_set=True)
+    shown = show_resolved([row for row in rows if row.is_set])
     assert "learning_rate" in shown
     assert "seed" in shown
     assert "num_epochs" not in shown

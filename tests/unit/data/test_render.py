@@ -88,7 +88,7 @@ def test_a_template_that_trims_is_followed_blank_by_blank(tokenizer: Any):
     assert learned(rendered) == ["b", "<|im_end|>", "c", "<|im_end|>"]
 
 
-def test_a_message_that_the_template_rewrites_is_refused_with_its_number_and_role(tokenizer: Any):
+def test_a_message_that_the_template_rewrites_is_learned_as_it_then_stands(tokenizer: Any):
     renderer = build_renderer(tokenizer, FORGETTING)
     turns = (
         ("user", "a"),
@@ -96,10 +96,32 @@ def test_a_message_that_the_template_rewrites_is_refused_with_its_number_and_rol
         ("user", "c"),
         ("assistant", "<think>y</think>d"),
     )
-    with pytest.raises(RowError, match=r"message 2 \(assistant\) is rewritten"):
-        renderer.render(talk(*turns), "turn")
-    last = renderer.render(talk(("user", "a"), ("assistant", "<think>y</think>d")), "turn")
-    assert learned(last) == ["<think>y</think>d", "<|im_end|>"]
+    rendered = renderer.render(talk(*turns), "turn")
+    assert "<think>x" not in rendered.text
+    assert learned(rendered) == ["b", "<|im_end|>", "<think>y</think>d", "<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ m.role + m.content[::-1] + eos_token }}{% endfor %}", "rewritten"),
+        (
+            "{% for m in messages %}{{ m.role + m.content + m.content + eos_token }}{% endfor %}",
+            "stands twice",
+        ),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content + eos_token }}{% endfor %}", "left out"),
+        (
+            "{% for m in messages %}{{ m.role + m.content | length | string + eos_token }}{% endfor %}",
+            "rewritten",
+        ),
+    ],
+)
+def test_what_cannot_be_known_is_refused_with_the_number_and_role_of_the_message(
+    tokenizer: Any, template: str, reason: str
+):
+    renderer = build_renderer(tokenizer, template)
+    with pytest.raises(RowError, match=rf"message 2 \(assistant\).*{reason}"):
+        renderer.render(talk(("user", "a"), ("assistant", "long answer")), "turn")
 
 
 def test_a_template_that_refuses_a_role_is_a_row_error(tokenizer: Any):
@@ -167,7 +189,8 @@ def test_a_template_that_moves_the_system_message_into_a_later_turn_is_followed(
     turns = (("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     rendered = renderer.render(talk(*turns), "turn")
     assert rendered.text == "<s>[INST] a [/INST] b</s>[INST] S\n\nc [/INST] d</s>"
-    assert learned(rendered) == ["b", "</s>", "d", "</s>"]
+    # The blank behind `[/INST]` is not in the prompt of inference: the model writes it
+    assert learned(rendered) == [" b", "</s>", " d", "</s>"]
 
 
 def test_a_template_that_ends_with_eos_only_when_closed_still_shows_its_own_stop_token():

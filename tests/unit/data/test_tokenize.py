@@ -2,20 +2,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+import numpy as np
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import build_tokenizer
 
 from siredon.data.render import Rendered
-from siredon.data.tokenize import tokenize_rendered
-from siredon.data.types import IGNORE, Sample, Span
+from siredon.data.tokenize import label_by_offsets, tokenize_rendered
+from siredon.data.types import IGNORE, RowError, Sample, Span
 
 TOKENIZER = build_tokenizer()
 
 
 def sample_of(*spans: tuple[str, bool]) -> Sample:
     rendered = Rendered(tuple(Span(text, learn) for text, learn in spans if text), True)
-    return tokenize_rendered(TOKENIZER, [rendered])[0]
+    sample = tokenize_rendered(TOKENIZER, [rendered])[0]
+    assert isinstance(sample, Sample)
+    return sample
 
 
 def learned(sample: Sample, tokenizer: Any = TOKENIZER) -> str:
@@ -81,3 +85,64 @@ def test_mistral_style_pieces_with_a_prefix_space_are_labelled_exactly():
     rendered = Rendered((Span("Prompt: ", False), Span("the answer", True), Span("</s>", True)), True)
     sample = tokenize_rendered(tokenizer, [rendered])[0]
     assert learned(sample, tokenizer).strip().replace(" </s>", "</s>") == "the answer</s>"
+
+
+def by_offsets(tokenizer: Any, rendered: Rendered) -> Sample:
+    """The slow truth: every token by its own characters."""
+    encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.asarray(encoded.input_ids, dtype=np.int32)
+    offsets = np.asarray(encoded.offset_mapping, dtype=np.int64).reshape(-1, 2)
+    return label_by_offsets(ids, offsets, rendered)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=12) | st.sampled_from([" ", "\n\n", " the", "<|im_end|>", "é漢", "\U0001f600"]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_borders_found_from_characters_are_those_of_every_token(spans: list[tuple[str, bool]]):
+    rendered = Rendered(tuple(Span(text, learn) for text, learn in spans if text), True)
+    if not rendered.text:
+        return
+    fast = tokenize_rendered(TOKENIZER, [rendered])[0]
+    slow = by_offsets(TOKENIZER, rendered)
+    assert isinstance(fast, Sample)
+    assert (fast.input_ids == slow.input_ids).all()
+    assert (fast.labels == slow.labels).all()
+
+
+class SlowTokenizer:
+    """The same tokenizer, without offsets."""
+
+    is_fast = False
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        return TOKENIZER(text, **options)
+
+    def decode(self, ids: Any, **options: Any) -> str:
+        return str(TOKENIZER.decode(ids, **options))
+
+
+@pytest.mark.parametrize("text", ["The capital of Japan.", "é漢 \U0001f600 x", "a  b\n\n c", " "])
+def test_a_tokenizer_without_offsets_gives_the_same_labels(text: str):
+    rendered = Rendered((Span("Question: ", False), Span(text, True), Span("<|im_end|>", True)), True)
+    slow = tokenize_rendered(SlowTokenizer(), [rendered])[0]
+    fast = tokenize_rendered(TOKENIZER, [rendered])[0]
+    assert isinstance(slow, Sample)
+    assert isinstance(fast, Sample)
+    assert (slow.labels == fast.labels).all()
+
+
+def test_a_slow_tokenizer_that_changes_the_text_is_refused():
+    class Changing(SlowTokenizer):
+        def decode(self, ids: Any, **options: Any) -> str:
+            return super().decode(ids, **options).upper()
+
+    error = tokenize_rendered(Changing(), [Rendered((Span("abc", True),), True)])[0]
+    assert isinstance(error, RowError)

@@ -36,7 +36,7 @@ def _check_bits(adapter: AdapterSection, quantization: QuantizationSection) -> I
             message = f"`adapter: qlora` is for weights in 4 bits by bitsandbytes, not for `{ways[0]}`"
             fix = "Write `adapter: lora`, or `load_in_4bit: true` in place of it."
         yield Finding("adapter", message, fix)
-    for name, needed in (("load_in_4bit", "qlora"), ("load_in_8bit", "lora")):
+    for name, needed in (("load_in_4bit", "qlora"), ("load_in_8bit", "lora"), ("gptq", "lora")):
         if name in ways and adapter.adapter not in (needed, "qlora"):
             yield Finding(
                 "adapter" if adapter.adapter else name,

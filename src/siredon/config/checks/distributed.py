@@ -94,6 +94,22 @@ def _check_wrapping(fsdp: FsdpSection) -> Iterator[Finding]:
         )
 
 
+def _check_pinning(fsdp: FsdpSection) -> Iterator[Finding]:
+    """RAM that holds shards is left unpinned by FSDP2 only.
+
+    `cpu_offload_pin_memory: false` speaks of the RAM that `offload_params` uses.
+    """
+    config = fsdp.fsdp_config
+    if config is None or config.cpu_offload_pin_memory:
+        return
+    if fsdp_generation(fsdp) != 2 or not config.offload_params:
+        yield Finding(
+            "fsdp_config.cpu_offload_pin_memory",
+            "`cpu_offload_pin_memory: false` needs FSDP2 and `offload_params: true`",
+            "Add `fsdp_version: 2` and `offload_params: true`, or remove the key.",
+        )
+
+
 def _check_norms(precision: PrecisionSection, fsdp: FsdpSection) -> Iterator[Finding]:
     """Norms that stay in float32 need FSDP2.
 
@@ -211,7 +227,9 @@ def _check_reentrant(
 
     They are known to fail; Axolotl refuses them, too.
     """
-    several = distributed.ddp or has_fsdp(fsdp) or deepspeed.deepspeed
+    several = (
+        distributed.ddp or (distributed.dp_replicate_size or 1) > 1 or has_fsdp(fsdp) or deepspeed.deepspeed
+    )
     reentrant = memory.gradient_checkpointing and memory.gradient_checkpointing_kwargs.get("use_reentrant")
     if preference.rl and adapter.adapter == "qlora" and several and reentrant:
         yield Finding(
@@ -282,6 +300,12 @@ _SHARED = "context_parallel_size: 2\nattn_implementation: flash_attention_2\n"
 _ZERO3 = _QLORA + "deepspeed: deepspeed_configs/zero3.json\ngradient_checkpointing: true\n"
 
 RULES = (
+    Rule(
+        "SD0372",
+        _check_pinning,
+        wrong="fsdp_version: 2\nfsdp_config:\n  reshard_after_forward: true\n  cpu_offload_pin_memory: false",
+        right="fsdp_version: 2\nfsdp_config:\n  offload_params: true\n  cpu_offload_pin_memory: false",
+    ),
     Rule(
         "SD0346",
         _check_backend,

@@ -19,7 +19,7 @@ def _check_occasion(
     `do_causal_lm_eval` and `generate_samples` take validation rows; `do_bench_eval` brings its own questions and
     needs only to know when.  Samples alone are a warning, as nothing is measured by them.
     """
-    never = evaluation.eval_strategy == "no"
+    never = evaluation.why_never
     has_rows = data.has_validation and not never
     is_timed = evaluation.eval_steps or evaluation.evals_per_epoch or evaluation.eval_strategy
     asked = (
@@ -32,11 +32,16 @@ def _check_occasion(
             yield Finding(
                 name,
                 f"`{name}` is done at validations, and this run has none",
-                "Remove `eval_strategy`, or set it to `epoch`."
-                if data.has_validation
-                else "Add `val_set_size: 0.05` or `test_datasets`.",
+                _way_out(name, never, data.has_validation),
                 "warning" if name == "generate_samples" else "error",
             )
+
+
+def _way_out(name: str, never: str, has_rows: bool) -> str:
+    if has_rows or never:
+        return f"Remove `{never.partition(':')[0]}`, or `{name}`."
+    also = ", or say when: `eval_steps: 100`" if name == "do_bench_eval" else ""
+    return f"Add `val_set_size: 0.05` or `test_datasets`{also}."
 
 
 def _check_answers(evaluation: EvaluationSection, packing: PackingSection) -> Iterator[Finding]:

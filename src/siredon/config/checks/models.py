@@ -17,7 +17,8 @@ from siredon.config.sections.tokenizer import SpecialTokens, TokenizerSection
 def _check_template(tokenizer: TokenizerSection, data: DataSection) -> Iterator[Finding]:
     """A chat template is named, or written out.
 
-    Beside the name of another template, the text of `chat_template_jinja` would be passed over.
+    Beside the name of another template, the text of `chat_template_jinja` would be passed over; `jinja` says that
+    there is such a text.
     """
     asked = [("", tokenizer.chat_template, tokenizer.chat_template_jinja)]
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
@@ -31,6 +32,12 @@ def _check_template(tokenizer: TokenizerSection, data: DataSection) -> Iterator[
                 f"{where}chat_template",
                 f"`chat_template: {name}` and `chat_template_jinja` are two templates",
                 "Remove one of them.",
+            )
+        if name == "jinja" and not text:
+            yield Finding(
+                f"{where}chat_template",
+                "`chat_template: jinja` needs `chat_template_jinja`, the template itself",
+                "Add `chat_template_jinja: template.jinja`, a file or text, or name a template.",
             )
 
 
@@ -49,7 +56,9 @@ def _check_system_message(tokenizer: TokenizerSection, data: DataSection) -> Ite
         )
 
 
-def _check_mistral(tokenizer: TokenizerSection, multimodal: MultimodalSection) -> Iterator[Finding]:
+def _check_mistral(
+    tokenizer: TokenizerSection, multimodal: MultimodalSection, data: DataSection
+) -> Iterator[Finding]:
     """The tokenizer of mistral-common is taken as it is.
 
     It has its own chat template and its own tokens, and cannot be given others.
@@ -61,6 +70,15 @@ def _check_mistral(tokenizer: TokenizerSection, multimodal: MultimodalSection) -
         ("tokens", bool(tokenizer.tokens)),
         ("added_tokens_overrides", bool(tokenizer.added_tokens_overrides)),
         ("chat_template", tokenizer.chat_template not in (None, "tokenizer_default")),
+        ("chat_template_jinja", tokenizer.chat_template_jinja is not None),
+        *(
+            (f"datasets.{index}.{name}", value not in (None, "tokenizer_default"))
+            for index, entry in enumerate(data.datasets)
+            for name, value in (
+                ("chat_template", entry.chat_template),
+                ("chat_template_jinja", entry.chat_template_jinja),
+            )
+        ),
         ("processor_kwargs", bool(multimodal.processor_kwargs)),
     )
     for name, is_set in asked:

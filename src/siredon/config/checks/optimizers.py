@@ -74,11 +74,15 @@ def _check_targets(optimizer: OptimizerSection, batch: BatchSection) -> Iterator
             f"`optimizer: {name}` needs `optim_target_modules`",
             "Add `optim_target_modules: [attn, mlp]`, for example.",
         )
-    if name.endswith("_layerwise") and batch.gradient_accumulation_steps > 1:
+    accumulates = (batch.batch_size or 0) > batch.micro_batch_size or batch.gradient_accumulation_steps > 1
+    if name.endswith("_layerwise") and accumulates:
+        by_steps = batch.gradient_accumulation_steps > 1
         yield Finding(
-            "gradient_accumulation_steps",
+            "gradient_accumulation_steps" if by_steps else "batch_size",
             f"`optimizer: {name}` cannot accumulate gradients",
-            "Set `gradient_accumulation_steps: 1`, and raise `micro_batch_size` in its place.",
+            "Set `gradient_accumulation_steps: 1`, and raise `micro_batch_size` in its place."
+            if by_steps
+            else "Remove `batch_size`, and raise `micro_batch_size` in its place.",
         )
 
 
@@ -141,7 +145,16 @@ def _check_bits(optimizer: OptimizerSection, fsdp: FsdpSection) -> Iterator[Find
         )
 
 
-_BITSANDBYTES_ADAM = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+#: How the names of bitsandbytes' optimizers begin.
+_OF_BITSANDBYTES = (
+    "adamw_8bit",
+    "adamw_bnb",
+    "ademamix",
+    "galore_adamw_8bit",
+    "lion_",
+    "paged_",
+    "rmsprop_bnb",
+)
 
 
 def _check_tensors(optimizer: OptimizerSection, distributed: DistributedSection) -> Iterator[Finding]:
@@ -150,7 +163,7 @@ def _check_tensors(optimizer: OptimizerSection, distributed: DistributedSection)
     Those of bitsandbytes, in 8 bits or paged, do not.
     """
     size = distributed.tensor_parallel_size or 1
-    if size > 1 and optimizer.optimizer in _BITSANDBYTES_ADAM:
+    if size > 1 and optimizer.optimizer.startswith(_OF_BITSANDBYTES):
         yield Finding(
             "optimizer",
             f"`optimizer: {optimizer.optimizer}` does not work with `tensor_parallel_size: {size}`",

@@ -10,8 +10,20 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.model import ModelSection
 
-#: Model types with a table of learned positions: there is nothing behind its end.
-_LEARNED = {"biogpt", "gpt2", "gpt_bigcode", "gpt_neo", "imagegpt", "openai-gpt", "opt", "xglm"}
+#: Model types with a table of positions, learned or computed once: there is nothing behind its end.
+_FIXED = {
+    "biogpt",
+    "codegen",
+    "ctrl",
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gptj",
+    "imagegpt",
+    "mpt",
+    "openai-gpt",
+    "opt",
+}
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
@@ -19,14 +31,14 @@ def _check_positions(model: ModelSection, data: DataSection) -> Iterator[Finding
     """No row is longer than the positions that the model knows.
 
     The number is read from the model's `config.json`, where it is on this machine.  Behind it a model with a
-    learned table of positions fails, and one with rotary positions was never trained, unless its positions are
+    table of positions fails, and one with rotary positions was never trained, unless its positions are
     scaled (`rope_scaling`).
     """
     config = read_model_config(model)
     limit = num_positions(config) if config else None
     if config is None or limit is None or data.sequence_len <= limit:
         return
-    fails = _text_part(config).get("model_type") in _LEARNED
+    fails = _text_part(config).get("model_type") in _FIXED
     scaling = "" if fails else ", or scale the positions: `model_config: {rope_scaling: {...}}`"
     yield Finding(
         "sequence_len",

@@ -151,7 +151,7 @@ def _check_groups(
 
 
 def _check_step(size: int, batch: BatchSection) -> Iterator[Finding]:
-    answers = batch.micro_batch_size * batch.gradient_accumulation_steps
+    answers = batch.batch_size or batch.micro_batch_size * batch.gradient_accumulation_steps
     steps = next(n for n in range(1, size + 1) if batch.micro_batch_size * n % size == 0)
     if answers % size:
         yield Finding(
@@ -301,10 +301,10 @@ def _check_strided(
             "Remove `torch_compile`.",
             "error" if recomputes else "warning",
         )
-    if memory.activation_offloading is True and attention.attn_implementation == "flex_attention":
+    if memory.activation_offloading and attention.attn_implementation == "flex_attention":
         yield Finding(
             "activation_offloading",
-            "`activation_offloading: true` does not work with flex attention and `ebft.mode: strided`",
+            "`activation_offloading` does not work with flex attention and `ebft.mode: strided`",
             "Remove `activation_offloading`.",
         )
 

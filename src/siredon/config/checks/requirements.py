@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os.path
-import re
 from collections.abc import Iterator, Sequence
 
+from siredon.config.format_choice import check_choice
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.checkpoint import CheckpointSection
@@ -15,7 +15,7 @@ from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_TEMPLATES, TEMPLATES
+from siredon.config.shelves import KNOWN_TEMPLATES, TEMPLATES
 from siredon.registry import find_clear, suggest
 
 
@@ -33,14 +33,12 @@ def _check_types(data: DataSection) -> Iterator[Finding]:
     """A data set's `type` is a format that is built.
 
     A format is a file in `data/formats/`, or comes with an installed package by the entry-point group
-    `siredon.formats`.
+    `siredon.formats`; a variant of it stands behind a dot or a colon.  Any other dotted path is that of a function of
+    your own, which takes a row; a mapping is a prompt of your own.
     """
-    names = FORMATS.names()
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
-            if entry.type not in names:
-                known = re.split("[.:]", entry.type)[0] in KNOWN_FORMATS
-                yield _blame_name((f"{list_name}.{index}.type", entry.type), "format", names, known=known)
+            yield from check_choice(f"{list_name}.{index}.type", entry.type)
 
 
 _LORA_KEYS = {
@@ -100,9 +98,10 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
 def _check_validation(data: DataSection, evaluation: EvaluationSection) -> Iterator[Finding]:
     """What says when to validate comes with rows to validate on.
 
-    `evals_per_epoch` alone is a warning: Axolotl takes it so, and many files leave it in.
+    `evals_per_epoch` alone is a warning: Axolotl takes it so, and many files leave it in.  `do_bench_eval` brings its
+    own questions.
     """
-    if data.has_validation:
+    if data.has_validation or evaluation.do_bench_eval:
         return
     cadence = (
         ("eval_steps", evaluation.eval_steps),

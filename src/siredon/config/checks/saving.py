@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from siredon.config.idle import keys_set
+from siredon.config.idle import keys_set, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.checkpoint import CheckpointSection
@@ -29,7 +29,7 @@ def _check_judge(
     Early stopping, the best checkpoint and a learning rate that waits for a plateau all look at the validation
     loss.
     """
-    if data.has_validation and evaluation.eval_strategy != "no":
+    if data.has_validation and not evaluation.why_never:
         return
     deciders = (
         ("early_stopping_patience", stopping.early_stopping_patience is not None),
@@ -43,7 +43,8 @@ def _check_judge(
         "Add `val_set_size: 0.05` or `test_datasets`, or remove the key.",
     )
     if data.has_validation:
-        cause, fix = "`eval_strategy: 'no'` never validates", "Remove `eval_strategy`, or set it to `epoch`."
+        cause = f"`{evaluation.why_never}` never validates"
+        fix = f"Remove `{evaluation.why_never.partition(':')[0]}`, or the key."
     for name, decides in deciders:
         if decides:
             yield Finding(name, f"`{name}` decides by validation, but {cause}", fix)
@@ -108,11 +109,10 @@ def _check_rhythm(
     both are used the file alone does not tell, and this is a warning.
     """
     picks = stopping.early_stopping_patience is not None or checkpoint.load_best_model_at_end
-    validates = evaluation.eval_strategy != "no" and evaluation.evals_per_epoch != 0
     if (
         not picks
         or not data.has_validation
-        or not validates
+        or evaluation.why_never
         or checkpoint.save_strategy == "best"
         or _is_open(checkpoint, evaluation)
     ):
@@ -192,6 +192,31 @@ def _check_direction(
         )
 
 
+def _check_known(
+    checkpoint: CheckpointSection,
+    stopping: StoppingSection,
+    schedule: ScheduleSection,
+    evaluation: EvaluationSection,
+) -> Iterator[Finding]:
+    """The metric that decides is one that is measured.
+
+    That is the validation loss, and the scores of `eval_causal_lm_metrics`.
+    """
+    metric = checkpoint.metric_for_best_model
+    if metric is None or not _picks_best(checkpoint, stopping, schedule):
+        return
+    scores = evaluation.eval_causal_lm_metrics or () if evaluation.do_causal_lm_eval else ()
+    measured = ("loss", *scores)
+    if metric.removeprefix("eval_") not in measured:
+        known = list_keys([f"eval_{name}" for name in measured])
+        yield Finding(
+            "metric_for_best_model",
+            f"`metric_for_best_model: {metric}` is measured by nothing",
+            f"Measured: {known}.",
+            value=metric,
+        )
+
+
 def _check_safetensors(checkpoint: CheckpointSection) -> Iterator[Finding]:
     """Weights are written as safetensors.
 
@@ -210,11 +235,13 @@ def _check_upload(checkpoint: CheckpointSection, hub: HubSection) -> Iterator[Fi
 
     Checkpoints are what is uploaded; without them only `hub_strategy: end` has something to send.
     """
-    if hub.hub_model_id and checkpoint.save_strategy == "no" and hub.hub_strategy != "end":
+    if hub.hub_model_id and checkpoint.strategy == "no" and hub.hub_strategy != "end":
+        name = "saves_per_epoch" if checkpoint.saves_per_epoch == 0 else "save_strategy"
+        asked = "saves_per_epoch: 0" if checkpoint.saves_per_epoch == 0 else "save_strategy: 'no'"
         yield Finding(
-            "save_strategy",
-            "`hub_model_id` uploads checkpoints, and `save_strategy: 'no'` writes none before the end",
-            "Remove `save_strategy`, or add `hub_strategy: end`.",
+            name,
+            f"`hub_model_id` uploads checkpoints, and `{asked}` writes none before the end",
+            f"Remove `{name}`, or add `hub_strategy: end`.",
             "warning",
         )
 
@@ -235,6 +262,7 @@ def _check_resumable(checkpoint: CheckpointSection) -> Iterator[Finding]:
 
 _EARLY = "val_set_size: 0.1\nearly_stopping_patience: 3\n"
 _BEST = "val_set_size: 0.1\nsave_strategy: best\n"
+_SCORES = "do_causal_lm_eval: true\neval_causal_lm_metrics: [chrf]\n"
 
 RULES = (
     Rule("SD0226", _check_judge, wrong="early_stopping_patience: 3", right=_EARLY),
@@ -254,7 +282,13 @@ RULES = (
         "SD0229",
         _check_direction,
         wrong=_BEST + "greater_is_better: true",
-        right=_BEST + "metric_for_best_model: eval_chrf\ngreater_is_better: true",
+        right=_BEST + _SCORES + "metric_for_best_model: eval_chrf\ngreater_is_better: true",
+    ),
+    Rule(
+        "SD0269",
+        _check_known,
+        wrong=_BEST + "metric_for_best_model: eval_accuracy",
+        right=_BEST + "metric_for_best_model: eval_loss",
     ),
     Rule("SD0230", _check_safetensors, wrong="save_safetensors: false", right="save_safetensors: true"),
     Rule(

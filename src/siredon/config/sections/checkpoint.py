@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned
+from pydantic import BeforeValidator
 
-Strategy = Literal["no", "steps", "epoch", "best"]
+from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned, read_no
+
+Strategy = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidator(read_no)]
 
 
 class DynamicCheckpoint(Section):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+import string
+from typing import Annotated, Literal
 
-from siredon.config.fields import A_MAPPING, Bool, Float, Int, Section, Str, StrList, key, planned
+from pydantic import AfterValidator, Discriminator, Tag
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
 
 EosPolicy = Literal["all", "turn", "last", "none"]
 
@@ -15,43 +18,86 @@ _FILE = re.compile(
 )
 
 
-class DatasetEntry(Section):
-    """One entry of `datasets:` or `test_datasets:`."""
+def _places_in(text: str) -> set[str]:
+    """What stands in braces, with its conversion and format; `?` where the braces do not match."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError:
+        return {"?"}
+    return {
+        f"{name}{conversion or ''}{spec or ''}" for _, name, spec, conversion in parts if name is not None
+    }
+
+
+def _with_places(*names: str) -> AfterValidator:
+    """Holds a text to the places that are filled in it."""
+    shown = " and ".join(f"{{{name}}}" for name in names)
+
+    def check(text: str) -> str:
+        if not _places_in(text) <= set(names):
+            raise ValueError(
+                f"expected text with only {shown} in braces; other braces are written {{{{ and }}}}"
+            )
+        return text
+
+    return AfterValidator(check)
+
+
+class PromptFormat(Section):
+    """`type:` as a mapping: a prompt of your own, around the columns of a row."""
+
+    field_instruction: Str = key("Column of the instruction.", "instruction")
+    field_input: Str = key("Column of the input, which may be empty.", "input")
+    field_output: Str = key("Column of the answer, which is learned.", "output")
+    field_system: Str = key("Column of the system text.", "system")
+    system_prompt: Str = key("System text of rows without one.", "")
+    system_format: Annotated[Str, _with_places("system")] = key(
+        "Where `{system}` stands; left out where there is no system text.", "{system}"
+    )
+    format: Annotated[Str, _with_places("instruction", "input")] = key(
+        "Where `{instruction}` and `{input}` stand; the answer follows.", "{instruction} {input} "
+    )
+    no_input_format: Annotated[Str, _with_places("instruction")] | None = key(
+        "The same for rows without input; default `format`, with nothing for `{input}`.", None
+    )
+    field_prompt: Str | None = planned("Column of the prompt (preference methods).")
+    field_chosen: Str | None = planned("Column of the better answer (preference methods).")
+    field_rejected: Str | None = planned("Column of the worse answer (preference methods).")
+    field_completion: Str | None = planned("Column of the answer that is judged (`rl: kto`).")
+    field_label: Str | None = planned("Column that says whether it is good (`rl: kto`).")
+    prompt_format: Str | None = planned("Where `{system}` and `{prompt}` stand (preference methods).")
+    chosen_format: Str | None = planned("Where `{chosen}` stands (preference methods).")
+    rejected_format: Str | None = planned("Where `{rejected}` stands (preference methods).")
+    completion_format: Str | None = planned("Where `{completion}` stands (`rl: kto`).")
+
+    @property
+    def drops_input(self) -> bool:
+        """Whether a column of inputs is named, and `format` has no place for them."""
+        return "field_input" in self.model_fields_set and "input" not in _places_in(self.format)
+
+
+def _kind_of(value: object) -> str:
+    return "mapping" if isinstance(value, (dict, PromptFormat)) else "text"
+
+
+#: A name, or a mapping; told apart first, so that a wrong value inside a mapping is blamed and not the mapping.
+FormatChoice = Annotated[
+    Annotated[Str, Tag("text")] | Annotated[PromptFormat, Tag("mapping")], Discriminator(_kind_of)
+]
+
+
+class SourceEntry(Section):
+    """Where the rows of a data set come from, and which of them are used."""
 
     path: Str = key(
         "Local file or folder, address (`https://`, `s3://`, `gs://`, `az://`, `oci://`), or hub id."
     )
-    type: Str = key("Format of the rows: the name of a file in `data/formats`.", planned_values=(A_MAPPING,))
-    split: Str | None = key("Split, as in `train[:10%]` or `train+validation`; default `train`.", None)
+    split: Str | None = key("Split, with slices as in `train[:10%]`; default `train`.", None)
     name: StrList = key("Configuration of a hub data set; rows of several follow one another.", ())
     revision: Str | None = key("Branch, tag or commit on the hub.", None)
     data_files: StrList = key("Files inside the folder or hub data set.", ())
     ds_type: Literal["json", "csv", "parquet", "text", "arrow"] | None = key(
         "Kind of the files; default by their ending.", None
-    )
-    chat_template: Str | None = key("Template for this data set; default the top-level one.", None)
-    field: Str = key("Column of the text (`completion`).", "text")
-    field_messages: Str = key("Column of the list of messages (`chat_template`).", "messages")
-    message_property_mappings: dict[Str, Str] = key(
-        "Property of a message (`role`, `content`) -> its name in the data.", {}
-    )
-    roles: dict[Str, StrList] = key(
-        "Role of the template -> names that the data uses for it; default human/gpt and their like.", {}
-    )
-    roles_to_train: StrList = key("Roles whose messages are learned.", ("assistant",))
-    train_on_eos: EosPolicy = key(
-        "Which stop tokens are learned: of every turn, of trained turns, of the last one, or none.", "turn"
-    )
-    train_on_eot: EosPolicy | None = planned("The same for end-of-turn tokens; default `train_on_eos`.")
-    chat_template_jinja: Str | None = planned("Text or file of a template for this data set.")
-    drop_system_message: Bool | None = planned("Leave out a system message at the start.")
-    field_tools: Str | None = planned("Column of the tools that the model may call.")
-    field_thinking: Str | None = planned("Property of a message that holds its reasoning.")
-    template_thinking_key: Str | None = planned("Name under which the template expects the reasoning.")
-    split_thinking: Bool | None = planned("Take the reasoning out of the content, by its `<think>` tags.")
-    message_field_training: Str | None = planned("Property of a message that says whether it is learned.")
-    message_field_training_detail: Str | None = planned(
-        "Property of a message that lists ranges of characters and whether each is learned."
     )
     shuffle: Bool = key("Shuffle the rows of this data set by `seed`, before any are left out.", False)
     shards: Int | None = key("Parts into which the shuffled rows are cut; one is used.", None, ge=1)
@@ -66,6 +112,47 @@ class DatasetEntry(Section):
     trust_remote_code: Bool = planned(
         "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
     )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `path` can only be a file or folder: it starts like one, or ends like a data file."""
+        return self.path.startswith(("/", "./", "../", "~")) or bool(_FILE.search(self.path))
+
+
+class DatasetEntry(SourceEntry):
+    """One entry of `datasets:` or `test_datasets:`."""
+
+    type: FormatChoice = key(
+        "Format of the rows: a name, a function of your own by its dotted path, or a mapping with a prompt."
+    )
+    chat_template: Str | None = key("Template for this data set; default the top-level one.", None)
+    field: Str = key("Column of the text (`completion`).", "text")
+    field_messages: Str = key("Column of the list of messages (`chat_template`).", "messages")
+    message_property_mappings: dict[Str, Str] = key(
+        "Property of a message (`role`, `content`) -> its name in the data.", {}
+    )
+    roles: dict[Str, StrList] = key(
+        "Role of the template -> names that the data uses for it; default human/gpt and their like.", {}
+    )
+    roles_to_train: StrList = key("Roles whose messages are learned.", ("assistant",))
+    train_on_eos: EosPolicy = key(
+        "Which stop tokens are learned: of every turn, of trained turns, of the last one, or none.", "turn"
+    )
+    train_on_eot: EosPolicy | None = key("The same for `eot_tokens`; default `train_on_eos`.", None)
+    chat_template_jinja: Str | None = key("Text or file of a template for this data set.", None)
+    drop_system_message: Bool = key("Leave out a system message at the start.", False)
+    field_tools: Str = key("Column of the tools that the model may call.", "tools")
+    field_thinking: Str | None = key(
+        "Property of a message that holds its reasoning; default `template_thinking_key`.", None
+    )
+    template_thinking_key: Str = key(
+        "Name under which the template expects the reasoning.", "reasoning_content"
+    )
+    split_thinking: Bool = key("Take the reasoning out of the content, by its `<think>` tags.", False)
+    message_field_training: Str | None = key("Property of a message that says whether it is learned.", None)
+    message_field_training_detail: Str | None = key(
+        "Property of a message that lists ranges of characters and whether each is learned.", None
+    )
     logprobs_field: Str | None = planned("Column of the teacher's log-probabilities (distillation).")
     temperature: Float | None = planned("Temperature at which the teacher's were taken (distillation).")
     field_chosen: Str | None = planned("Column of the better answer (preference methods).")
@@ -78,11 +165,6 @@ class DatasetEntry(Section):
     min_input_id: Int = planned("Smallest token id drawn (`_synthetic`).", 100)
     max_input_id: Int | None = planned("Token ids are drawn up to this one (`_synthetic`).")
     seed: Int | None = planned("Seed of the made-up rows (`_synthetic`).")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether `path` can only be a file or folder: it starts like one, or ends like a data file."""
-        return self.path.startswith(("/", "./", "../", "~")) or bool(_FILE.search(self.path))
 
 
 class DataSection(Section):

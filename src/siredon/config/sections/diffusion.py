@@ -11,10 +11,10 @@ class DiffusionOptions(Section):
     """`diffusion:`, how tokens are masked, and filled in again."""
 
     noise_schedule: Literal["linear", "cosine"] = planned("How masking grows with time.", "linear")
-    min_mask_ratio: Float = planned("Fewest tokens masked, as a fraction.", 0.1)
-    max_mask_ratio: Float = planned("Most tokens masked, as a fraction.", 0.9)
+    min_mask_ratio: Float = planned("Fewest tokens masked, as a fraction.", 0.1, ge=0, le=1)
+    max_mask_ratio: Float = planned("Most tokens masked, as a fraction.", 0.9, ge=0, le=1)
     num_diffusion_steps: Int = planned("Steps from clean to masked.", 128)
-    eps: Float = planned("Lowest chance of being masked.", 0.001)
+    eps: Float = planned("Lowest chance of being masked.", 0.001, ge=0, le=1)
     importance_weighting: Bool = planned("A token weighs by one over its chance of being masked.", True)
     mask_token_id: Int | None = planned("Id of the mask token.")
     mask_token_str: Str | None = planned("Text of the mask token.")

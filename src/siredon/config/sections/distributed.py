@@ -39,7 +39,7 @@ class FsdpOptions(Section):
     transformer_layer_cls_to_wrap: Str | None = planned("Class of such a block.")
     min_num_params: Int | None = planned("Weights that make a unit, where size decides.")
     offload_params: Bool | None = planned("Hold shards in RAM.")
-    cpu_offload_pin_memory: Bool | None = planned("Pin that RAM; without, it may be swapped (FSDP2).")
+    cpu_offload_pin_memory: Bool = planned("Pin that RAM; without, it may be swapped (FSDP2).", True)
     cpu_ram_efficient_loading: Bool | None = planned("One process reads the weights and sends them on.")
     sync_module_states: Bool | None = planned("Start from the weights of the first process (FSDP1).")
     use_orig_params: Bool | None = planned("Keep the model's own parameters visible (FSDP1).")

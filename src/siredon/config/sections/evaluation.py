@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
+from pydantic import BeforeValidator
+
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned, read_no
 
 TextMetric = Literal["sacrebleu", "comet", "ter", "chrf", "perplexity"]
 
@@ -12,7 +14,7 @@ TextMetric = Literal["sacrebleu", "comet", "ter", "chrf", "perplexity"]
 class EvaluationSection(Section):
     """When the validation loss is measured."""
 
-    eval_strategy: Literal["no", "steps", "epoch"] | None = key(
+    eval_strategy: Annotated[Literal["no", "steps", "epoch"], BeforeValidator(read_no)] | None = key(
         "`steps`, `epoch` or `no`; default `epoch`, or `steps` when a number of steps is set.",
         None,
         derived="Config.eval_strategy",
@@ -24,6 +26,13 @@ class EvaluationSection(Section):
     do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")
     bench_dataset: Str | None = planned("Hub id or file of the multiple-choice questions.")
     bench_split: Str | None = planned("Split of the questions.")
+
+    @property
+    def why_never(self) -> str:
+        """What in the file says that there is no validation; empty if nothing does."""
+        if self.eval_strategy == "no":
+            return "eval_strategy: 'no'"
+        return "evals_per_epoch: 0" if self.evals_per_epoch == 0 else ""
 
 
 class LmEvalSection(Section):

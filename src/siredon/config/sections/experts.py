@@ -43,7 +43,7 @@ class ExpertSection(Section):
 class ExpertParallelSection(Section):
     """Experts spread over GPUs."""
 
-    expert_parallel_size: Int = planned("GPUs that share the experts of a layer.", 1)
+    expert_parallel_size: Int = planned("GPUs that share the experts of a layer.", 1, ge=1)
     expert_parallel_backend: Literal["deep_ep"] = planned("Library that sends out the tokens.", "deep_ep")
     expert_parallel_num_nvl_bytes: Int = planned("Buffer between GPUs of one host, in bytes.", 268_435_456)
     expert_parallel_num_rdma_bytes: Int = planned("Buffer between hosts, in bytes.", 0)

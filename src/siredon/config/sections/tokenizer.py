@@ -28,10 +28,12 @@ class TokenizerSection(Section):
     chat_template: Str | None = key(
         "How a conversation becomes text: a template's name, or `tokenizer_default`.", None
     )
-    chat_template_jinja: Str | None = planned("Text or file of a template of your own.")
-    chat_template_kwargs: dict[str, Any] | None = planned("Variables that the template can read.")
+    chat_template_jinja: Str | None = key("Text or file of a template of your own.", None)
+    chat_template_kwargs: dict[str, Any] = key("Variables that the template can read.", {})
     default_system_message: Str | None = planned("System message where a conversation has none (`chatml`).")
-    eot_tokens: StrList | None = planned("Tokens that end a turn; default the end-of-text token.")
+    eot_tokens: StrList = key(
+        "Tokens that end a turn, beside the end-of-text token and the template's own.", ()
+    )
     tokens: StrList | None = planned("Words added to the vocabulary as tokens.")
     added_tokens_overrides: dict[int, Str] | None = planned("Id of a reserved token -> its new text.")
     tokenizer_use_fast: Bool = planned("Take the tokenizer written in Rust where there are two.", True)

@@ -2,68 +2,50 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
 from siredon.data.columns import read_column
+from siredon.data.messages import MessageOptions, decode_json, read_message, read_tools
 from siredon.data.types import Conversation, Format, Message, ReadOptions, Row, RowError
-
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant"}
-_NOT_BUILT = ("tool_calls", "reasoning_content", "thinking", "reasoning")
 
 
 def read_conversation(row: Row, options: ReadOptions) -> Conversation:
     """The messages of `field_messages`; those of `roles_to_train` are learned."""
-    name = options.entry.field_messages
-    value = _decode(read_column(row, name), name)
+    entry = options.entry
+    name = entry.field_messages
+    value = decode_json(read_column(row, name), f"column `{name}`: its messages")
     if not isinstance(value, list) or not value:
         raise RowError(f"column `{name}` holds no list of messages")
-    if row.get("tools"):
-        raise RowError("has `tools`: tool calls are not built yet")
-    roles = {source: role for role, sources in options.entry.roles.items() for source in sources}
-    messages = tuple(
-        _read_message(item, number, roles, options) for number, item in enumerate(value, start=1)
+    how = _read_options(options)
+    messages = tuple(read_message(item, number, how) for number, item in enumerate(value, start=1))
+    messages = _with_system(row, messages)
+    if entry.drop_system_message and messages[0].role == "system":
+        messages = messages[1:]
+    if not any(message.learn for message in messages):
+        trained = ", ".join(entry.roles_to_train)
+        raise RowError(f"has no message that is learned (of a role among: {trained})")
+    return Conversation(messages, read_tools(row.get(entry.field_tools)))
+
+
+def _read_options(options: ReadOptions) -> MessageOptions:
+    entry = options.entry
+    return MessageOptions(
+        names=entry.message_property_mappings,
+        roles={source: role for role, sources in entry.roles.items() for source in sources},
+        roles_to_train=entry.roles_to_train,
+        learn_all=options.train_on_inputs,
+        field_thinking=entry.field_thinking,
+        thinking_key=entry.template_thinking_key,
+        split_thinking=entry.split_thinking,
+        field_training=entry.message_field_training,
+        field_detail=entry.message_field_training_detail,
     )
-    if not options.train_on_inputs and not any(message.learn for message in messages):
-        trained = ", ".join(options.entry.roles_to_train)
-        raise RowError(f"has no message of a role that is learned ({trained})")
-    return Conversation(messages)
 
 
-def _read_message(item: object, number: int, roles: Mapping[str, str], options: ReadOptions) -> Message:
-    if not isinstance(item, dict):
-        raise RowError(f"message {number} is no object")
-    role_name, content_name = _property_names(item, options)
-    for name, value in (("role", item.get(role_name)), ("content", item.get(content_name))):
-        if not isinstance(value, str):
-            column = role_name if name == "role" else content_name
-            raise RowError(f"message {number} has no text in `{column}` (its {name})")
-    for name in _NOT_BUILT:
-        if item.get(name):
-            raise RowError(f"message {number} has `{name}`: tool calls and reasoning are not built yet")
-    source = str(item[role_name])
-    role = roles.get(source) or _ROLES.get(source) or source
-    rest = {key: value for key, value in item.items() if key not in (role_name, content_name)}
-    properties = {**rest, "role": role, "content": item[content_name]}
-    learn = options.train_on_inputs or role in options.entry.roles_to_train
-    return Message(properties, role, item[content_name], learn)
-
-
-def _property_names(item: Mapping[str, Any], options: ReadOptions) -> tuple[str, str]:
-    mappings = options.entry.message_property_mappings
-    if not mappings and "role" not in item and "from" in item:
-        return "from", "value"
-    return mappings.get("role", "role"), mappings.get("content", "content")
-
-
-def _decode(value: object, name: str) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise RowError(f"column `{name}` holds text that is no JSON ({error})") from None
+def _with_system(row: Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages, behind the text of a column `system` where they have no system message themselves."""
+    text = row.get("system")
+    if not isinstance(text, str) or not text or messages[0].role == "system":
+        return messages
+    return (Message({"role": "system", "content": text}, "system", text, False), *messages)
 
 
 def render_prompt(text: str) -> Conversation:

@@ -1,0 +1,122 @@
+"""What is wrong with the `type` of a data set, if anything: a name, a function by its dotted path, or a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from siredon.config.functions import find_function
+from siredon.config.rule import Finding
+from siredon.config.sections.data import PromptFormat
+from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_VARIANTS, split_type
+from siredon.registry import find_clear, suggest
+
+#: The function of a module that is named without one.
+FUNCTIONS = ("read", "load")
+#: What a function of the user's must do.
+WANTED = (
+    'Write a function that takes a row (a dict) and returns `{"messages": [...]}`, `{"text": ...}`, '
+    '`{"prompt": ..., "completion": ...}` or `{"segments": [...]}`.'
+)
+
+
+def check_choice(key: str, choice: str | PromptFormat) -> Iterator[Finding]:
+    """What is wrong with a `type`.
+
+    Args:
+        key: The key, dotted.
+        choice: Its value.
+    """
+    if isinstance(choice, PromptFormat):
+        if choice.drops_input:
+            message = "`field_input` names a column, and `format` has no place for it"
+            yield Finding(
+                f"{key}.field_input", message, "Put `{input}` into `format`, or remove `field_input`."
+            )
+        return
+    head, mark, _ = split_type(choice)
+    names = FORMATS.names()
+    if choice == "user_defined":
+        fix = (
+            "Give `type` a mapping: `type: {field_instruction: question, field_output: answer, format: ...}`."
+        )
+        yield Finding(key, "`type: user_defined` does not say what the prompt is", fix, value=choice)
+    elif head in names:
+        if mark:
+            yield from _check_variant(key, choice)
+    elif head in KNOWN_FORMATS:
+        yield _refuse(key, choice, names, known=True)
+    elif mark == ".":
+        yield from _check_function(key, choice)
+    else:
+        yield _refuse(key, choice, all_types() if mark else names, known=False)
+
+
+@cache
+def all_types() -> tuple[str, ...]:
+    """Every name of a format that is built, and its variants behind it."""
+    found = []
+    for name in FORMATS.names():
+        found += [name, *(f"{name}{_mark(word)}{word}" for word in _variants(name))]
+    return tuple(found)
+
+
+def _variants(name: str) -> tuple[str, ...]:
+    """The variants of a format; a format that is made of its entry has none."""
+    part = FORMATS.load(name)
+    return () if callable(part) else tuple(part.variants)
+
+
+def _mark(variant: str) -> str:
+    """What the reference writes before a variant."""
+    return "." if variant.startswith("load") else ":"
+
+
+def _check_variant(key: str, choice: str) -> Iterator[Finding]:
+    head, mark, variant = split_type(choice)
+    variants = _variants(head)
+    if variant in variants:
+        return
+    if choice in KNOWN_VARIANTS:
+        yield _refuse(key, choice, FORMATS.names(), known=True)
+        return
+    yield _refuse(key, choice, [head, *(f"{head}{mark}{word}" for word in variants)], known=False)
+
+
+def _check_function(key: str, choice: str) -> Iterator[Finding]:
+    """A function is there, and takes a row."""
+    if choice.startswith("axolotl."):
+        yield Finding(key, refuse_parameters(choice, ["tokenizer"]), WANTED, value=choice)
+        return
+    found = find_function(choice, FUNCTIONS)
+    refused = refuse_parameters(f"{found.module}.{found.function}", found.parameters or ())
+    if found.problem:
+        known = all_types()
+        message = f"`type: {choice}` is neither a format nor a function: {found.problem}"
+        fix, clear = suggest(choice, known, cutoff=0.75) or found.fix, find_clear(choice, known)
+        yield Finding(key, message, f"{fix.strip()} {WANTED}", value=choice, replacement=clear)
+    elif refused:
+        yield Finding(key, refused, WANTED, value=choice)
+
+
+def refuse_parameters(path: str, parameters: Sequence[str]) -> str:
+    """What is wrong with the parameters that a function must be given; empty if a row will do."""
+    if "tokenizer" in parameters or "cfg" in parameters:
+        return f"`{path}` is a loader for Axolotl: it makes tokens and labels, which cannot be checked"
+    if len(parameters) > 1:
+        shown = " and ".join(f"`{name}`" for name in parameters)
+        return f"`{path}` must be given {shown}, and gets a row alone"
+    return ""
+
+
+def _refuse(key: str, choice: str, built: Sequence[str], *, known: bool) -> Finding:
+    """A name that is no format: one of the reference that is not built, or a slip."""
+    shown = f"`type: {choice}`"
+    near = "" if known else suggest(choice, built).strip()
+    return Finding(
+        key,
+        f"{shown} is known but not built yet" if known else f"{shown} is no format that is built",
+        near or f"Built: {', '.join(f'`{word}`' for word in built)}.",
+        value=choice,
+        replacement=None if known else find_clear(choice, built),
+    )
