@@ -240,6 +240,6 @@ def test_a_path_without_a_module_is_refused(path: Path, name: str, message: str)
 
 
 def test_a_module_that_cannot_be_imported_is_named(path: Path, module: str, tmp_path: Path):
-    (tmp_path / "broken_changes.py").write_text("1 / 0\n")
+    (tmp_path / "broken_changes.py").write_text("1 / 0\ndef f(row):\n    return row\n")
     with pytest.raises(DataError, match="ZeroDivisionError"):
         load(path, input_transform="broken_changes.f")
