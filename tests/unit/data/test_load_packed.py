@@ -154,7 +154,6 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path: Path, name: str, mem
     with pytest.raises(DataError, match=r"refused: its member .* would be written outside of its folder"):
         load(tmp_path / name)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [name]
-    assert not Path("{}/evil.jsonl").exists()
 
 
 def test_links_and_passwords_in_archives_are_refused(tmp_path: Path):
