@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from siredon.config.schema import Config
-from siredon.log import note, show
+from siredon.log import note, show, warn
 from siredon.registry import Shelf
 
 if TYPE_CHECKING:
@@ -203,18 +203,20 @@ def _prepare(config: Config, tokenizer: Any) -> Prepared:
     from siredon.distributed.ranks import num_ranks
 
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
-    preparation = Preparation(tokenizer, config.tokenizer.chat_template, config.data)
+    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    prepared = prepare_data(preparation, config.packing, config.batch.seed, multiple=shared)
+    prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
     for line in prepared.lines:
         note(line)
+    for line in prepared.warnings:
+        warn(line)
     return prepared
 
 
 def _prompting(config: Config, tokenizer: Any) -> Prompting:
     from siredon.data.prompt import build_prompting
 
-    return build_prompting(config.data.datasets[0], config.tokenizer.chat_template, tokenizer)
+    return build_prompting(config.data.datasets[0], config.tokenizer, tokenizer)
 
 
 def _load_tuned(config: Config, hardware: Hardware) -> Engine:

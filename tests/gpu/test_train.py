@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import build_model
 from tests.unit.train.steps import largest_difference, random_samples, take_step, true_step
 
-from siredon.data.pack import pack_best_fit
+from siredon.config.sections.packing import PackingSection
+from siredon.data.pack import build_packs, keep_single
 from siredon.hardware import probe_hardware
 
 pytestmark = [
@@ -23,8 +25,8 @@ UNEQUAL = random_samples([(100, 90), (12, 3), (40, 35), (9, 8), (64, 5), (17, 16
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_loss_and_gradients_are_those_of_the_cpu_in_fp64(write_config: Any, attention: str, packed: bool):
-    lengths = [len(sample.input_ids) for sample in UNEQUAL]
-    packs = pack_best_fit(lengths, 128) if packed else [[index] for index in range(8)]
+    lengths = np.array([len(sample.input_ids) for sample in UNEQUAL])
+    packs = build_packs(lengths, 128, PackingSection()) if packed else keep_single(8)
     truth, wanted = true_step(build_model(), UNEQUAL)
     model = build_model()
     model.set_attn_implementation(attention)

@@ -138,6 +138,32 @@ class Config(Section):
         return wanted if self.has_validation and section.evals_per_epoch != 0 else "no"
 
     @property
+    def shares_sequences(self) -> bool:
+        """Whether several rows share a sequence, in training or in validation."""
+        packing = self.packing
+        return packing.sample_packing or (self.has_validation and packing.pack_eval) or self.flattens_batches
+
+    @property
+    def flattens_batches(self) -> bool:
+        """Whether all that a batch holds lies end to end in one row.
+
+        Flash attention reads where documents begin off a single row, and sees no borders in a batch of several.
+        """
+        packing, implementation = self.packing, self.attention.attn_implementation
+        needs_row = implementation.startswith("flash_attention") or "/" in implementation
+        if packing.batch_flattening is True:
+            return True
+        if packing.sample_packing or packing.pack_eval:
+            asked = packing.multipack_real_batches
+            return needs_row if asked is None else not asked
+        return needs_row and packing.batch_flattening == "auto"
+
+    @property
+    def batches_packs(self) -> bool:
+        """Whether packs are rows of a batch."""
+        return not self.flattens_batches
+
+    @property
     def tokenizer_path(self) -> str:
         """Where the tokenizer is read from."""
         return self.tokenizer.path_for(self.model.base_model)

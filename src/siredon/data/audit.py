@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from siredon.errors import DataError
+
+TOO_LONG = "over sequence_len"
+TOO_SHORT = "under min_sample_len"
+NO_TARGETS = "nothing in them is learned"
+#: Part of the rows that may be lost before that is a warning.
+MAX_LOST = 0.05
 
 
 @dataclass(frozen=True)
@@ -16,23 +22,28 @@ class Counts:
         source: The data set's path.
         num_rows: Rows read.
         num_samples: Samples made of them (more than rows where long texts are split).
-        num_too_long: Rows over `sequence_len` that were dropped.
-        num_truncated: Rows over `sequence_len` that were cut.
-        num_without_targets: Rows dropped because nothing in them is learned.
+        num_truncated: Rows that were cut to `sequence_len`.
         num_with_stop: Samples whose stop token is learned.
         num_tokens: Tokens of all samples.
         num_targets: Learned tokens of all samples.
+        dropped: Why rows were dropped -> how many.
+        examples: A few of the rows that could not be read, each with its place and reason.
     """
 
     source: str
     num_rows: int
     num_samples: int
-    num_too_long: int
     num_truncated: int
-    num_without_targets: int
     num_with_stop: int
     num_tokens: int
     num_targets: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows that were dropped."""
+        return sum(self.dropped.values())
 
     def lines(self) -> list[str]:
         """For people, one fact a line."""
@@ -42,20 +53,35 @@ class Counts:
             f"{self.source}: {self.num_rows:,} rows{made}, {self.num_tokens:,} tokens, "
             f"{self.num_targets:,} learned ({share:.0f} %)"
         ]
-        for count, what in (
-            (self.num_too_long, "dropped: over sequence_len"),
-            (self.num_truncated, "truncated to sequence_len"),
-            (self.num_without_targets, "dropped: nothing in them is learned"),
-        ):
+        facts = [(count, f"dropped: {reason}") for reason, count in self.dropped.items()]
+        facts.append((self.num_truncated, "truncated to sequence_len"))
+        for count, what in facts:
             if count:
                 lines.append(
                     f"  {count:,} of {self.num_rows:,} rows {what} ({100 * count / self.num_rows:.1f} %)"
                 )
         return lines
 
-    def to_json(self) -> dict[str, str | int]:
+    def warnings(self) -> list[str]:
+        """What a user should know before training."""
+        found = []
+        for count, what in ((self.num_dropped, "dropped"), (self.num_truncated, "truncated")):
+            if count > MAX_LOST * self.num_rows:
+                found.append(
+                    f"{self.source}: {100 * count / self.num_rows:.0f} % of the rows were {what} "
+                    f"({count:,} of {self.num_rows:,})"
+                )
+        return found
+
+    def to_json(self) -> dict[str, object]:
         """For programs."""
         return asdict(self)
+
+
+def read_counts(values: dict[str, object]) -> Counts:
+    """What `to_json` wrote."""
+    examples = values.pop("examples", ())
+    return Counts(**values, examples=tuple(examples))  # type: ignore[arg-type]
 
 
 def check_counts(counts: Iterable[Counts], *, wants_stop: bool) -> None:
@@ -66,9 +92,9 @@ def check_counts(counts: Iterable[Counts], *, wants_stop: bool) -> None:
     """
     for entry in counts:
         if entry.num_samples == 0:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in entry.dropped.items())
             raise DataError(
-                f"{entry.source}: no row is left of {entry.num_rows:,} "
-                f"({entry.num_too_long:,} over sequence_len, {entry.num_without_targets:,} with nothing to learn)",
+                f"{entry.source}: no row is left of {entry.num_rows:,} ({reasons})",
                 "Raise `sequence_len`, set `excess_length_strategy: truncate`, or check `roles_to_train`.",
             )
         if wants_stop and entry.num_with_stop == 0 and entry.num_truncated:
@@ -80,6 +106,5 @@ def check_counts(counts: Iterable[Counts], *, wants_stop: bool) -> None:
         if wants_stop and entry.num_with_stop == 0:
             raise DataError(
                 f"{entry.source}: no stop token is ever learned, so the model would never end an answer",
-                "Name the token that ends a turn as `special_tokens: {eos_token: ...}`, or, if it is meant, "
-                "set `train_on_eos: none`.",
+                "Name the token that ends a turn as `eot_tokens`, or, if it is meant, set `train_on_eos: none`.",
             )

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from siredon.data.table import SampleTable
+from siredon.config.sections.packing import PackingSection
+from siredon.data.pack import Indices, Packs, gather_packs
+from siredon.data.table import Samples
 from siredon.data.types import IGNORE, Batch, Pack
 
 
@@ -24,15 +27,20 @@ class PackDataset(torch.utils.data.Dataset[Pack]):
         packs: Indices of samples, pack by pack; one index each where nothing is packed.
     """
 
-    def __init__(self, table: SampleTable, packs: Sequence[Sequence[int]]) -> None:
+    def __init__(self, table: Samples, packs: Packs | Sequence[Sequence[int]]) -> None:
         self.table = table
-        self.packs = packs
+        self.packs = packs if isinstance(packs, Packs) else gather_packs(packs)
 
     def __len__(self) -> int:
         return len(self.packs)
 
     def __getitem__(self, index: int) -> Pack:
-        return tuple(self.table[sample] for sample in self.packs[index])
+        return tuple(self.table[int(sample)] for sample in self.packs[index])
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens per pack, shape [P]."""
+        return self.packs.count_tokens(self.table.lengths)
 
 
 @dataclass(frozen=True)
@@ -41,30 +49,62 @@ class Collator:
 
     Args:
         pad_id: The id that fills; no target, whatever else it stands for.
-        pad_to: Length of every row; None pads to the longest, rounded up to a multiple of 8.
+        pad_to: Length of every pack; None pads to the longest, rounded up.
+        multiple: Lengths are rounded up to a multiple of this.
+        flatten: The packs lie end to end in one row, which is padded as a whole, and not each in a row of its own.
     """
 
     pad_id: int
     pad_to: int | None = None
+    multiple: int = 8
+    flatten: bool = False
 
     def __call__(self, packs: Sequence[Pack]) -> Batch:
-        """Packs -> tensors of shape [B, T]."""
-        longest = max(1, *(sum(len(sample.input_ids) for sample in pack) for pack in packs))
-        length = self.pad_to or -(-longest // 8) * 8
-        input_ids = torch.full((len(packs), length), self.pad_id, dtype=torch.long)
-        labels = torch.full((len(packs), length), IGNORE, dtype=torch.long)
-        position_ids = torch.zeros((len(packs), length), dtype=torch.long)
-        for row, pack in enumerate(packs):
+        """Packs -> tensors of shape [B, T], or [1, T] where packs lie end to end; `num_tokens` of shape [B]."""
+        rows = [tuple(sample for pack in packs for sample in pack)] if self.flatten else packs
+        shape = (len(rows), self._length(rows, len(packs)))
+        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        labels = np.full(shape, IGNORE, dtype=np.int64)
+        position_ids = np.zeros(shape, dtype=np.int64)
+        for row, samples in enumerate(rows):
             start = 0
-            for sample in pack:
+            for sample in samples:
                 end = start + len(sample.input_ids)
-                input_ids[row, start:end] = torch.from_numpy(sample.input_ids.astype("int64"))
-                labels[row, start:end] = torch.from_numpy(sample.labels.astype("int64"))
-                position_ids[row, start:end] = torch.arange(end - start)
+                input_ids[row, start:end] = sample.input_ids
+                labels[row, start:end] = sample.labels
+                position_ids[row, start:end] = np.arange(end - start)
                 start = end
             # Padding goes on after a single document or none (so that a row of one needs no mask), and is a
             # document of its own after several.
-            first = start if len(pack) < 2 else 0
-            position_ids[row, start:] = torch.arange(first, first + length - start)
-        num_tokens = torch.tensor([sum(len(sample.input_ids) for sample in pack) for pack in packs])
-        return Batch(input_ids=input_ids, labels=labels, position_ids=position_ids, num_tokens=num_tokens)
+            first = start if len(samples) < 2 else 0
+            position_ids[row, start:] = np.arange(first, first + shape[1] - start)
+        return Batch(
+            input_ids=torch.from_numpy(input_ids),
+            labels=torch.from_numpy(labels),
+            position_ids=torch.from_numpy(position_ids),
+            num_tokens=torch.tensor([_count_tokens(pack) for pack in packs]),
+        )
+
+    def _length(self, rows: Sequence[Pack], num_packs: int) -> int:
+        if self.pad_to:
+            return self.pad_to * (num_packs if self.flatten else 1)
+        longest = max(1, *(_count_tokens(row) for row in rows))
+        return -(-longest // self.multiple) * self.multiple
+
+
+def build_collator(pad_id: int, sequence_len: int, options: PackingSection, *, flatten: bool) -> Collator:
+    """The collator that the config asks for.
+
+    Args:
+        pad_id: The id that fills.
+        sequence_len: Length of a pack, in tokens.
+        options: How far batches are padded.
+        flatten: Packs lie end to end; see `Config.flattens_batches`.
+    """
+    # Rows of a length that is no multiple of 8 are slow on GPUs; one row of all has no such neighbours to match.
+    multiple = options.pad_to_multiple_of or (1 if flatten else 8)
+    return Collator(pad_id, sequence_len if options.pads_fully else None, multiple, flatten)
+
+
+def _count_tokens(pack: Pack) -> int:
+    return sum(len(sample.input_ids) for sample in pack)

@@ -23,8 +23,8 @@ from siredon.data.cloud import CLOUDS, CloudStore
 from siredon.data.files import KINDS, KNOWN_ENDINGS, open_file, unpack
 from siredon.data.folder import Splits, find_configured_splits, find_splits, read_configurations
 from siredon.data.hub import fingerprint_datasets, load_hub, open_saved
+from siredon.data.row_choice import choose_rows, choose_split, draws_order, part_bounds
 from siredon.data.rows import Rows, join_rows
-from siredon.data.select import choose_rows, choose_split, draws_order, part_bounds
 from siredon.data.store import LocalStore, Store, has_scheme, redact, suggest_file
 from siredon.data.transform import fingerprint_function, transform_rows
 from siredon.data.types import Row

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from siredon.config.sections.data import DatasetEntry
-from siredon.data.prepare import build_format, entry_renderer
+from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.data.choose import choose_format
+from siredon.data.template import entry_renderer
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class Prompting:
     stop_ids: tuple[int, ...]
 
 
-def build_prompting(entry: DatasetEntry, chat_template: str | None, tokenizer: Any) -> Prompting:
+def build_prompting(entry: DatasetEntry, section: TokenizerSection, tokenizer: Any) -> Prompting:
     """How a model trained on `entry` is asked."""
-    part = build_format(entry)
-    renderer = entry_renderer(entry, chat_template, tokenizer)
+    part = choose_format(entry)
+    renderer = entry_renderer(entry, section, tokenizer)
     ids = sorted(tokenizer.convert_tokens_to_ids(token) for token in renderer.stops)
     return Prompting(lambda text: renderer.render_prompt(part.prompt(text)), tuple(ids))

@@ -1,15 +1,20 @@
-"""Samples by the million, in three flat arrays that may lie on disk."""
+"""Samples by the million, in flat arrays that may lie on disk."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from siredon.data.types import IGNORE, Ids, Sample
+
+#: 128 bits of a hash of each sample's ids and labels, shape [N, 2].
+Digests = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,15 @@ class SampleTable:
         input_ids: All ids, shape [sum of T].
         labels: All labels, shape [sum of T].
         offsets: Sample `i` lies in `offsets[i] : offsets[i + 1]`, shape [N + 1].
+        digests: What tells equal samples, shape [N, 2].
+        counted_targets: All learned tokens.
     """
 
     input_ids: Ids
     labels: Ids
     offsets: npt.NDArray[np.int64]
+    digests: Digests
+    counted_targets: int
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -46,35 +55,131 @@ class SampleTable:
     @property
     def num_targets(self) -> int:
         """All learned tokens."""
-        return int((self.labels != IGNORE).sum())
+        return self.counted_targets
 
-    def select(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> SampleTable:
-        """The samples at `indices`, in that order."""
-        return build_table(self[int(index)] for index in indices)
+
+class Samples(Protocol):
+    """Samples by their index, in one table or several."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """One of them."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per sample, shape [N]."""
+
+
+@dataclass(frozen=True)
+class JoinedTable:
+    """Several tables, one behind the other; none is copied.
+
+    Args:
+        tables: The tables.
+    """
+
+    tables: tuple[SampleTable, ...]
+    starts: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = [len(table) for table in self.tables]
+        object.__setattr__(self, "starts", np.cumsum([0, *sizes], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        number = self.table_of(index)
+        return self.tables[number][int(index - self.starts[number])]
+
+    def table_of(self, index: int) -> int:
+        """The table that a sample is in."""
+        return int(np.searchsorted(self.starts, index, side="right")) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per sample, shape [N]."""
+        return np.concatenate([table.lengths for table in self.tables])
+
+    @property
+    def digests(self) -> Digests:
+        """What tells equal samples, shape [N, 2]."""
+        return np.concatenate([table.digests for table in self.tables])
+
+
+class TableBuilder:
+    """Takes samples one by one; a table at the end."""
+
+    def __init__(self) -> None:
+        self._ids: list[Ids] = []
+        self._labels: list[Ids] = []
+        self._digests: list[bytes] = []
+
+    def add(self, sample: Sample) -> None:
+        """Adds one at the end."""
+        digest = hashlib.blake2b(sample.input_ids.tobytes(), digest_size=16)
+        digest.update(sample.labels.tobytes())
+        self._ids.append(sample.input_ids)
+        self._labels.append(sample.labels)
+        self._digests.append(digest.digest())
+
+    def build(self) -> SampleTable:
+        """The table of all that was added."""
+        offsets = np.zeros(len(self._ids) + 1, dtype=np.int64)
+        np.cumsum([len(ids) for ids in self._ids], out=offsets[1:])
+        empty = [np.zeros(0, dtype=np.int32)]
+        ids = np.concatenate(self._ids or empty)
+        self._ids.clear()
+        labels = np.concatenate(self._labels or empty)
+        self._labels.clear()
+        digests = np.frombuffer(b"".join(self._digests), dtype=np.uint64).reshape(-1, 2)
+        return SampleTable(ids, labels, offsets, digests, int((labels != IGNORE).sum()))
 
 
 def build_table(samples: Iterable[Sample]) -> SampleTable:
     """Puts samples into a table."""
-    rows = list(samples)
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row.input_ids) for row in rows], out=offsets[1:])
-    empty = [np.zeros(0, dtype=np.int32)]
-    ids = np.concatenate([row.input_ids for row in rows] or empty)
-    labels = np.concatenate([row.labels for row in rows] or empty)
-    return SampleTable(ids, labels, offsets)
+    builder = TableBuilder()
+    for sample in samples:
+        builder.add(sample)
+    return builder.build()
+
+
+def find_repeated(digests: Digests, among: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether a sample equals one before it, for each of `among`, in their order."""
+    chosen = digests[np.asarray(among, dtype=np.int64)]
+    _, first = np.unique(_as_keys(chosen), return_index=True)
+    repeated = np.ones(len(chosen), dtype=bool)
+    repeated[first] = False
+    return repeated
+
+
+def find_shared(
+    digests: Digests, ones: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether a sample equals one of `others`, for each of `ones`."""
+    return np.isin(_as_keys(digests[ones]), _as_keys(digests[others]))
+
+
+def _as_keys(digests: Digests) -> npt.NDArray[Any]:
+    """One value a sample that can be sorted."""
+    pairs = np.dtype([("high", np.uint64), ("low", np.uint64)])
+    return np.ascontiguousarray(digests).view(pairs).reshape(-1)
 
 
 def save_table(table: SampleTable, folder: Path) -> None:
-    """Writes the three arrays into an existing folder."""
-    np.save(folder / "input_ids.npy", table.input_ids)
-    np.save(folder / "labels.npy", table.labels)
-    np.save(folder / "offsets.npy", table.offsets)
+    """Writes the arrays into an existing folder."""
+    for name in ("input_ids", "labels", "offsets", "digests"):
+        np.save(folder / f"{name}.npy", vars(table)[name])
 
 
-def load_table(folder: Path) -> SampleTable:
-    """Maps the three arrays from disk; nothing is read until it is used."""
+def load_table(folder: Path, num_targets: int) -> SampleTable:
+    """Maps the arrays from disk; nothing is read until it is used."""
     return SampleTable(
         np.load(folder / "input_ids.npy", mmap_mode="r"),
         np.load(folder / "labels.npy", mmap_mode="r"),
         np.load(folder / "offsets.npy"),
+        np.load(folder / "digests.npy"),
+        num_targets,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from siredon.config.schema import Config
+from siredon.config.sections.packing import PackingSection
 from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.model.precision import Precision
@@ -83,11 +84,19 @@ def build_arguments(
         dataloader_pin_memory=hardware.is_gpu,
         remove_unused_columns=False,
         label_names=["labels"],
+        train_sampling_strategy=_choose_order(config.packing),
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False if num_ranks() > 1 else None,
         **_saving(config, schedule),
         **_evaluating(config, schedule, starts=not resumes),
     )
+
+
+def _choose_order(section: PackingSection) -> str:
+    """In which order rows come, in the words of transformers."""
+    if section.curriculum_sampling:
+        return "sequential"
+    return "group_by_length" if section.group_by_length and not section.sample_packing else "random"
 
 
 def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:

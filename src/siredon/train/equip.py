@@ -55,5 +55,5 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         trainer.add_callback(FirstCheckpoint())
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
-    if config.packing.sample_packing or (config.has_validation and config.packing.pack_eval):
+    if config.shares_sequences:
         check_isolation(trainer, config.attention.attn_implementation)

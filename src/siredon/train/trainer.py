@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from siredon.data.types import IGNORE, Batch
 from siredon.train.losses import cross_entropy_sum
+from siredon.train.sampler import LengthSampler
 
 
 class SiredonTrainer(Trainer):
@@ -43,6 +44,21 @@ class SiredonTrainer(Trainer):
         if self._autocast is not None:
             stack.enter_context(torch.autocast(self.args.device.type, dtype=self._autocast))
         return stack
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
+        return LengthSampler(
+            self.train_dataset if train_dataset is None else train_dataset,
+            self.args.train_batch_size * self.args.world_size,
+            self.args.seed,
+            lambda: int(self.state.epoch or 0),
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+        # Never by length: the order of validation rows is their own.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -71,7 +87,8 @@ class SiredonTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The share of this rank in the step's loss, scaled so that the mean over ranks is the step's loss."""
-        total = self._sum_loss(model, inputs).sum()
+        logits, targets, _ = self._predict(model, inputs)
+        total = cross_entropy_sum(logits, targets)
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, {}) if return_outputs else loss
@@ -96,8 +113,7 @@ class SiredonTrainer(Trainer):
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
                 inputs = self._prepare_inputs(batch)
-                losses = self._sum_loss(model, inputs, per_row=True)
-                targets = (inputs["labels"] != IGNORE).sum(dim=1)
+                losses, targets = self._sum_rows(model, inputs)
                 # Drops the rows that a sharded loader repeats to fill its last batch.
                 losses, targets = self.accelerator.gather_for_metrics((losses, targets))
                 sums += torch.stack([losses.double().sum(), targets.double().sum()]).cpu()
@@ -106,26 +122,36 @@ class SiredonTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1].clamp(min=1))}
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
 
-    def _sum_loss(self, model: torch.nn.Module, inputs: Batch, *, per_row: bool = False) -> torch.Tensor:
-        """Summed loss of a batch: a scalar, or with `per_row` of shape [B]."""
-        labels = inputs["labels"]
-        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
-        options: dict[str, Any] = {}
-        if self._selects_logits:
-            # Logits only at positions that predict a target in some row; at least one, so that a
-            # batch without targets still has a (zero) gradient.
-            keep = (targets != IGNORE).any(dim=0).nonzero().flatten()
-            keep = keep if len(keep) else keep.new_zeros(1)
-            targets = targets[:, keep]
-            options["logits_to_keep"] = keep
+    def run_model(self, model: torch.nn.Module, inputs: Batch, **options: Any) -> torch.Tensor:
+        """The forward pass of this run: logits of a batch."""
         outputs = model(
             input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **options
         )
-        if not per_row:
-            return cross_entropy_sum(outputs.logits, targets)
-        return torch.stack(
-            [
-                cross_entropy_sum(logits, wanted)
-                for logits, wanted in zip(outputs.logits, targets, strict=True)
-            ]
-        )
+        logits: torch.Tensor = outputs.logits
+        return logits
+
+    def _predict(
+        self, model: torch.nn.Module, inputs: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of shape [B, K, V], the ids that they predict, [B, K], and at which tokens they stand, [K]."""
+        labels = inputs["labels"]
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+        places = torch.arange(targets.shape[1], device=targets.device)
+        if not self._selects_logits:
+            return self.run_model(model, inputs), targets, places
+        # Logits only at positions that predict a target in some row; at least one, so that a
+        # batch without targets still has a (zero) gradient.
+        keep = (targets != IGNORE).any(dim=0).nonzero().flatten()
+        keep = keep if len(keep) else places[:1]
+        return self.run_model(model, inputs, logits_to_keep=keep), targets[:, keep], keep
+
+    def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed loss and number of targets of each pack of a batch, also where all lie end to end in one row."""
+        logits, targets, places = self._predict(model, inputs)
+        rows = list(zip(logits, targets, strict=True))
+        num_tokens = inputs["num_tokens"]
+        if len(rows) < len(num_tokens):
+            pack = torch.searchsorted(num_tokens.cumsum(0), places, right=True)
+            rows = [(logits[0, pack == index], targets[0, pack == index]) for index in range(len(num_tokens))]
+        losses = [cross_entropy_sum(found, wanted) for found, wanted in rows]
+        return torch.stack(losses), torch.stack([(wanted != IGNORE).sum() for _, wanted in rows])

@@ -158,6 +158,13 @@ BATCHES = [
         "SD0215", "batch_size", "batch_size: 2\nmicro_batch_size: 4\n", "batch_size: 4\nmicro_batch_size: 4\n"
     ),
     warning("SD0216", "pad_to_sequence_len", PACKING + "pad_to_sequence_len: false\n", PACKING),
+    warning("SD0216", "pad_to_multiple_of", PACKING + "pad_to_multiple_of: 64\n", "pad_to_multiple_of: 64\n"),
+    warning(
+        "SD0216",
+        "pad_to_multiple_of",
+        "pad_to_sequence_len: true\npad_to_multiple_of: 64\n",
+        "pad_to_sequence_len: true\n",
+    ),
     Case(
         "SD0217",
         "group_by_length",
@@ -598,6 +605,19 @@ REPORTS = [
 
 SWITCHES = [
     warning("SD0259", "pose_num_chunks", "pose_num_chunks: 4\n", "use_pose: false\n"),
+    warning(
+        "SD0260",
+        "sample_packing_group_size",
+        PACKING + "sample_packing_group_size: 500\nsample_packing_sequentially: true\n",
+        PACKING + "sample_packing_group_size: 500\n",
+    ),
+    warning(
+        "SD0260",
+        "sample_packing_group_size",
+        PACKING + "sample_packing_group_size: 500\ncurriculum_sampling: true\n",
+        PACKING
+        + "sample_packing_group_size: 500\ncurriculum_sampling: true\nsample_packing_sequentially: false\n",
+    ),
     warning(
         "SD0260",
         "multipack_real_batches",

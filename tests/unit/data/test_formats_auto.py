@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from tests.conftest import SHARED_DATA
+from tests.unit.data.samples import ids_of, labels_of
 from tests.unit.data.test_formats_golden import CASES
 from tests.unit.data.test_prepare import prepare, write_rows
 
 from siredon.config.sections.data import DatasetEntry
+from siredon.data.choose import choose_format
 from siredon.data.formats.auto import detect_format
 from siredon.data.load import load_rows
 from siredon.data.peek import NUM_ROWS, first_rows
-from siredon.data.prepare import build_format
 from siredon.errors import DataError
 
 #: Types whose rows are those of another, which is taken for them; empty where one must choose.
@@ -171,7 +172,7 @@ def test_every_real_file_is_told(file: str):
     entry = DatasetEntry.model_validate({"path": str(SHARED_DATA / file), "type": "auto"})
     if " " in SHARED[file]:
         with pytest.raises(DataError, match=f"{file}: `type: auto`: these are {SHARED[file]}"):
-            build_format(entry)
+            choose_format(entry)
         return
     rows = first_rows(entry)
     assert 1 <= len(rows) <= NUM_ROWS
@@ -191,8 +192,8 @@ def test_a_data_set_is_prepared_as_by_the_format_that_is_taken(
     entry = write_rows(tmp_path / "rows.jsonl", rows)
     chosen = prepare(tokenizer, tmp_path, datasets=[{**entry, "type": "auto"}])
     named = prepare(tokenizer, tmp_path, datasets=[{**entry, "type": "alpaca"}])
-    assert (chosen.train.table.input_ids == named.train.table.input_ids).all()
-    assert (chosen.train.table.labels == named.train.table.labels).all()
+    assert (ids_of(chosen.train) == ids_of(named.train)).all()
+    assert (labels_of(chosen.train) == labels_of(named.train)).all()
     said = capsys.readouterr().err
     line = f"{entry['path']}: `type: auto` takes `alpaca`, as the rows have `instruction` and `output`\n"
     assert said.count(line) == 1
@@ -202,7 +203,7 @@ def test_a_format_with_a_template_is_rendered_by_it(tokenizer: Any, tmp_path: Pa
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     entry = write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}])
     prepared = prepare(tokenizer, tmp_path, datasets=[{**entry, "type": "auto"}])
-    text = tokenizer.decode(prepared.train.table.input_ids)
+    text = tokenizer.decode(ids_of(prepared.train))
     assert text == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
 
 
@@ -217,4 +218,4 @@ def test_a_file_that_changes_is_looked_at_anew(tmp_path: Path):
 def test_a_file_that_is_not_there_is_said_as_for_any_format(tmp_path: Path):
     entry = DatasetEntry.model_validate({"path": str(tmp_path / "no.jsonl"), "type": "auto"})
     with pytest.raises(DataError, match="there is no such file or folder"):
-        build_format(entry)
+        choose_format(entry)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.data.samples import ids_of
 from tests.unit.data.test_prepare import prepare, write_rows
 
 from siredon.config.sections.data import DatasetEntry
-from siredon.data.prepare import build_format
+from siredon.data.choose import choose_format
 from siredon.data.types import Conversation, Format, Message, ReadOptions, RowError, Span, Text
 from siredon.errors import DataError
 
@@ -41,7 +42,7 @@ def entry_of(kind: str, **keys: Any) -> DatasetEntry:
 def build(folder: Path, body: str) -> tuple[Format, ReadOptions]:
     """The format of a function with this body."""
     entry = entry_of(f"{write_module(folder, f'def fn(row):{chr(10)}    {body}')}.fn")
-    return build_format(entry), ReadOptions(entry, False, "<s>", "</s>")
+    return choose_format(entry), ReadOptions(entry, False, "<s>", "</s>")
 
 
 def read(folder: Path, body: str, row: dict[str, Any] | None = None) -> Any:
@@ -102,7 +103,7 @@ def test_a_module_may_be_named_alone(folder: Path, name: str):
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "rows.py").write_text(f"def {name}(row):\n    return {{'text': row['q']}}\n")
-    part = build_format(entry_of(f"{package.name}.rows"))
+    part = choose_format(entry_of(f"{package.name}.rows"))
     assert part.read({"q": "x"}, ReadOptions(entry_of("x.y"), False)) == Text((Span("x", True),), split=True)
 
 
@@ -153,7 +154,7 @@ def test_a_function_may_change_its_row(folder: Path):
     write_rows(folder / "rows.jsonl", [{"q": [{"role": "assistant", "content": "b"}]}])
     name = write_module(folder, "def fn(row):\n    return {'messages': [row['q'].pop()]}\n")
     for _ in range(2):
-        assert build_format(entry_of(f"{name}.fn")).uses_template
+        assert choose_format(entry_of(f"{name}.fn")).uses_template
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_function_that_cannot_be_used_is_refused_with_the_reason(
 ):
     name = write_module(folder, code)
     with pytest.raises(DataError) as error:
-        build_format(entry_of(path.format(name)))
+        choose_format(entry_of(path.format(name)))
     assert error.value.message.startswith("rows.jsonl: `")
     assert path.format(name) in error.value.message
     assert reason.format(name) in error.value.message
@@ -185,7 +186,7 @@ def test_a_function_that_cannot_be_used_is_refused_with_the_reason(
 
 def test_further_parameters_with_defaults_are_no_loader(folder: Path):
     name = write_module(folder, "def fn(row, upper=False):\n    return {'text': row['q']}\n")
-    assert build_format(entry_of(f"{name}.fn")).read({"q": "a"}, ReadOptions(entry_of(f"{name}.fn"), False))
+    assert choose_format(entry_of(f"{name}.fn")).read({"q": "a"}, ReadOptions(entry_of(f"{name}.fn"), False))
 
 
 def test_rows_are_prepared_and_bad_ones_are_named(folder: Path, tokenizer: Any):
@@ -210,4 +211,4 @@ def test_a_function_that_changes_prepares_its_rows_anew(
     second = prepare(tokenizer, folder, datasets=datasets)
     assert "prepared before" not in second.lines[0]
     assert first.fingerprint != second.fingerprint
-    assert "Me." in tokenizer.decode(second.train.table.input_ids)
+    assert "Me." in tokenizer.decode(ids_of(second.train))

@@ -17,7 +17,7 @@ from tests.conftest import build_tokenizer
 
 from siredon.config.format_choice import all_types
 from siredon.config.sections.data import DatasetEntry
-from siredon.data.prepare import build_format
+from siredon.data.choose import choose_format
 from siredon.data.render import Renderer, build_renderer
 from siredon.data.templates.chatml import TEMPLATE
 from siredon.data.tokenize import tokenize_rendered
@@ -42,7 +42,7 @@ def learn(case: dict[str, Any], renderer: Renderer, *, train_on_inputs: bool = F
     """The case with the text that its row becomes, and the pieces that its labels hold."""
     entry = DatasetEntry.model_validate({"path": "rows", "type": case["type"], **case.get("entry", {})})
     options = ReadOptions(entry, train_on_inputs, renderer.bos, renderer.eos)
-    rendered = renderer.render(build_format(entry).read(case["row"], options), "turn")
+    rendered = renderer.render(choose_format(entry).read(case["row"], options), "turn")
     (sample,) = tokenize_rendered(renderer.tokenizer, [rendered])
     pieces = groupby(
         zip(sample.input_ids, sample.labels, strict=True), key=lambda pair: bool(pair[1] != IGNORE)
@@ -90,7 +90,7 @@ def test_all_is_learned_where_prompts_are_too(case: dict[str, Any], renderer: Re
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_a_prompt_holds_what_is_typed_and_no_stop_token(case: dict[str, Any], renderer: Renderer):
     entry = DatasetEntry.model_validate({"path": "rows", "type": case["type"]})
-    item = build_format(entry).prompt("What is the sea?")
+    item = choose_format(entry).prompt("What is the sea?")
     text = renderer.render_prompt(item)
     assert "What is the sea?" in text
     assert not text.endswith("</s>")

@@ -14,7 +14,7 @@ from tests.unit.data.test_prepare import prepare, write_rows
 
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.shelves import FORMATS
-from siredon.data.prepare import build_format
+from siredon.data.choose import choose_format
 from siredon.data.types import ReadOptions, RowError, Span, Text
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ COLUMNS = [(name, column) for name, columns in REQUIRED.items() for column in co
 
 def read(name: Any, row: Any, *, eos: str = "</s>", bos: str = "<s>", **entry: Any) -> Any:
     parsed = DatasetEntry.model_validate({"path": "x", "type": name, **entry})
-    return build_format(parsed).read(row, ReadOptions(parsed, False, bos, eos))
+    return choose_format(parsed).read(row, ReadOptions(parsed, False, bos, eos))
 
 
 def text_of(item: Any) -> str:
@@ -251,7 +251,7 @@ def test_conversations_are_in_a_column_of_that_name_unless_another_is_named():
 
 
 def test_a_prompt_of_metharme_may_be_a_whole_one():
-    prompt = build_format(DatasetEntry.model_validate({"path": "x", "type": "metharme"})).prompt
+    prompt = choose_format(DatasetEntry.model_validate({"path": "x", "type": "metharme"})).prompt
     assert text_of(prompt("Hi")) == "<|user|>Hi<|model|>"
     assert text_of(prompt("<|system|>Be Mira.<|user|>Hi<|model|>")) == "<|system|>Be Mira.<|user|>Hi<|model|>"
 

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.config.texts import MODEL, accept, find
 
 from siredon.config.sections.data import DatasetEntry
-from siredon.data.prepare import build_format
+from siredon.data.choose import choose_format
 from siredon.data.types import Format, ReadOptions, RowError, Span
 from siredon.errors import DataError
 
@@ -18,7 +18,7 @@ FORM = {"field_instruction": "q", "field_output": "a"}
 
 def build(**form: Any) -> tuple[Format, ReadOptions]:
     entry = DatasetEntry.model_validate({"path": "x", "type": {**FORM, **form}})
-    return build_format(entry), ReadOptions(entry, False)
+    return choose_format(entry), ReadOptions(entry, False)
 
 
 def prompt_of(row: dict[str, Any], **form: Any) -> str:
@@ -51,7 +51,7 @@ def test_the_defaults_are_the_columns_of_alpaca_with_a_system():
         ({**row, "input": None, "system": None}, "Add. "),
         ({"instruction": "Add.", "output": "3"}, "Add. "),
     ):
-        item: Any = build_format(entry).read(given, ReadOptions(entry, True))
+        item: Any = choose_format(entry).read(given, ReadOptions(entry, True))
         assert item.spans == (Span(prompt, True), Span("3", True))
 
 
@@ -86,7 +86,7 @@ def test_it_is_asked_as_a_row_without_input_is():
 def test_the_word_alone_does_not_say_what_the_prompt_is():
     entry = DatasetEntry.model_validate({"path": "x", "type": "user_defined"})
     with pytest.raises(DataError, match="does not say what the prompt is"):
-        build_format(entry)
+        choose_format(entry)
 
 
 # In a file
@@ -99,7 +99,7 @@ def test_a_file_holds_it_as_it_is_written():
         "\n      field_instruction: q\n      field_output: a\n      format: |-\n        Q: {instruction}\n",
         START,
     )
-    item: Any = build_format(config.data.datasets[0]).prompt("Why?")
+    item: Any = choose_format(config.data.datasets[0]).prompt("Why?")
     assert item.spans[0].text == "Q: Why?"
 
 

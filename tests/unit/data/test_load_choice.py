@@ -11,7 +11,7 @@ import pytest
 
 from siredon.config.sections.data import DatasetEntry
 from siredon.data.load import Source, load_rows, split_pieces
-from siredon.data.select import read_split
+from siredon.data.row_choice import read_split
 from siredon.errors import DataError
 
 

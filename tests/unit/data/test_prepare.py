@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import SHARED_DATA
+from tests.unit.data.samples import ids_of, samples_of
 
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.packing import PackingSection
+from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.data.prepare import Preparation, Prepared, prepare_data
 from siredon.data.types import IGNORE
 from siredon.errors import DataError
@@ -21,8 +23,8 @@ def prepare(
     tokenizer: Any, tmp_path: Path, *, packing: dict[str, Any] | None = None, **keys: Any
 ) -> Prepared:
     values = {"dataset_prepared_path": str(tmp_path / "prepared"), "sequence_len": 128, **keys}
-    preparation = Preparation(tokenizer, None, DataSection.model_validate(values))
-    return prepare_data(preparation, PackingSection.model_validate(packing or {}), 7)
+    preparation = Preparation(tokenizer, TokenizerSection(), DataSection.model_validate(values), 7)
+    return prepare_data(preparation, PackingSection.model_validate(packing or {}))
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -76,7 +78,8 @@ def test_rows_over_the_length_are_dropped_or_truncated_and_counted(
     prepared = prepare(tokenizer, tmp_path, datasets=[entry], excess_length_strategy=strategy)
     assert len(prepared.train) == kept
     counts = prepared.counts[0]
-    assert (counts.num_too_long, counts.num_truncated) == ((1, 0) if strategy == "drop" else (0, 1))
+    assert counts.dropped == ({"over sequence_len": 1} if strategy == "drop" else {})
+    assert counts.num_truncated == (strategy == "truncate")
     assert any("1 of 2 rows" in line for line in prepared.lines)
     assert all(len(sample.input_ids) <= 128 for index in range(kept) for sample in prepared.train[index])
 
@@ -100,10 +103,10 @@ def test_long_texts_are_cut_into_windows_that_lose_no_token(tokenizer: Any, tmp_
     text = " ".join(str(number) for number in range(300))
     write_rows(tmp_path / "t.jsonl", [{"text": text}])
     entry = {"path": str(tmp_path / "t.jsonl"), "type": "completion"}
-    table = prepare(tokenizer, tmp_path, datasets=[entry], shuffle_merged_datasets=False).train.table
-    assert tokenizer.decode(table.input_ids) == text + "<|im_end|>"
-    assert max(table.lengths) <= 128
-    assert (table.labels[table.offsets[:-1]] == IGNORE).all()
+    train = prepare(tokenizer, tmp_path, datasets=[entry], shuffle_merged_datasets=False).train
+    assert tokenizer.decode(ids_of(train)) == text + "<|im_end|>"
+    assert max(train.lengths) <= 128
+    assert all(sample.labels[0] == IGNORE for sample in samples_of(train))
 
 
 def test_rows_that_cannot_be_read_are_all_named_with_their_numbers(tokenizer: Any, tmp_path: Path):
@@ -158,7 +161,7 @@ def test_the_validation_split_is_seeded_and_loses_no_row(
     first, second = (prepare(tokenizer, tmp_path, datasets=[entry], val_set_size=size) for _ in range(2))
     assert first.validation is not None
     assert len(first.validation) == held_out
-    assert (first.train.table.input_ids == second.train.table.input_ids).all()
+    assert (ids_of(first.train) == ids_of(second.train)).all()
     texts = [
         tokenizer.decode(s.input_ids)
         for d in (first.train, first.validation)
@@ -288,8 +291,8 @@ def test_folders_that_datasets_saved_and_compressed_files_are_read(tokenizer: An
 def test_ranks_get_equal_shares_through_empty_packs_not_repeated_rows(tokenizer: Any, tmp_path: Path):
     entry = alpaca(tmp_path, [f"answer {i}" for i in range(17)])
     values = {"dataset_prepared_path": str(tmp_path / "prepared"), "sequence_len": 128, "datasets": [entry]}
-    preparation = Preparation(tokenizer, None, DataSection.model_validate(values))
-    prepared = prepare_data(preparation, PackingSection(), 7, multiple=8)
+    preparation = Preparation(tokenizer, TokenizerSection(), DataSection.model_validate(values), 7)
+    prepared = prepare_data(preparation, PackingSection(), multiple=8)
     assert len(prepared.train) == 24
     assert sorted(index for pack in prepared.train.packs for index in pack) == list(range(17))
     batch = prepared.collator([prepared.train[16], prepared.train[23]])
@@ -335,7 +338,7 @@ def test_the_seed_the_part_and_the_function_decide_what_is_prepared(
     kept = [len(prepare(tokenizer, tmp_path, datasets=[{**entry, **keys}]).train) for keys in changes]
     assert kept == [10, 4, 3, 10, 4]
     changed = prepare(tokenizer, tmp_path, datasets=[{**entry, "input_transform": "shout.up"}]).train
-    assert "ANSWER" in tokenizer.decode(changed.table.input_ids)
+    assert "ANSWER" in tokenizer.decode(ids_of(changed))
     assert prepared_folders(tmp_path) == 6
 
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from siredon.config.load import load_config
 from siredon.data.collate import Collator, PackDataset
+from siredon.data.pack import Packs
 from siredon.data.table import build_table
 from siredon.data.types import IGNORE, Sample
 from siredon.hardware import Hardware
@@ -41,10 +42,11 @@ class GradientCatcher(TrainerCallback):
 def take_step(
     model: Any,
     samples: Sequence[Sample],
-    packs: Sequence[Sequence[int]],
+    packs: Packs | Sequence[Sequence[int]],
     write_config: Any,
     *,
     pad_to: int | None = None,
+    flatten: bool = False,
     hardware: Hardware = CPU,
     **keys: Any,
 ) -> tuple[float, dict[str, torch.Tensor]]:
@@ -65,13 +67,31 @@ def take_step(
             hardware,
         ),
         train_dataset=dataset,
-        data_collator=Collator(0, pad_to),
+        data_collator=Collator(0, pad_to, flatten=flatten),
         callbacks=[catcher],
     )
     trainer.train()
     loss = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
     assert Path(output).is_dir()
     return loss, catcher.gradients
+
+
+def build_steps_trainer(model: Any, *, flatten: bool = False, **keys: Any) -> SiredonTrainer:
+    """The real trainer around a model, without data; packs of one length with nothing to spare."""
+    from transformers import TrainingArguments
+
+    sizes = {
+        "per_device_train_batch_size": keys.get("micro_batch_size", 1),
+        "per_device_eval_batch_size": keys.get("eval_batch_size", keys.get("micro_batch_size", 1)),
+    }
+    return SiredonTrainer(
+        selects_logits=takes_logits_to_keep(model),
+        model=model,
+        args=TrainingArguments(
+            output_dir=tempfile.mkdtemp(prefix="siredon-step-"), use_cpu=True, report_to=[], **sizes
+        ),
+        data_collator=Collator(0, flatten=flatten),
+    )
 
 
 def true_step(model: Any, samples: Sequence[Sample]) -> tuple[float, dict[str, torch.Tensor]]:

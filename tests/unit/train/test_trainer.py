@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import build_model
 from tests.unit.train.steps import CPU, largest_difference, random_samples, take_step, true_step
 
-from siredon.data.pack import pack_best_fit
+from siredon.config.sections.packing import PackingSection
+from siredon.data.pack import Packs, build_packs, keep_single
+from siredon.data.types import Sample
+
+
+def pack_samples(samples: Sequence[Sample], capacity: int) -> Packs:
+    lengths = np.array([len(sample.input_ids) for sample in samples])
+    return build_packs(lengths, capacity, PackingSection())
+
 
 # Rows of very unequal length, and of 3 to 90 targets.
 UNEQUAL = random_samples([(100, 90), (12, 3), (40, 35), (9, 8), (64, 5), (17, 16), (80, 41), (30, 3)])
@@ -41,9 +51,11 @@ def test_a_last_step_with_fewer_batches_is_divided_by_its_own_targets(write_conf
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("micro", [1, 2])
-def test_packed_loss_and_gradients_equal_unpacked_ones(write_config: Any, attention: str, micro: int):
-    packs = pack_best_fit([len(sample.input_ids) for sample in UNEQUAL], 128)
+@pytest.mark.parametrize(("micro", "flatten"), [(1, False), (2, False), (2, True)])
+def test_packed_loss_and_gradients_equal_unpacked_ones(
+    write_config: Any, attention: str, micro: int, flatten: bool
+):
+    packs = pack_samples(UNEQUAL, 128)
     assert any(len(pack) > 1 for pack in packs)
     truth, wanted = true_step(build_model(), UNEQUAL)
     model = build_model()
@@ -54,8 +66,30 @@ def test_packed_loss_and_gradients_equal_unpacked_ones(write_config: Any, attent
         packs,
         write_config,
         pad_to=128,
+        flatten=flatten,
         micro_batch_size=micro,
         gradient_accumulation_steps=-(-len(packs) // micro),
+    )
+    assert loss == pytest.approx(truth, abs=1e-6)
+    assert largest_difference(got, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("micro", [2, 3, 8])
+def test_a_flattened_batch_has_the_loss_and_gradients_of_its_rows(
+    write_config: Any, attention: str, micro: int
+):
+    truth, wanted = true_step(build_model(), UNEQUAL)
+    model = build_model()
+    model.set_attn_implementation(attention)
+    loss, got = take_step(
+        model,
+        UNEQUAL,
+        [[index] for index in range(8)],
+        write_config,
+        flatten=True,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=-(-8 // micro),
     )
     assert loss == pytest.approx(truth, abs=1e-6)
     assert largest_difference(got, wanted) < 1e-5
@@ -132,7 +166,11 @@ def test_recomputed_activations_give_the_same_gradients(write_config: Any, reent
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_validation_loss_is_the_mean_over_all_targets(write_config: Any, batch_size: int, packed: bool):
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("selects", [False, True])
+def test_the_validation_loss_is_the_mean_over_all_targets(
+    write_config: Any, batch_size: int, packed: bool, flatten: bool, selects: bool
+):
     from siredon.config.load import load_config
     from siredon.data.collate import Collator, PackDataset
     from siredon.data.table import build_table
@@ -142,19 +180,19 @@ def test_the_validation_loss_is_the_mean_over_all_targets(write_config: Any, bat
 
     config, _ = load_config(str(write_config(eval_batch_size=batch_size)))
     model = build_model().train()
-    lengths = [len(sample.input_ids) for sample in UNEQUAL]
-    packs = pack_best_fit(lengths, 128) if packed else [[index] for index in range(8)]
-    dataset = PackDataset(build_table(UNEQUAL), packs)
+    samples = [*UNEQUAL, *random_samples([(12, 0), (1, 0)], seed=1)]
+    packs = pack_samples(samples, 128) if packed else keep_single(len(samples))
     trainer = SiredonTrainer(
-        selects_logits=True,
+        selects_logits=selects,
         model=model,
         args=build_arguments(config, count_steps(config, 8), Precision(torch.float32, None, False), CPU),
-        eval_dataset=dataset,
-        data_collator=Collator(0, None),
+        eval_dataset=PackDataset(build_table(samples), packs),
+        data_collator=Collator(0, flatten=flatten),
     )
     truth, _ = true_step(build_model(), UNEQUAL)
     before = torch.get_rng_state()
-    loss = trainer.evaluate()["eval_loss"]
-    assert loss == pytest.approx(truth, abs=1e-6)
+    output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "eval")
+    assert output.metrics["eval_loss"] == pytest.approx(truth, abs=1e-6)
+    assert output.num_samples == len(packs)
     assert torch.equal(before, torch.get_rng_state())
     assert model.training

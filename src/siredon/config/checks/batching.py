@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from siredon.config.idle import find_useless_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.data import DataSection
@@ -43,8 +44,12 @@ def _check_padding(packing: PackingSection) -> Iterator[Finding]:
     """Packed batches are padded to `sequence_len`.
 
     Packs are nearly full, so padding costs little; without it every batch has a size of its own, and the
-    memory that a run needs shows only at the largest.
+    memory that a run needs shows only at the largest.  `pad_to_multiple_of` is for batches that are padded to
+    their longest row.
     """
+    if packing.pads_fully:
+        why = "where batches are padded to `sequence_len`"
+        yield from find_useless_keys(packing, ("pad_to_multiple_of",), why)
     if packing.sample_packing and packing.pad_to_sequence_len is False:
         yield Finding(
             "pad_to_sequence_len",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from siredon.config.idle import find_idle_keys, keys_but
+from siredon.config.idle import find_idle_keys, find_useless_keys, keys_but
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.checkpoint import CheckpointSection, DynamicCheckpoint
 from siredon.config.sections.distributed import FsdpSection
@@ -36,9 +36,16 @@ _PACKING_KEYS = (
 
 
 def _check_packing(packing: PackingSection) -> Iterator[Finding]:
-    """Settings of packing come with `sample_packing`."""
+    """Settings of packing come with `sample_packing`.
+
+    `sample_packing_group_size` also needs packs that are filled by what fits best: in the order of the rows, no row
+    is looked for.
+    """
     if not packing.sample_packing and not packing.pack_eval:
         yield from find_idle_keys(packing, _PACKING_KEYS, "`sample_packing: true`")
+    elif packing.packs_in_order:
+        why = "where packs are filled in the order of the rows"
+        yield from find_useless_keys(packing, ("sample_packing_group_size",), why)
 
 
 _GENERATION_KEYS = (

@@ -108,7 +108,7 @@ class SourceEntry(Section):
         None,
     )
     preprocess_shards: Int | None = key("Pieces prepared one after another, to spare memory.", None, ge=1)
-    weight: Float | None = key("Share of this data set among all; default by its rows.", None, gt=0)
+    weight: Float | None = planned("Share of this data set among all; default by its rows.", gt=0)
     trust_remote_code: Bool = planned(
         "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
     )
@@ -182,11 +182,18 @@ class DataSection(Section):
     )
     train_on_inputs: Bool = key("Learn the prompts too, not only the responses.", False)
     shuffle_merged_datasets: Bool = key("Shuffle the rows of all data sets together, by `seed`.", True)
-    shuffle_before_merging_datasets: Bool = planned("Shuffle each data set by itself first.", False)
-    eval_sequence_len: Int | None = planned("Longest validation row, in tokens; default `sequence_len`.")
-    min_sample_len: Int | None = planned("Shortest row that is kept, in tokens; default 2.")
+    shuffle_before_merging_datasets: Bool = key("Shuffle each data set by itself first.", False)
+    eval_sequence_len: Int | None = key(
+        "Longest validation row, in tokens; default `sequence_len`.", None, ge=2
+    )
+    min_sample_len: Int | None = key(
+        "Shortest row that is kept, in tokens; default 2.", None, ge=1, derived="shortest"
+    )
+    bad_rows: Literal["error", "drop"] = key(
+        "What happens to rows that cannot be read, rendered or labelled; dropped ones are counted.", "error"
+    )
     max_prompt_len: Int | None = planned("Longest prompt of preference and online methods, in tokens.")
-    dataset_exact_deduplication: Bool | None = planned("Keep one of several equal rows.")
+    dataset_exact_deduplication: Bool = key("Keep one of several equal rows.", False)
     dataset_num_proc: Int | None = planned("Processes that prepare data; default one per CPU core.")
     dataset_keep_in_memory: Bool | None = planned("Hold rows in RAM while they are prepared.")
     num_dataset_shards_to_save: Int | None = planned("Files that the prepared data is spread over.")
@@ -194,6 +201,16 @@ class DataSection(Section):
     dataset_shard_idx: Int | None = planned("Number of the part that is used, from 0.")
     skip_prepare_dataset: Bool = planned("Tokenize batch by batch while training, not before.", False)
     remove_unused_columns: Bool | None = planned("Drop columns that the model does not take.")
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest row that is kept."""
+        return 2 if self.min_sample_len is None else self.min_sample_len
+
+    @property
+    def eval_tokens(self) -> int:
+        """Tokens of the longest validation row."""
+        return self.eval_sequence_len or self.sequence_len
 
     @property
     def has_validation(self) -> bool:

@@ -17,23 +17,42 @@ class PackingSection(Section):
     pad_to_sequence_len: Bool | None = key(
         "Pad every batch to `sequence_len`; default only when packing.", None, derived="pads_fully"
     )
-    sample_packing_group_size: Int = planned("Rows among which the packer looks for a fit.", 100_000)
-    sample_packing_bin_size: Int = planned("Most rows in one pack.", 200)
-    sample_packing_sequentially: Bool | None = planned("Fill packs in the order of the rows.")
+    sample_packing_group_size: Int = key(
+        "Rows among which the packer looks for a fit: all of them, unless there are more.", 100_000, ge=1
+    )
+    sample_packing_bin_size: Int | None = key("Most rows in one pack; default no limit.", None, ge=1)
+    sample_packing_sequentially: Bool | None = key(
+        "Fill packs in the order of the rows; default `curriculum_sampling`.", None, derived="packs_in_order"
+    )
     sample_packing_mp_start_method: Literal["fork", "spawn", "forkserver"] | None = planned(
         "How processes that pack are started."
     )
     sample_packing_eff_est: Float | None = planned("Known fill of the packs, 0 to 1, to count steps at once.")
-    multipack_real_batches: Bool | None = planned("Packs are rows of a batch, not laid end to end.")
-    pad_to_multiple_of: Int | None = planned("Padded lengths are multiples of this, in tokens; default 64.")
-    batch_flattening: Bool | Literal["auto"] | None = planned("Lay the rows of a batch end to end, unpadded.")
-    group_by_length: Bool | None = planned("Rows of like length share a batch.")
-    curriculum_sampling: Bool | None = planned("Keep the order of the rows; nothing is shuffled.")
+    multipack_real_batches: Bool | None = key(
+        "Packs are rows of a batch; false lays them end to end; default as the attention needs it.",
+        None,
+        derived="Config.batches_packs",
+    )
+    pad_to_multiple_of: Int | None = key(
+        "Padded lengths are multiples of this, in tokens; default 8.", None, ge=1
+    )
+    batch_flattening: Bool | Literal["auto"] | None = key(
+        "Lay the rows of a batch end to end, unpadded; `auto` does it where attention needs no mask for it.",
+        None,
+    )
+    group_by_length: Bool | None = key("Rows of like length share a batch.", None)
+    curriculum_sampling: Bool | None = key("Keep the order of the rows; nothing is shuffled.", None)
 
     @property
     def pack_eval(self) -> bool:
         """Whether validation rows are packed."""
         return self.sample_packing if self.eval_sample_packing is None else self.eval_sample_packing
+
+    @property
+    def packs_in_order(self) -> bool:
+        """Whether packs are filled in the order of the rows."""
+        asked = self.sample_packing_sequentially
+        return bool(self.curriculum_sampling) if asked is None else asked
 
     @property
     def pads_fully(self) -> bool:

@@ -112,7 +112,11 @@ def test_what_the_assistant_says_is_found_in_the_text(name: str):
     tokenizer = build_tokenizer(bos=tokens["bos_token"], eos=tokens["eos_token"])
     messages = tuple(Message(m, m["role"], m["content"], m["role"] == "assistant") for m in TALK)
     rendered = build_renderer(tokenizer, TEMPLATES.load(name).source).render(Conversation(messages), "none")
-    assert [span.text.strip() for span in rendered.spans if span.learn] == ["four", "six"]
+    learned = [span.text for span in rendered.spans if span.learn]
+    assert len(learned) == 2
+    assert "four" in learned[0]
+    assert "six" in learned[1]
+    assert not any(word in text for text in learned for word in ("2+2", "3+3", "brief"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -78,7 +78,7 @@ def test_answers_and_the_ends_of_their_turns_are_learned(name: str):
     )
     rendered = build_renderer(tokenizer_of(name), source_of(name)).render(conversation, "turn")
     learned = [span.text for span in rendered.spans if span.learn]
-    assert [text.rstrip() for text in learned] == ["c\n\nd", STOPS[name], '{"f": [1]}', STOPS[name]]
+    assert [text.strip() for text in learned] == ["c\n\nd", STOPS[name], '{"f": [1]}', STOPS[name]]
     assert rendered.text == render(name, [{"role": r, "content": c} for r, c in talk])
 
 

@@ -1,0 +1,195 @@
+"""The rows of one data set -> samples: read, rendered, tokenized, brought to length, counted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from siredon.config.sections.data import DataSection, DatasetEntry
+from siredon.data.audit import NO_TARGETS, TOO_LONG, TOO_SHORT, Counts
+from siredon.data.load import Source, split_pieces
+from siredon.data.render import Rendered, Renderer, StopPolicy
+from siredon.data.table import SampleTable, TableBuilder
+from siredon.data.tokenize import tokenize_rendered
+from siredon.data.types import IGNORE, Format, ReadOptions, RowError, Sample, Text
+from siredon.errors import DataError
+
+_BATCH_ROWS = 1_000
+_MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes samples of the rows of one data set.
+
+    Args:
+        tokenizer: The tokenizer.
+        entry: The data set.
+        format: Reads its rows.
+        renderer: Renders them.
+        policy: Which stop tokens are learned.
+        data: Lengths, and what becomes of rows that cannot be used.
+        max_tokens: The longest sample.
+    """
+
+    tokenizer: Any
+    entry: DatasetEntry
+    format: Format
+    renderer: Renderer
+    policy: StopPolicy
+    data: DataSection
+    max_tokens: int
+
+    def render(self, row: Any) -> tuple[Rendered, bool]:
+        """A row as text in spans, and whether it is split where it is too long.
+
+        Raises:
+            RowError: It cannot be used.
+        """
+        options = ReadOptions(self.entry, self.data.train_on_inputs, self.renderer.bos, self.renderer.eos)
+        item = self.format.read(row, options)
+        return self.renderer.render(item, self.policy), isinstance(item, Text) and item.split
+
+
+@dataclass
+class _Tally:
+    """What was counted so far."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    num_bad: int = 0
+    num_truncated: int = 0
+    num_with_stop: int = 0
+
+    def add_bad(self, place: str, error: RowError) -> None:
+        """A row that cannot be used; rows with the same reason but for numbers and names are counted together."""
+        self.num_bad += 1
+        self.dropped[re.sub(r"\d+", "N", str(error).partition("\n")[0])[:120]] += 1
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append(f"{place} {error}")
+
+
+def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
+    """All samples of a data set.
+
+    While the tokenizer works on a batch, on all cores, the next one is rendered.
+
+    Raises:
+        DataError: Rows that cannot be used, under `bad_rows: error`, or one that is too long, under `raise`.
+    """
+    tally = _Tally()
+    builder = TableBuilder()
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[list[_Row], Future[list[Sample | RowError]]] | None = None
+        for batch in _render_batches(source, recipe, tally):
+            task = pool.submit(tokenize_rendered, recipe.tokenizer, [row.rendered for row in batch])
+            if waiting is not None:
+                _collect(waiting[0], waiting[1].result(), recipe, (builder, tally))
+            waiting = batch, task
+        if waiting is not None:
+            _collect(waiting[0], waiting[1].result(), recipe, (builder, tally))
+    if tally.num_bad and recipe.data.bad_rows == "error":
+        raise _bad_rows_error(tally)
+    table = builder.build()
+    counts = Counts(
+        source.name,
+        len(source.rows),
+        len(table),
+        tally.num_truncated,
+        tally.num_with_stop,
+        table.num_tokens,
+        table.num_targets,
+        dict(tally.dropped),
+        tuple(tally.examples),
+    )
+    return table, counts
+
+
+@dataclass(frozen=True)
+class _Row:
+    rendered: Rendered
+    split: bool
+    place: str
+
+
+def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
+    numbered = (
+        (start + index, row)
+        for start, piece in split_pieces(source, recipe.entry)
+        for index, row in enumerate(piece.rows)
+    )
+    for index, row in numbered:
+        try:
+            rendered, split = recipe.render(row)
+        except RowError as error:
+            tally.add_bad(source.place(index), error)
+            continue
+        if tally.num_bad and recipe.data.bad_rows == "error":
+            continue  # Only the other bad rows are of interest now
+        batch.append(_Row(rendered, split, source.name))
+        if len(batch) == _BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _collect(
+    batch: Sequence[_Row],
+    tokenized: Sequence[Sample | RowError],
+    recipe: Recipe,
+    result: tuple[TableBuilder, _Tally],
+) -> None:
+    """Brings samples to length, keeps those that teach something, and counts."""
+    builder, tally = result
+    for row, sample in zip(batch, tokenized, strict=True):
+        if isinstance(sample, RowError):
+            tally.add_bad(row.place, sample)
+            continue
+        pieces, is_cut, reason = _fit(sample, row, recipe)
+        kept = [piece for piece in pieces if piece.num_targets]
+        if not kept:
+            tally.dropped[reason or NO_TARGETS] += 1
+        tally.num_truncated += is_cut
+        tally.num_with_stop += bool(kept) and row.rendered.learns_stop and not is_cut
+        for piece in kept:
+            builder.add(piece)
+
+
+def _fit(sample: Sample, row: _Row, recipe: Recipe) -> tuple[list[Sample], bool, str]:
+    """A sample brought to length: the pieces that are kept, whether it was truncated, why it was dropped."""
+    data, limit, length = recipe.data, recipe.max_tokens, len(sample.input_ids)
+    if length < data.shortest:
+        return [], False, TOO_SHORT
+    if length <= limit:
+        return [sample], False, ""
+    if row.split:
+        return [_slice(sample, start, start + limit) for start in range(0, length, limit)], False, ""
+    if data.excess_length_strategy == "truncate":
+        return [_slice(sample, 0, limit)], True, ""
+    if data.excess_length_strategy == "raise":
+        raise DataError(
+            f"{row.place}: a row has {length:,} tokens, over sequence_len: {limit:,}",
+            "Raise `sequence_len`, or set `excess_length_strategy: drop` or `truncate`.",
+        )
+    return [], False, TOO_LONG
+
+
+def _slice(sample: Sample, start: int, end: int) -> Sample:
+    labels = sample.labels[start:end].copy()
+    labels[:1] = IGNORE
+    return Sample(sample.input_ids[start:end], labels)
+
+
+def _bad_rows_error(tally: _Tally) -> DataError:
+    more = tally.num_bad - len(tally.examples)
+    rest = f"\nand {more:,} more" if more else ""
+    return DataError(
+        "\n".join(tally.examples) + rest,
+        "Mend or remove these rows, correct the field names of the data set, or set `bad_rows: drop`.",
+    )

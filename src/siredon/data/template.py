@@ -1,0 +1,88 @@
+"""Which chat template a data set has, and what renders its rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from siredon.config.sections.data import DatasetEntry
+from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.config.shelves import TEMPLATES
+from siredon.data.choose import choose_format
+from siredon.data.render import Renderer, StopPolicy, build_renderer
+from siredon.data.types import Template
+from siredon.errors import DataError
+
+OWN = "tokenizer_default"
+FALLBACK = "tokenizer_default_fallback_"
+#: A template that is written out, not named.
+WRITTEN = "jinja"
+
+
+def entry_renderer(entry: DatasetEntry, section: TokenizerSection, tokenizer: Any) -> Renderer:
+    """What renders the rows of a data set: with its chat template, if its format needs one."""
+    template = resolve_template(entry, section, tokenizer) if choose_format(entry).uses_template else None
+    _check_eot(section, tokenizer)
+    return build_renderer(tokenizer, template, section.chat_template_kwargs, section.eot_tokens)
+
+
+def stop_policy(entry: DatasetEntry, section: TokenizerSection) -> StopPolicy:
+    """Which stop tokens of a data set are learned."""
+    return StopPolicy(entry.train_on_eos, entry.train_on_eot, section.eot_tokens)
+
+
+def resolve_template(entry: DatasetEntry, section: TokenizerSection, tokenizer: Any) -> str:
+    """Jinja source of the chat template of a data set.
+
+    Raises:
+        DataError: The tokenizer's own template is asked for, and it has none; or a file cannot be read.
+    """
+    for name, text in (
+        (entry.chat_template, entry.chat_template_jinja),
+        (section.chat_template, section.chat_template_jinja),
+    ):
+        if text and name in (None, WRITTEN):
+            return _read_template(text, entry)
+        if name is not None:
+            return _find_template(name, entry, tokenizer)
+    return _find_template(OWN, entry, tokenizer)
+
+
+def _find_template(name: str, entry: DatasetEntry, tokenizer: Any) -> str:
+    if name.startswith(FALLBACK):
+        name = OWN if tokenizer.chat_template else name.removeprefix(FALLBACK)
+    if name != OWN:
+        part = TEMPLATES.load(name)
+        assert isinstance(part, Template)
+        return part.source
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"{entry.path}: the tokenizer has no chat template of its own",
+            "Set `chat_template:` to the name of the model's family: `siredon explain chat_template`.",
+        )
+    return str(tokenizer.get_chat_template())
+
+
+def _read_template(text: str, entry: DatasetEntry) -> str:
+    """The text itself, or what stands in the file that it names."""
+    if "{" in text or "\n" in text:
+        return text
+    try:
+        return Path(os.path.expanduser(text)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{entry.path}: `chat_template_jinja: {text}` cannot be read: {error}",
+            "Name a file, or write the template itself.",
+        ) from None
+
+
+def _check_eot(section: TokenizerSection, tokenizer: Any) -> None:
+    """A token that ends a turn is one token."""
+    for token in section.eot_tokens:
+        ids = tokenizer(token, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise DataError(
+                f"`eot_tokens`: {token!r} is {len(ids)} tokens, and a turn ends with one",
+                "Name a token of the tokenizer, or add it with `special_tokens: {additional_special_tokens: [...]}`.",
+            )
