@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from siredon.config.functions import find_function
 from siredon.data.rows import Rows, spool_rows
 from siredon.data.types import Row
 from siredon.errors import DataError
 
-_FIX = "Write `input_transform: package.module.function`; it is looked for in the current folder too."
+#: The function of a module that is named without one.
+_DEFAULTS = ("transform",)
 
 
 def transform_rows(rows: Rows, path: str, limit: int | None) -> Rows:
@@ -50,34 +51,31 @@ def transform_rows(rows: Rows, path: str, limit: int | None) -> Rows:
 
 
 def load_function(path: str) -> Callable[[dict[str, Any]], Any]:
-    """The function at a dotted path.
+    """The function at a dotted path; `transform`, where it is that of a module.
 
     Raises:
-        DataError: There is no such module or function, or importing the module raised.
+        DataError: There is none, or importing its module raised.
     """
-    name, _, attribute = path.rpartition(".")
-    if not name:
-        raise DataError(f"`input_transform: {path}` names no module", _FIX)
+    found = find_function(path, _DEFAULTS)
+    if found.problem:
+        raise DataError(f"`input_transform: {path}`: {found.problem}", found.fix)
     try:
         with _find_in_current_folder():
-            function = vars(importlib.import_module(name)).get(attribute)
+            function = vars(importlib.import_module(found.module)).get(found.function)
     except Exception as error:  # Whatever the user's module raises
-        raise DataError(f"`input_transform: {path}`: {type(error).__name__}: {error}", _FIX) from error
+        raise DataError(
+            f"`input_transform: {path}`: {found.module} cannot be imported: {type(error).__name__}: {error}",
+            "Mend the module, or install what it needs.",
+        ) from error
     if not callable(function):
-        raise DataError(f"`input_transform: {path}`: `{name}` has no function `{attribute}`", _FIX)
+        raise DataError(f"`input_transform: {path}`: `{found.function}` is no function", "Name a function.")
     return cast("Callable[[dict[str, Any]], Any]", function)
 
 
 def fingerprint_function(path: str) -> str:
     """A hash of the file that the function is in; empty if there is none."""
-    name = path.rpartition(".")[0]
-    with _find_in_current_folder():
-        try:
-            found = importlib.util.find_spec(name) if name else None
-        except (ImportError, ValueError, AttributeError):
-            found = None
-    file = Path(found.origin) if found and found.origin else None
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
+    file = find_function(path, _DEFAULTS).file
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 @contextmanager

@@ -206,6 +206,11 @@ def test_a_function_changes_rows_and_leaves_some_out(path: Path, module: str):
     assert sys.path == before
 
 
+def test_a_module_alone_means_its_function_of_that_name(path: Path, module: str, tmp_path: Path):
+    (tmp_path / "whole_module.py").write_text("def transform(row):\n    return {'n': -row['n']}\n")
+    assert numbers(path, input_transform="whole_module", max_samples=3) == [0, -1, -2]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -213,7 +218,7 @@ def test_a_function_changes_rows_and_leaves_some_out(path: Path, module: str):
         ("number", r"r\.jsonl: row 1: `\w+\.number` returned int, not a row"),
         ("none", "left no row"),
         ("missing", "has no function `missing`"),
-        ("constant", "has no function `constant`"),
+        ("constant", "`constant` is no function"),
     ],
 )
 def test_a_function_that_fails_is_named_with_the_row(path: Path, module: str, name: str, message: str):
@@ -223,7 +228,11 @@ def test_a_function_that_fails_is_named_with_the_row(path: Path, module: str, na
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("no_such_module.f", "ModuleNotFoundError"), ("word", "names no module"), (".f", "names no")],
+    [
+        ("no_such_module.f", "no module `no_such_module`"),
+        ("word", "no module `word`"),
+        (".f", "no dotted path"),
+    ],
 )
 def test_a_path_without_a_module_is_refused(path: Path, name: str, message: str):
     with pytest.raises(DataError, match=message):
@@ -231,6 +240,6 @@ def test_a_path_without_a_module_is_refused(path: Path, name: str, message: str)
 
 
 def test_a_module_that_cannot_be_imported_is_named(path: Path, module: str, tmp_path: Path):
-    (tmp_path / "broken_changes.py").write_text("1 / 0\n")
+    (tmp_path / "broken_changes.py").write_text("1 / 0\ndef f(row):\n    return row\n")
     with pytest.raises(DataError, match="ZeroDivisionError"):
         load(path, input_transform="broken_changes.f")

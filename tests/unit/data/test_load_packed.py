@@ -146,15 +146,14 @@ def test_archives_inside_a_folder_are_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "member", ["../evil.jsonl", "/tmp/evil.jsonl", "a/../../evil.jsonl", "C:/evil.jsonl", "..\\evil.jsonl"]
+    "member", ["../evil.jsonl", "{}/evil.jsonl", "a/../../evil.jsonl", "C:/evil.jsonl", "..\\evil.jsonl"]
 )
 @pytest.mark.parametrize("name", ["r.zip", "r.tar.gz"])
 def test_an_archive_that_leads_outside_is_refused(tmp_path: Path, name: str, member: str):
-    MAKERS[name](tmp_path / name, {"fine.jsonl": lines(), member: lines()})
+    MAKERS[name](tmp_path / name, {"fine.jsonl": lines(), member.format(tmp_path): lines()})
     with pytest.raises(DataError, match=r"refused: its member .* would be written outside of its folder"):
         load(tmp_path / name)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [name]
-    assert not Path("/tmp/evil.jsonl").exists()
 
 
 def test_links_and_passwords_in_archives_are_refused(tmp_path: Path):

@@ -86,21 +86,44 @@ FormatChoice = Annotated[
 ]
 
 
-class DatasetEntry(Section):
-    """One entry of `datasets:` or `test_datasets:`."""
+class SourceEntry(Section):
+    """Where the rows of a data set come from, and which of them are used."""
 
     path: Str = key(
         "Local file or folder, address (`https://`, `s3://`, `gs://`, `az://`, `oci://`), or hub id."
     )
-    type: FormatChoice = key(
-        "Format of the rows: a name, a function of your own by its dotted path, or a mapping with a prompt."
-    )
-    split: Str | None = key("Split, as in `train[:10%]` or `train+validation`; default `train`.", None)
+    split: Str | None = key("Split, with slices as in `train[:10%]`; default `train`.", None)
     name: StrList = key("Configuration of a hub data set; rows of several follow one another.", ())
     revision: Str | None = key("Branch, tag or commit on the hub.", None)
     data_files: StrList = key("Files inside the folder or hub data set.", ())
     ds_type: Literal["json", "csv", "parquet", "text", "arrow"] | None = key(
         "Kind of the files; default by their ending.", None
+    )
+    shuffle: Bool = key("Shuffle the rows of this data set by `seed`, before any are left out.", False)
+    shards: Int | None = key("Parts into which the shuffled rows are cut; one is used.", None, ge=1)
+    shards_idx: Int | None = key("Number of the part that is used, from 0; default 0.", None, ge=0)
+    max_samples: Int | None = key("Rows that are used at most: the first ones.", None, ge=1)
+    input_transform: Str | None = key(
+        "Dotted path of a function applied to each row first; a row for which it returns None is left out.",
+        None,
+    )
+    preprocess_shards: Int | None = key("Pieces prepared one after another, to spare memory.", None, ge=1)
+    weight: Float | None = planned("Share of this data set among all; default by its rows.", gt=0)
+    trust_remote_code: Bool = planned(
+        "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `path` can only be a file or folder: it starts like one, or ends like a data file."""
+        return self.path.startswith(("/", "./", "../", "~")) or bool(_FILE.search(self.path))
+
+
+class DatasetEntry(SourceEntry):
+    """One entry of `datasets:` or `test_datasets:`."""
+
+    type: FormatChoice = key(
+        "Format of the rows: a name, a function of your own by its dotted path, or a mapping with a prompt."
     )
     chat_template: Str | None = key("Template for this data set; default the top-level one.", None)
     field: Str = key("Column of the text (`completion`).", "text")
@@ -130,19 +153,6 @@ class DatasetEntry(Section):
     message_field_training_detail: Str | None = key(
         "Property of a message that lists ranges of characters and whether each is learned.", None
     )
-    shuffle: Bool = key("Shuffle the rows of this data set by `seed`, before any are left out.", False)
-    shards: Int | None = key("Parts into which the shuffled rows are cut; one is used.", None, ge=1)
-    shards_idx: Int | None = key("Number of the part that is used, from 0; default 0.", None, ge=0)
-    max_samples: Int | None = key("Rows that are used at most: the first ones.", None, ge=1)
-    input_transform: Str | None = key(
-        "Dotted path of a function applied to each row first; a row for which it returns None is left out.",
-        None,
-    )
-    preprocess_shards: Int | None = key("Pieces prepared one after another, to spare memory.", None, ge=1)
-    weight: Float | None = planned("Share of this data set among all; default by its rows.", gt=0)
-    trust_remote_code: Bool = planned(
-        "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
-    )
     logprobs_field: Str | None = planned("Column of the teacher's log-probabilities (distillation).")
     temperature: Float | None = planned("Temperature at which the teacher's were taken (distillation).")
     field_chosen: Str | None = planned("Column of the better answer (preference methods).")
@@ -155,11 +165,6 @@ class DatasetEntry(Section):
     min_input_id: Int = planned("Smallest token id drawn (`_synthetic`).", 100)
     max_input_id: Int | None = planned("Token ids are drawn up to this one (`_synthetic`).")
     seed: Int | None = planned("Seed of the made-up rows (`_synthetic`).")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether `path` can only be a file or folder: it starts like one, or ends like a data file."""
-        return self.path.startswith(("/", "./", "../", "~")) or bool(_FILE.search(self.path))
 
 
 class DataSection(Section):
