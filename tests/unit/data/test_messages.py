@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -194,13 +195,13 @@ def test_real_calls_and_reasoning_are_fully_learned(tokenizer: Any, name: str, t
 
     renderer = build_renderer(tokenizer, TEMPLATES.load(template).source)
     count = {"done": 0, "refused": 0}
+    reasons: set[str] = set()
     for row in real_rows(name):
         talk = read(row, **REAL[name])
         try:
             rendered = renderer.render(talk)
         except RowError as error:
-            # A template that shows no tools or no reasoning, or wants its own form of ids, says so
-            assert any(word in str(error) for word in ("tools", "reasoning", "refuses")), error
+            reasons.add(str(error))
             count["refused"] += 1
             continue
         count["done"] += 1
@@ -217,5 +218,7 @@ def test_real_calls_and_reasoning_are_fully_learned(tokenizer: Any, name: str, t
         ]
         assert not thoughts or thoughts[-1].strip() in text
     assert count["done"] + count["refused"] == len(real_rows(name))
+    # A template that shows no tools or no reasoning, or wants its own form of ids, says so
+    assert all(re.search("tools|reasoning|refuses", reason) for reason in reasons)
     if template in ("qwen3", "qwen3_5", "nemotron_h"):
         assert count["refused"] == 0
