@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from siredon.config.sections.packing import PackingSection
 from siredon.data.pack import Indices, Packs, gather_packs
@@ -19,8 +18,8 @@ from siredon.data.table import Samples
 from siredon.data.types import IGNORE, Batch, Pack
 
 
-class PackDataset(torch.utils.data.Dataset[Pack]):
-    """Packs of a table, by index.
+class PackDataset:
+    """Packs of a table, by index: what PyTorch calls a map-style dataset.
 
     Args:
         table: The samples.
@@ -61,6 +60,8 @@ class Collator:
 
     def __call__(self, packs: Sequence[Pack]) -> Batch:
         """Packs -> tensors of shape [B, T], or [1, T] where packs lie end to end; `num_tokens` of shape [B]."""
+        import torch  # Preparing data takes none
+
         rows = [tuple(sample for pack in packs for sample in pack)] if self.flatten else packs
         shape = (len(rows), self._length(rows, len(packs)))
         input_ids = np.full(shape, self.pad_id, dtype=np.int64)

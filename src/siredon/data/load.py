@@ -32,6 +32,8 @@ from siredon.data.unpack import unpack_archive
 from siredon.data.web import WebStore
 from siredon.errors import DataError
 
+#: Rows of this type are made up, and read from nowhere.
+SYNTHETIC = "_synthetic"
 _SAVED = ("dataset_dict.json", "state.json")
 _README = "README.md"
 
@@ -66,6 +68,8 @@ def load_rows(entry: DatasetEntry, seed: int = 42) -> Source:
         DataError: No such file or data set, no such split, nothing in it, or a file that is not what it should be.
     """
     label = redact(entry.path)
+    if entry.type == SYNTHETIC:
+        return Source(label, [{"number": number} for number in range(entry.length)], SYNTHETIC)
     with _report_unreadable(label):
         stores = _open_stores(entry)
         if stores is None:
@@ -109,6 +113,8 @@ def fingerprint_entry(entry: DatasetEntry, seed: int = 42) -> str | None:
     Raises:
         DataError: No such file, or a server that cannot be reached.
     """
+    if entry.type == SYNTHETIC:
+        return SYNTHETIC
     with _report_unreadable(redact(entry.path)):
         stores = _open_stores(entry)
         if stores is None:

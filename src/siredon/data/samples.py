@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from siredon.config.sections.data import DataSection, DatasetEntry
@@ -44,14 +45,27 @@ class Recipe:
     data: DataSection
     max_tokens: int
 
-    def render(self, row: Any) -> tuple[Rendered, bool]:
-        """A row as text in spans, and whether it is split where it is too long.
+    @cached_property
+    def options(self) -> ReadOptions:
+        """What the format needs to read a row."""
+        return ReadOptions(
+            self.entry,
+            self.data.train_on_inputs,
+            self.renderer.bos,
+            self.renderer.eos,
+            len(self.tokenizer),
+            self.max_tokens,
+        )
+
+    def render(self, row: Any) -> tuple[Rendered | Sample, bool]:
+        """A row as text in spans, or as the tokens that it is; and whether it is split where it is too long.
 
         Raises:
             RowError: It cannot be used.
         """
-        options = ReadOptions(self.entry, self.data.train_on_inputs, self.renderer.bos, self.renderer.eos)
-        item = self.format.read(row, options)
+        item = self.format.read(row, self.options)
+        if isinstance(item, Sample):
+            return item, False
         return self.renderer.render(item, self.policy), isinstance(item, Text) and item.split
 
 
@@ -86,7 +100,7 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[list[_Row], Future[list[Sample | RowError]]] | None = None
         for batch in _render_batches(source, recipe, tally):
-            task = pool.submit(tokenize_rendered, recipe.tokenizer, [row.rendered for row in batch])
+            task = pool.submit(_tokenize, recipe.tokenizer, [row.rendered for row in batch])
             if waiting is not None:
                 _collect(waiting[0], waiting[1].result(), recipe, (builder, tally))
             waiting = batch, task
@@ -109,9 +123,16 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
     return table, counts
 
 
+def _tokenize(tokenizer: Any, rows: Sequence[Rendered | Sample]) -> list[Sample | RowError]:
+    """The samples of a batch; rows that are samples already stay as they are."""
+    texts = [row for row in rows if isinstance(row, Rendered)]
+    made = iter(tokenize_rendered(tokenizer, texts) if texts else ())
+    return [row if isinstance(row, Sample) else next(made) for row in rows]
+
+
 @dataclass(frozen=True)
 class _Row:
-    rendered: Rendered
+    rendered: Rendered | Sample
     split: bool
     place: str
 
@@ -156,7 +177,8 @@ def _collect(
         if not kept:
             tally.dropped[reason or NO_TARGETS] += 1
         tally.num_truncated += is_cut
-        tally.num_with_stop += bool(kept) and row.rendered.learns_stop and not is_cut
+        learns_stop = isinstance(row.rendered, Rendered) and row.rendered.learns_stop
+        tally.num_with_stop += bool(kept) and learns_stop and not is_cut
         for piece in kept:
             builder.add(piece)
 

@@ -90,14 +90,14 @@ class Format:
     """A part of the shelf `formats`.
 
     Args:
-        read: A row and its data-set entry -> what it holds.  Raises `RowError`.
+        read: A row and its data-set entry -> what it holds; a sample if it is tokens already.  Raises `RowError`.
         prompt: What a user types -> how this format asks it, for `inference`.
         uses_template: It reads conversations, which a chat template renders.
         ends: Every row ends with a stop token that is learned.
         variants: Formats behind a dot or a colon: `chatml` of `alpaca:chatml`, `load_qa` of `alpaca_chat.load_qa`.
     """
 
-    read: Callable[[Row, ReadOptions], Conversation | Text]
+    read: Callable[[Row, ReadOptions], Conversation | Text | Sample]
     prompt: Callable[[str], Conversation | Text]
     uses_template: bool = False
     ends: bool = True
@@ -113,12 +113,16 @@ class ReadOptions:
         train_on_inputs: Prompts are learned too.
         bos: The token that begins a text; empty if the tokenizer adds none.
         eos: The token that ends a text; empty if there is none.
+        num_tokens: Tokens of the vocabulary.
+        max_tokens: The longest sample.
     """
 
     entry: DatasetEntry
     train_on_inputs: bool
     bos: str = ""
     eos: str = ""
+    num_tokens: int = 0
+    max_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,6 @@ def test_the_reason_says_what_was_seen():
         ({"messages": [{"role": "user", "content": "a"}], "images": ["a.png"]}, "rows with images"),
         ({"messages": [{"role": "user", "content": "a"}], "audios": ["a.mp3"]}, "rows with sound"),
         ({"text": "a", "videos": ["a.mp4"]}, "rows with videos"),
-        ({"input_ids": [1, 2], "labels": [1, 2]}, "rows that are tokenized already"),
     ],
 )
 def test_rows_of_another_kind_are_refused_by_what_they_are(row: dict[str, Any], meaning: str):

@@ -160,11 +160,15 @@ class DatasetEntry(SourceEntry):
     step_separator: Str | None = planned("Text that ends a step of reasoning (`stepwise_supervised`).")
     max_completion_length: Int | None = planned("Longest answer, in tokens (`stepwise_supervised`).")
     train_on_last_step_only: Bool | None = planned("Judge the final step alone (`stepwise_supervised`).")
-    length: Int = planned("Random rows to make up (`_synthetic`).", 1000)
-    sequence_length: Int | None = planned("Tokens per made-up row (`_synthetic`).")
-    min_input_id: Int = planned("Smallest token id drawn (`_synthetic`).", 100)
-    max_input_id: Int | None = planned("Token ids are drawn up to this one (`_synthetic`).")
-    seed: Int | None = planned("Seed of the made-up rows (`_synthetic`).")
+    length: Int = key("Random rows to make up (`_synthetic`).", 1000, ge=1)
+    sequence_length: Int | None = key(
+        "Tokens per made-up row (`_synthetic`); default `sequence_len`.", None, ge=2
+    )
+    min_input_id: Int = key("Smallest token id drawn (`_synthetic`).", 100, ge=0)
+    max_input_id: Int | None = key(
+        "Token ids are drawn below this one (`_synthetic`); default the vocabulary.", None, ge=1
+    )
+    seed: Int | None = key("Seed of the made-up rows (`_synthetic`); default 0.", None, ge=0)
 
 
 class DataSection(Section):

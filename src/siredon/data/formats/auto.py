@@ -94,6 +94,7 @@ _SIGNS = (
     Sign("conversations", {"conversations": Objects(("role", "content"))}),
     Sign("sharegpt", {"conversations": Objects(("from", "value"))}),
     Sign("pygmalion", {"conversations": Objects(("role", "value"))}),
+    Sign("tokenized", {"input_ids": are_lists}),
     Sign("input_output", {"segments": Objects(("label", "text"))}),
     _texts("completion", "text"),
     _texts("alpaca", "instruction", "output"),
@@ -138,7 +139,6 @@ _FOREIGN = (
     Sign("rows with images", {"images": are_lists}),
     Sign("rows with videos", {"videos": are_lists}),
     Sign("rows with sound", {"audios": are_lists}),
-    Sign("rows that are tokenized already", {"input_ids": are_lists}),
 )
 
 
