@@ -74,6 +74,7 @@ def test_what_follows_from_other_keys_is_derived(resolve):
         "eval_batch_size": 3,
         "eval_sample_packing": True,
         "pad_to_sequence_len": True,
+        "min_sample_len": 2,
         "sample_packing_sequentially": False,
         "multipack_real_batches": True,
         "save_strategy": "steps",
