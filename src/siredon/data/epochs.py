@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.packing import PackingSection
 from siredon.data.mix import Mixture
 from siredon.data.pack import Indices, Packs, build_packs, keep_single
+from siredon.distributed.ranks import num_ranks
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Horizon:
         if self.max_steps is None:
             return num_epochs >= self.num_epochs
         return num_epochs * math.ceil(num_packs / self.packs_per_step) >= self.max_steps
+
+
+def build_horizon(batch: BatchSection) -> Horizon:
+    """How far the run of a config goes."""
+    packs = batch.micro_batch_size * batch.gradient_accumulation_steps * num_ranks()
+    return Horizon(batch.num_epochs, batch.max_steps, packs)
 
 
 @dataclass(frozen=True, eq=False)

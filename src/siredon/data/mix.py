@@ -58,8 +58,10 @@ def count_draws(sizes: Sequence[int], weights: Sequence[float], strategy: Strate
     """
     size, share = np.asarray(sizes), np.asarray(weights) / np.sum(weights)
     if strategy == "first_exhausted":
-        return np.clip(np.rint((size / share).min() * share), 1, size).astype(np.int64)
-    return np.maximum(np.rint((size / share).max() * share), size).astype(np.int64)
+        counts = np.clip(np.rint((size / share).min() * share), 1, size)
+    else:
+        counts = np.maximum(np.rint((size / share).max() * share), size)
+    return np.asarray(counts, dtype=np.int64)
 
 
 def draw_epoch(
@@ -87,3 +89,9 @@ def draw_epoch(
         drawn[source == number] = start + np.concatenate(walks)[:count]
         start += size
     return drawn
+
+
+def name_sources(paths: Sequence[str]) -> tuple[str, ...]:
+    """What data sets are called in logs: the last part of their path, and their place where it is not enough."""
+    names = [path.rstrip("/").rpartition("/")[2] or path for path in paths]
+    return tuple(name if names.count(name) == 1 else f"{name}:{place}" for place, name in enumerate(names))

@@ -165,7 +165,7 @@ def _check_weights(data: DataSection) -> Iterator[Finding]:
     epoch; validation rows of `test_datasets` are never mixed.
     """
     for place, entry in enumerate(data.datasets):
-        if "weight" in entry.model_fields_set and data.mix_strategy == "concatenate":
+        if "weight" in entry.model_fields_set and not data.is_mixed:
             yield Finding(
                 f"datasets.{place}.weight",
                 "`weight` has no effect with `mix_strategy: concatenate`: every row is used once",
@@ -187,7 +187,7 @@ def _check_mixed(data: DataSection) -> Iterator[Finding]:
 
     Of one alone, every epoch has all rows, whatever the strategy.
     """
-    if data.mix_strategy != "concatenate" and len(data.datasets) == 1:
+    if data.is_mixed and len(data.datasets) == 1:
         yield Finding(
             "mix_strategy",
             f"`mix_strategy: {data.mix_strategy}` has no effect with one data set",
@@ -201,7 +201,7 @@ def _check_mixed_order(data: DataSection, packing: PackingSection) -> Iterator[F
 
     `curriculum_sampling` promises the order of the rows; mixing draws them anew for each epoch.
     """
-    if data.mix_strategy != "concatenate" and packing.curriculum_sampling:
+    if data.is_mixed and packing.curriculum_sampling:
         yield Finding(
             "mix_strategy",
             f"`mix_strategy: {data.mix_strategy}` draws rows in random order, `curriculum_sampling` keeps theirs",

@@ -140,7 +140,9 @@ class DatasetEntry(Section):
     )
     preprocess_shards: Int | None = key("Pieces prepared one after another, to spare memory.", None, ge=1)
     weight: Float = key(
-        "Share of this data set among all, against the weights of the others; needs a `mix_strategy`.", 1.0, gt=0
+        "Share of this data set among all, against the weights of the others; needs a `mix_strategy`.",
+        1.0,
+        gt=0,
     )
     trust_remote_code: Bool = planned(
         "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
@@ -207,6 +209,11 @@ class DataSection(Section):
     def shortest(self) -> int:
         """Tokens of the shortest row that is kept."""
         return 2 if self.min_sample_len is None else self.min_sample_len
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether data sets are mixed by weight."""
+        return self.mix_strategy != "concatenate"
 
     @property
     def eval_tokens(self) -> int:
