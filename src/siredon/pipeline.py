@@ -204,10 +204,10 @@ def _prepare(config: Config, tokenizer: Any) -> Prepared:
     from siredon.distributed.ranks import num_ranks
 
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    horizon = build_horizon(config.batch)
+    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed, horizon)
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    options = {"flatten": config.flattens_batches, "horizon": build_horizon(config.batch)}
-    prepared = prepare_data(preparation, config.packing, multiple=shared, **options)
+    prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
     for line in prepared.lines:
         note(line)
     for line in prepared.warnings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +29,6 @@ from siredon.data.split import Order, compare_sides, split_samples
 from siredon.data.table import JoinedTable, SampleTable
 from siredon.data.template import entry_renderer, stop_policy
 from siredon.errors import DataError
-
-_ONE_EPOCH = Horizon()
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,14 @@ class Preparation:
         section: Chat template, and tokens that end a turn.
         data: The data sets, and what is done with their rows.
         seed: Seed of the shuffle and the split.
+        horizon: How far the run goes: how many epochs may be drawn, where data sets are mixed.
     """
 
     tokenizer: Any
     section: TokenizerSection
     data: DataSection
     seed: int
+    horizon: Horizon = field(default_factory=Horizon)
 
     @cached_property
     def tokenizer_content(self) -> str:
@@ -88,12 +88,7 @@ class Preparation:
 
 
 def prepare_data(
-    preparation: Preparation,
-    packing: PackingSection,
-    *,
-    multiple: int = 1,
-    flatten: bool = False,
-    horizon: Horizon = _ONE_EPOCH,
+    preparation: Preparation, packing: PackingSection, *, multiple: int = 1, flatten: bool = False
 ) -> Prepared:
     """Loads, renders, tokenizes, checks, splits and packs everything that the config names.
 
@@ -103,7 +98,6 @@ def prepare_data(
         multiple: Empty packs are added until the training packs are a multiple of this, so that several
             ranks share an epoch without training on any row twice.
         flatten: The packs of a batch lie end to end.
-        horizon: How many epochs may be drawn, where data sets are mixed by weight.
 
     Raises:
         DataError: A source that cannot be read, rows that cannot be used, or nothing to learn.
@@ -123,7 +117,7 @@ def prepare_data(
     warnings = [line for part in parts for line in part.counts.warnings()] + [*split.warnings]
     warnings += compare_sides(table, held_out) if test_parts else ()
     train, more = (
-        _mix(table, split.train, preparation, packing, (horizon, multiple))
+        _mix(table, split.train, preparation, packing, multiple)
         if data.is_mixed
         else _join(table, split.train, packing, data.sequence_len, multiple)
     )
@@ -252,11 +246,7 @@ def _join(
 
 
 def _mix(
-    table: JoinedTable,
-    order: Order,
-    preparation: Preparation,
-    packing: PackingSection,
-    size: tuple[Horizon, int],
+    table: JoinedTable, order: Order, preparation: Preparation, packing: PackingSection, multiple: int
 ) -> tuple[MixedDataset, list[str]]:
     """The training samples, drawn by weight, and lines about them.
 
@@ -277,7 +267,7 @@ def _mix(
         pools, tuple(entry.weight for entry in data.datasets), data.mix_strategy, preparation.seed
     )
     draw = EpochPacks(mixture, lengths, packing, data.sequence_len)
-    draw = replace(draw, num_packs=count_packs(draw, *size))
+    draw = replace(draw, num_packs=count_packs(draw, preparation.horizon, multiple))
     train = MixedDataset(table, draw)
     lines = [f"training: an epoch has {_describe(train.packs, lengths, packing, data.sequence_len)}"]
     counts, names = mixture.counts, name_sources([entry.path for entry in data.datasets])
