@@ -199,11 +199,13 @@ def merge_lora(config: Config) -> None:
 
 
 def _prepare(config: Config, tokenizer: Any) -> Prepared:
+    from siredon.data.epochs import build_horizon
     from siredon.data.prepare import Preparation, prepare_data
     from siredon.distributed.ranks import num_ranks
 
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    horizon = build_horizon(config.batch)
+    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed, horizon)
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
     prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
     for line in prepared.lines:

@@ -7,7 +7,7 @@ transformers reads documents off the positions and isolates them (with `use_cach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,30 @@ class PackDataset:
         return self.packs.count_tokens(self.table.lengths)
 
 
+class MixedDataset(PackDataset):
+    """Packs that are others in each epoch; index `epoch * len(self) + place` is one of them.
+
+    Args:
+        table: The samples.
+        draw: Number of an epoch -> its packs, equally many each time.
+    """
+
+    def __init__(self, table: Samples, draw: Callable[[int], Packs]) -> None:
+        super().__init__(table, draw(0))
+        self._draw = draw
+        self._last = (0, self.packs)
+
+    def __getitem__(self, index: int) -> Pack:
+        epoch, place = divmod(index, len(self))
+        return tuple(self.table[int(sample)] for sample in self.packs_of(epoch)[place])
+
+    def packs_of(self, epoch: int) -> Packs:
+        """The packs of an epoch; those of the last one asked for are kept."""
+        if self._last[0] != epoch:
+            self._last = (epoch, self._draw(epoch))
+        return self._last[1]
+
+
 @dataclass(frozen=True)
 class Collator:
     """Puts packs into one padded batch.
@@ -51,12 +75,14 @@ class Collator:
         pad_to: Length of every pack; None pads to the longest, rounded up.
         multiple: Lengths are rounded up to a multiple of this.
         flatten: The packs lie end to end in one row, which is padded as a whole, and not each in a row of its own.
+        marks_sources: Batches say of which data set each token is.
     """
 
     pad_id: int
     pad_to: int | None = None
     multiple: int = 8
     flatten: bool = False
+    marks_sources: bool = False
 
     def __call__(self, packs: Sequence[Pack]) -> Batch:
         """Packs -> tensors of shape [B, T], or [1, T] where packs lie end to end; `num_tokens` of shape [B]."""
@@ -79,12 +105,15 @@ class Collator:
             # document of its own after several.
             first = start if len(samples) < 2 else 0
             position_ids[row, start:] = np.arange(first, first + shape[1] - start)
-        return Batch(
+        batch = Batch(
             input_ids=torch.from_numpy(input_ids),
             labels=torch.from_numpy(labels),
             position_ids=torch.from_numpy(position_ids),
             num_tokens=torch.tensor([_count_tokens(pack) for pack in packs]),
         )
+        if self.marks_sources:
+            batch["sources"] = torch.from_numpy(_mark_sources(rows, shape))
+        return batch
 
     def _length(self, rows: Sequence[Pack], num_packs: int) -> int:
         if self.pad_to:
@@ -105,6 +134,15 @@ def build_collator(pad_id: int, sequence_len: int, options: PackingSection, *, f
     # Rows of a length that is no multiple of 8 are slow on GPUs; one row of all has no such neighbours to match.
     multiple = options.pad_to_multiple_of or (1 if flatten else 8)
     return Collator(pad_id, sequence_len if options.pads_fully else None, multiple, flatten)
+
+
+def _mark_sources(rows: Sequence[Pack], shape: tuple[int, int]) -> Indices:
+    """The data set of each token, shape [B, T]; that of padding is 0."""
+    sources = np.zeros(shape, dtype=np.int64)
+    for row, samples in enumerate(rows):
+        lengths = [len(sample.input_ids) for sample in samples]
+        sources[row, : sum(lengths)] = np.repeat([sample.source for sample in samples], lengths)
+    return sources
 
 
 def _count_tokens(pack: Pack) -> int:

@@ -51,8 +51,18 @@ class Packs:
 
     def pad_to_multiple(self, multiple: int) -> Packs:
         """The same with empty packs at the end, so that each of several ranks gets as many batches as any other."""
-        missing = -len(self) % multiple
-        return Packs(self.indices, np.concatenate([self.offsets, np.repeat(self.offsets[-1:], missing)]))
+        return self._add_empty(-len(self) % multiple)
+
+    def split_to(self, num_packs: int) -> Packs:
+        """The same rows in so many packs, no fewer than now: some are cut in two, empty ones only make up the rest."""
+        missing = num_packs - len(self)
+        inside = np.setdiff1d(np.arange(1, len(self.indices)), self.offsets)
+        chosen = inside[np.arange(missing) * len(inside) // missing] if missing < len(inside) else inside
+        cut = Packs(self.indices, np.sort(np.concatenate([self.offsets, chosen])))
+        return cut._add_empty(num_packs - len(cut))
+
+    def _add_empty(self, count: int) -> Packs:
+        return Packs(self.indices, np.concatenate([self.offsets, np.repeat(self.offsets[-1:], count)]))
 
 
 def build_packs(lengths: Indices, capacity: int, options: PackingSection) -> Packs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,11 @@ from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import Content, cache_key, fingerprint_code, load_or_make
 from siredon.data.choose import choose_format, fingerprint_format
-from siredon.data.collate import Collator, PackDataset, build_collator
+from siredon.data.collate import Collator, MixedDataset, PackDataset, build_collator
+from siredon.data.epochs import EpochPacks, Horizon, count_packs, pack_samples
 from siredon.data.load import fingerprint_entry, load_rows
-from siredon.data.pack import Packs, build_packs, keep_single
+from siredon.data.mix import Mixture, name_sources
+from siredon.data.pack import Indices, Packs
 from siredon.data.samples import Recipe, make_samples
 from siredon.data.split import Order, compare_sides, split_samples
 from siredon.data.table import JoinedTable, SampleTable
@@ -41,6 +43,7 @@ class Prepared:
         fingerprint: Changes when anything about the samples changes.
         lines: What to tell the user.
         warnings: What the user should know before training.
+        sources: Names of the training data sets.
     """
 
     train: PackDataset
@@ -50,6 +53,7 @@ class Prepared:
     fingerprint: str
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ class Preparation:
         section: Chat template, and tokens that end a turn.
         data: The data sets, and what is done with their rows.
         seed: Seed of the shuffle and the split.
+        horizon: How far the run goes: how many epochs may be drawn, where data sets are mixed.
     """
 
     tokenizer: Any
     section: TokenizerSection
     data: DataSection
     seed: int
+    horizon: Horizon = field(default_factory=Horizon)
 
     @cached_property
     def tokenizer_content(self) -> str:
@@ -110,21 +116,26 @@ def prepare_data(
     lines = [line for part in parts for line in part.lines] + [*split.lines]
     warnings = [line for part in parts for line in part.counts.warnings()] + [*split.warnings]
     warnings += compare_sides(table, held_out) if test_parts else ()
-    train, line = _pack("training", (table, split.train), packing, data.sequence_len)
-    lines.append(line)
+    train, more = (
+        _mix(table, split.train, preparation, packing, multiple)
+        if data.is_mixed
+        else _join(table, split.train, packing, data.sequence_len, multiple)
+    )
+    lines += more
     validation = None
     if order is not None:
         options = packing.model_copy(update={"sample_packing": packing.pack_eval})
         validation, line = _pack("validation", (held_out, order), options, data.eval_tokens)
         lines.append(line)
     return Prepared(
-        PackDataset(table, train.packs.pad_to_multiple(multiple)),
+        train,
         validation,
         build_collator(_pad_id(preparation.tokenizer), data.sequence_len, packing, flatten=flatten),
         tuple(part.counts for part in parts),
-        _fingerprint([part.key for part in parts], preparation, packing),
+        _fingerprint([part.key for part in parts], preparation, packing, len(train)),
         tuple(lines),
         tuple(warnings),
+        name_sources([entry.path for entry in data.datasets]),
     )
 
 
@@ -149,7 +160,7 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: in
     key = cache_key(
         {
             "content": content if source is None else source.fingerprint,
-            "entry": entry.model_dump(mode="json"),
+            "entry": entry.model_dump(mode="json", exclude={"weight"}),
             "format": [fingerprint_format(entry), fingerprint_code()],
             "template": [template, recipe.renderer.kwargs, preparation.section.eot_tokens],
             # What a template prints that shows the date is another text tomorrow
@@ -187,7 +198,9 @@ def _options(data: DataSection, max_tokens: int) -> list[object]:
     return [max_tokens, data.excess_length_strategy, data.train_on_inputs, data.shortest, data.bad_rows]
 
 
-def _fingerprint(keys: Sequence[str], preparation: Preparation, packing: PackingSection) -> str:
+def _fingerprint(
+    keys: Sequence[str], preparation: Preparation, packing: PackingSection, num_packs: int
+) -> str:
     """Hash of the samples and of their order."""
     data = preparation.data
     order = data.model_dump(
@@ -200,6 +213,9 @@ def _fingerprint(keys: Sequence[str], preparation: Preparation, packing: Packing
             "eval_sequence_len",
         },
     )
+    if data.is_mixed:
+        weights = [entry.weight for entry in data.datasets]
+        order |= {"mix_strategy": data.mix_strategy, "weights": weights, "packs": num_packs}
     text = json.dumps([keys, order, packing.model_dump(mode="json"), preparation.seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -209,12 +225,57 @@ def _pack(
 ) -> tuple[PackDataset, str]:
     """Packs of the chosen samples, and a line about them."""
     table, order = chosen
-    lengths = table.lengths[order]
-    packs = build_packs(lengths, capacity, packing) if packing.sample_packing else keep_single(len(order))
-    text = f"{what}: {len(order):,} samples, {int(lengths.sum()):,} tokens, longest {int(lengths.max()):,}"
+    packs = pack_samples(order, table.lengths, packing, capacity)
+    return PackDataset(table, packs), f"{what}: {_describe(packs, table.lengths, packing, capacity)}"
+
+
+def _describe(packs: Packs, lengths: Indices, packing: PackingSection, capacity: int) -> str:
+    used = lengths[packs.indices]
+    text = f"{len(used):,} samples, {int(used.sum()):,} tokens, longest {int(used.max()):,}"
     if packing.sample_packing:
         text += f"; {len(packs):,} packs of {capacity:,}, {100 * packs.fill(lengths, capacity):.1f} % full"
-    return PackDataset(table, Packs(order[packs.indices], packs.offsets)), text
+    return text
+
+
+def _join(
+    table: JoinedTable, order: Order, packing: PackingSection, capacity: int, multiple: int
+) -> tuple[PackDataset, list[str]]:
+    """The training samples of all data sets, and a line about them."""
+    train, line = _pack("training", (table, order), packing, capacity)
+    return PackDataset(table, train.packs.pad_to_multiple(multiple)), [line]
+
+
+def _mix(
+    table: JoinedTable, order: Order, preparation: Preparation, packing: PackingSection, multiple: int
+) -> tuple[MixedDataset, list[str]]:
+    """The training samples, drawn by weight, and lines about them.
+
+    Raises:
+        DataError: Nothing is left of a data set.
+    """
+    data, lengths = preparation.data, table.lengths
+    source = table.tables_of(order)
+    pools = tuple(order[source == place] for place in range(len(data.datasets)))
+    for entry, pool in zip(data.datasets, pools, strict=True):
+        if not len(pool):
+            raise DataError(
+                f"{entry.path}: no sample is left to mix: all are held out, or equal to another",
+                "Remove the data set, or choose a smaller `val_set_size`.",
+            )
+    assert data.mix_strategy != "concatenate"
+    mixture = Mixture(
+        pools, tuple(entry.weight for entry in data.datasets), data.mix_strategy, preparation.seed
+    )
+    draw = EpochPacks(mixture, lengths, packing, data.sequence_len)
+    draw = replace(draw, num_packs=count_packs(draw, preparation.horizon, multiple))
+    train = MixedDataset(table, draw)
+    lines = [f"training: an epoch has {_describe(train.packs, lengths, packing, data.sequence_len)}"]
+    counts, names = mixture.counts, name_sources([entry.path for entry in data.datasets])
+    for name, count, pool in zip(names, counts.tolist(), pools, strict=True):
+        lines.append(
+            f"  {100 * count / counts.sum():.1f} % {name}: {count:,} samples, drawn from {len(pool):,}"
+        )
+    return train, lines
 
 
 def _pad_id(tokenizer: Any) -> int:

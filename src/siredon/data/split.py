@@ -48,6 +48,8 @@ def split_samples(table: JoinedTable, data: DataSection, seed: int, *, keeps_ord
         order = order[~repeated]
         if repeated.any():
             lines.append(f"  {int(repeated.sum()):,} samples dropped: equal to another")
+    if data.is_mixed:
+        order = _spread(table, order)
     if not data.val_set_size:
         return Split(order, None, tuple(lines))
     train, held_out = _hold_out(table, order, data)
@@ -77,6 +79,16 @@ def _shuffle(tables: Sequence[SampleTable], data: DataSection, seed: int) -> Ord
         parts.append(start + generator.permutation(len(table)))
         start += len(table)
     return np.concatenate(parts)
+
+
+def _spread(table: JoinedTable, order: Order) -> Order:
+    """The same with the samples of each table spread evenly, so that any end of it has the same part of each."""
+    source = table.tables_of(order)
+    place = np.empty(len(order))
+    for number in range(len(table.tables)):
+        own = source == number
+        place[own] = (np.arange(own.sum()) + 0.5) / max(1, own.sum())
+    return order[np.argsort(place, kind="stable")]
 
 
 def _hold_out(table: JoinedTable, order: Order, data: DataSection) -> tuple[Order, Order]:

@@ -92,7 +92,12 @@ class JoinedTable:
 
     def __getitem__(self, index: int) -> Sample:
         number = self.table_of(index)
-        return self.tables[number][int(index - self.starts[number])]
+        sample = self.tables[number][int(index - self.starts[number])]
+        return Sample(sample.input_ids, sample.labels, number)
+
+    def tables_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The table of each of several samples, shape [N]."""
+        return np.searchsorted(self.starts, indices, side="right") - 1
 
     def table_of(self, index: int) -> int:
         """The table that a sample is in."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -140,10 +140,12 @@ class Sample:
     Args:
         input_ids: Token ids, shape [T].
         labels: The id where it is learned, else `IGNORE`, shape [T].  The first is never learned: nothing predicts it.
+        source: Number of its data set, from 0.
     """
 
     input_ids: Ids
     labels: Ids
+    source: int = 0
 
     @property
     def num_targets(self) -> int:
@@ -156,9 +158,13 @@ Pack = Sequence[Sample]
 
 
 class Batch(TypedDict):
-    """One forward pass, all int64: ids, labels and positions of shape [B, T]; tokens that are no padding, [B]."""
+    """One forward pass, all int64: ids, labels and positions of shape [B, T]; tokens that are no padding, [B].
+
+    `sources`, [B, T], says of which data set each token is; it is there only where it was asked for.
+    """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor
     num_tokens: torch.Tensor
+    sources: NotRequired[torch.Tensor]

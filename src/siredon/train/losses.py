@@ -36,5 +36,38 @@ def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows
     return total
 
 
+def sum_by_source(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    sources: torch.Tensor,
+    num_sources: int,
+    *,
+    chunk_rows: int = 4096,
+) -> torch.Tensor:
+    """Summed cross-entropy of each data set, and the number of its targets; for looking at, without gradients.
+
+    Args:
+        logits: Shape [..., V], any floating type.
+        targets: Ids of shape [...]; `IGNORE` is no target.
+        sources: Data set of each target, from 0, shape [...].
+        num_sources: How many there are.
+        chunk_rows: Rows converted to fp32 at once.
+
+    Returns:
+        Shape [2, num_sources], fp64.
+    """
+    flat = logits.detach().reshape(-1, logits.shape[-1])
+    wanted, source = targets.reshape(-1), sources.reshape(-1)
+    sums = torch.zeros(2, num_sources, dtype=torch.float64, device=flat.device)
+    for start in range(0, len(flat), chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        losses = functional.cross_entropy(
+            flat[chunk].float(), wanted[chunk], ignore_index=IGNORE, reduction="none"
+        )
+        sums[0].index_add_(0, source[chunk], losses.double())
+        sums[1].index_add_(0, source[chunk], (wanted[chunk] != IGNORE).double())
+    return sums
+
+
 def _chunk_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 from torch.utils.data import Sampler
 
-from siredon.data.collate import PackDataset
+from siredon.data.collate import MixedDataset, PackDataset
 from siredon.data.group import group_by_length
 
 
@@ -30,3 +31,31 @@ class LengthSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(group_by_length(self.lengths, self.size, self.seed, self.epoch()).tolist())
+
+
+class MixedSampler(Sampler[int]):
+    """The packs that a mixture draws for each epoch, in random order.
+
+    Args:
+        dataset: What is trained on.
+        size: Rows of a micro-batch, over all ranks, if rows of like length share one; None if they need not.
+        seed: Seed of the order.
+        epoch: Says which epoch begins; see `LengthSampler`.
+    """
+
+    def __init__(self, dataset: MixedDataset, size: int | None, seed: int, epoch: Callable[[], int]) -> None:
+        self.dataset = dataset
+        self.size, self.seed, self.epoch = size, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, num_packs = self.epoch(), len(self.dataset)
+        if self.size is None:
+            # A stream of its own: the mixture draws from `[seed, epoch]`.
+            order = np.random.default_rng([self.seed, epoch, 1]).permutation(num_packs)
+        else:
+            lengths = self.dataset.packs_of(epoch).count_tokens(self.dataset.table.lengths)
+            order = group_by_length(lengths, self.size, self.seed, epoch)
+        return iter((epoch * num_packs + order).tolist())

@@ -6,7 +6,7 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
-from siredon.train.losses import cross_entropy_sum
-from siredon.train.sampler import LengthSampler
+from siredon.train.losses import cross_entropy_sum, sum_by_source
+from siredon.train.sampler import LengthSampler, MixedSampler
 
 
 class SiredonTrainer(Trainer):
@@ -27,16 +28,27 @@ class SiredonTrainer(Trainer):
         selects_logits: The model computes logits only where it is asked to (`logits_to_keep`).
         autocast: Format of mixed-precision arithmetic, None for none.  (fp16 is left to accelerate, which scales
             the loss; for bf16 accelerate would turn all logits into fp32 at once.)
+        sources: Names of data sets whose losses are logged; batches say of which one each token is.
         options: What `transformers.Trainer` takes.
     """
 
-    def __init__(self, *, selects_logits: bool, autocast: torch.dtype | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        selects_logits: bool,
+        autocast: torch.dtype | None = None,
+        sources: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         # `compute_loss` divides by all targets of the optimizer step, which is what this tells `Trainer`.
         self.model_accepts_loss_kwargs = True
         self.num_tokens_seen = 0
         self._selects_logits = selects_logits
         self._autocast = autocast
+        self._sources = tuple(sources)
+        # Summed losses and targets of each data set since the last log, on this rank
+        self._by_source = torch.zeros(2, len(self._sources), dtype=torch.float64, device=self.args.device)
 
     def compute_loss_context_manager(self) -> ExitStack:
         """What every forward pass runs in."""
@@ -46,15 +58,18 @@ class SiredonTrainer(Trainer):
         return stack
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
-            return sampler
-        return LengthSampler(
-            self.train_dataset if train_dataset is None else train_dataset,
-            self.args.train_batch_size * self.args.world_size,
-            self.args.seed,
-            lambda: int(self.state.epoch or 0),
-        )
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        groups = self.args.train_sampling_strategy == "group_by_length"
+        size = self.args.train_batch_size * self.args.world_size
+        if isinstance(dataset, MixedDataset):
+            return MixedSampler(dataset, size if groups else None, self.args.seed, self._epoch)
+        if groups:
+            return LengthSampler(dataset, size, self.args.seed, self._epoch)
+        sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+        return sampler
+
+    def _epoch(self) -> int:
+        return int(self.state.epoch or 0)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         # Never by length: the order of validation rows is their own.
@@ -87,11 +102,27 @@ class SiredonTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The share of this rank in the step's loss, scaled so that the mean over ranks is the step's loss."""
-        logits, targets, _ = self._predict(model, inputs)
+        logits, targets, places = self._predict(model, inputs)
+        if self._sources:
+            # No target is the first token of its document: it is of the data set of the token that predicts it.
+            sources = inputs["sources"][:, places]
+            self._by_source += sum_by_source(logits, targets, sources, len(self._sources))
         total = cross_entropy_sum(logits, targets)
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, {}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs what is given, and with a training loss those of the data sets, if asked for."""
+        if self._sources and "loss" in logs:
+            sums = self._by_source.clone()
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums, reduction="sum")
+            self._by_source.zero_()
+            for name, (total, count) in zip(self._sources, sums.T.tolist(), strict=True):
+                if count:
+                    logs[f"loss/{name}"] = total / count
+        super().log(logs, start_time)
 
     def evaluation_loop(
         self,

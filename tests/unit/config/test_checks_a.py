@@ -12,6 +12,8 @@ from siredon.config.load import all_rules
 
 VALIDATION = "val_set_size: 0.1\n"
 ROWS = "test_datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
+SECOND = "  - path: more.jsonl\n    type: alpaca\n"
+MIXED = "    weight: 2\n" + SECOND + "mix_strategy: first_exhausted\n"
 LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
 STREAM = "streaming: true\nmax_steps: 100\n"
 PRETRAINING = "pretraining_dataset:\n  - path: texts.jsonl\nmax_steps: 100\n"
@@ -115,6 +117,17 @@ DATA = [
         "pose_max_context_len",
         "use_pose: true\npose_max_context_len: 511\n",
         "use_pose: true\npose_max_context_len: 1024\n",
+    ),
+    warning("SD0270", "datasets.0.weight", "    weight: 2\n", ""),
+    warning("SD0270", "datasets.0.weight", "    weight: 1\n" + SECOND, MIXED),
+    warning("SD0270", "test_datasets.0.weight", ROWS + "    weight: 2\n", ROWS),
+    warning("SD0271", "mix_strategy", "mix_strategy: all_exhausted\n", MIXED),
+    warning("SD0271", "mix_strategy", "mix_strategy: first_exhausted\n", "mix_strategy: concatenate\n"),
+    Case(
+        "SD0272",
+        "mix_strategy",
+        MIXED + "curriculum_sampling: true\nshuffle_merged_datasets: false\n",
+        MIXED + "curriculum_sampling: false\n",
     ),
     Case("SD0209", "streaming", "streaming: true\n", STREAM),
     Case("SD0209", "pretraining_dataset", "pretraining_dataset:\n  - path: a.jsonl\n", PRETRAINING),

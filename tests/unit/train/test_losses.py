@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from siredon.data.types import IGNORE
-from siredon.train.losses import cross_entropy_sum
+from siredon.train.losses import cross_entropy_sum, sum_by_source
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])
@@ -33,3 +33,21 @@ def test_no_target_is_a_loss_of_zero():
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("chunk_rows", [4096, 7])
+def test_sums_by_source_add_up_to_the_whole_and_each_to_its_own_rows(chunk_rows: int):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 11, 50, requires_grad=True), torch.randint(0, 50, (3, 11))
+    targets[:, ::3] = IGNORE
+    sources = torch.randint(0, 3, (3, 11))
+    sums = sum_by_source(logits, targets, sources, 4, chunk_rows=chunk_rows)
+    for number in range(4):
+        own = torch.where(sources == number, targets, IGNORE)
+        wanted = torch.nn.functional.cross_entropy(
+            logits.double().flatten(0, 1), own.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        assert sums[0, number].item() == pytest.approx(wanted.item(), abs=1e-5)
+        assert sums[1, number] == (own != IGNORE).sum()
+    assert sums[:, 3].tolist() == [0, 0]
+    assert not sums.requires_grad

@@ -8,6 +8,7 @@ from siredon.config.checks.streaming import find_stream_key
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.hub import HubSection
+from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.pose import PoseSection
 from siredon.config.sections.streaming import StreamingSection
 
@@ -157,6 +158,61 @@ def _check_gaps(data: DataSection, pose: PoseSection) -> Iterator[Finding]:
         )
 
 
+def _check_weights(data: DataSection) -> Iterator[Finding]:
+    """A weight needs data sets that are mixed by weight.
+
+    Data sets that stand one behind the other (`mix_strategy: concatenate`) are used in full, each row once an
+    epoch; validation rows of `test_datasets` are never mixed.
+    """
+    for place, entry in enumerate(data.datasets):
+        if "weight" in entry.model_fields_set and not data.is_mixed:
+            yield Finding(
+                f"datasets.{place}.weight",
+                "`weight` has no effect with `mix_strategy: concatenate`: every row is used once",
+                "Set `mix_strategy: first_exhausted` or `all_exhausted`, or remove `weight`.",
+                "warning",
+            )
+    for place, entry in enumerate(data.test_datasets):
+        if "weight" in entry.model_fields_set:
+            yield Finding(
+                f"test_datasets.{place}.weight",
+                "`weight` has no effect in `test_datasets`: every validation row is used once",
+                "Remove `weight`.",
+                "warning",
+            )
+
+
+def _check_mixed(data: DataSection) -> Iterator[Finding]:
+    """Mixing takes several data sets.
+
+    Of one alone, every epoch has all rows, whatever the strategy.
+    """
+    if data.is_mixed and len(data.datasets) == 1:
+        yield Finding(
+            "mix_strategy",
+            f"`mix_strategy: {data.mix_strategy}` has no effect with one data set",
+            "Add another entry to `datasets`, or remove `mix_strategy`.",
+            "warning",
+        )
+
+
+def _check_mixed_order(data: DataSection, packing: PackingSection) -> Iterator[Finding]:
+    """Data sets that are mixed by weight have no order to keep.
+
+    `curriculum_sampling` promises the order of the rows; mixing draws them anew for each epoch.
+    """
+    if data.is_mixed and packing.curriculum_sampling:
+        yield Finding(
+            "mix_strategy",
+            f"`mix_strategy: {data.mix_strategy}` draws rows in random order, `curriculum_sampling` keeps theirs",
+            "Remove `curriculum_sampling` or `mix_strategy`.",
+        )
+
+
+_WEIGHTED = (
+    "datasets:\n  - path: a.jsonl\n    type: alpaca\n    weight: 3\n  - path: b.jsonl\n    type: alpaca"
+)
+
 RULES = (
     Rule(
         "SD0201",
@@ -200,5 +256,24 @@ RULES = (
         _check_gaps,
         wrong="sequence_len: 2048\nuse_pose: true",
         right="sequence_len: 2048\nuse_pose: true\npose_max_context_len: 16384",
+    ),
+    Rule(
+        "SD0270",
+        _check_weights,
+        wrong=_WEIGHTED,
+        right=f"{_WEIGHTED}\nmix_strategy: first_exhausted",
+    ),
+    Rule(
+        "SD0271",
+        _check_mixed,
+        wrong="mix_strategy: all_exhausted",
+        right=f"{_WEIGHTED}\nmix_strategy: all_exhausted",
+    ),
+    Rule(
+        "SD0272",
+        _check_mixed_order,
+        wrong=f"{_WEIGHTED}\nmix_strategy: first_exhausted\ncurriculum_sampling: true\n"
+        "shuffle_merged_datasets: false",
+        right=f"{_WEIGHTED}\nmix_strategy: first_exhausted",
     ),
 )

@@ -108,7 +108,11 @@ class SourceEntry(Section):
         None,
     )
     preprocess_shards: Int | None = key("Pieces prepared one after another, to spare memory.", None, ge=1)
-    weight: Float | None = planned("Share of this data set among all; default by its rows.", gt=0)
+    weight: Float = key(
+        "Share of this data set among all, against the weights of the others; needs a `mix_strategy`.",
+        1.0,
+        gt=0,
+    )
     trust_remote_code: Bool = planned(
         "Allow Python code that comes with the data to run; never, as `datasets` runs none.", False
     )
@@ -187,6 +191,10 @@ class DataSection(Section):
     train_on_inputs: Bool = key("Learn the prompts too, not only the responses.", False)
     shuffle_merged_datasets: Bool = key("Shuffle the rows of all data sets together, by `seed`.", True)
     shuffle_before_merging_datasets: Bool = key("Shuffle each data set by itself first.", False)
+    mix_strategy: Literal["concatenate", "first_exhausted", "all_exhausted"] = key(
+        "How data sets are mixed: one behind the other, or by `weight`, until the first or the last is used up.",
+        "concatenate",
+    )
     eval_sequence_len: Int | None = key(
         "Longest validation row, in tokens; default `sequence_len`.", None, ge=2
     )
@@ -210,6 +218,11 @@ class DataSection(Section):
     def shortest(self) -> int:
         """Tokens of the shortest row that is kept."""
         return 2 if self.min_sample_len is None else self.min_sample_len
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether data sets are mixed by weight."""
+        return self.mix_strategy != "concatenate"
 
     @property
     def eval_tokens(self) -> int:

@@ -12,6 +12,7 @@ class LoggingSection(Section):
         "Optimizer steps between log lines; default 0.5 % of the run, 1 to 10.", None, ge=1
     )
     use_tensorboard: Bool = key("Write TensorBoard files too.", False)
+    log_source_loss: Bool = key("Log the loss of each data set by itself too, as `loss/<its name>`.", False)
     include_tokens_per_second: Bool | None = planned("Count input tokens and log their rate, per second.")
     include_tkps: Bool = planned("Log the rate of learned tokens, per second and GPU.", True)
 

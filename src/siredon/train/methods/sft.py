@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from siredon.config.schema import Config
@@ -20,11 +22,12 @@ def build_trainer(
     trainer = SiredonTrainer(
         selects_logits=takes_logits_to_keep(parts.base),
         autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
+        sources=parts.prepared.sources if config.logging.log_source_loss else (),
         model=parts.model,
         args=build_arguments(config, schedule, precision, hardware, resumes=parts.resume is not None),
         train_dataset=parts.prepared.train,
         eval_dataset=parts.prepared.validation,
-        data_collator=parts.prepared.collator,
+        data_collator=replace(parts.prepared.collator, marks_sources=config.logging.log_source_loss),
         processing_class=parts.tokenizer,
     )
     equip_trainer_(trainer, parts, config, hardware)
