@@ -115,6 +115,11 @@ class Renderer:
             )
         return re.compile(opening)
 
+    @cached_property
+    def special(self) -> re.Pattern[str]:
+        """Matches any special token."""
+        return re.compile(match_any(self.probed.specials))
+
     def render(self, item: Conversation | Text, policy: StopPolicy | EosPolicy = "turn") -> Rendered:
         """Spans of one row.
 
