@@ -12,13 +12,24 @@ from typing import Any
 
 from siredon.config.model_folder import cache_folder
 
+#: Pieces are in the order in which they were found: the first ones are a smaller vocabulary of the same kind.
+NUM_PIECES = 40_000
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
 _CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
-_INST = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"]
+_INST = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[TOOL_CALLS]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+]
 
 
 def _package(name: str) -> Path | None:
@@ -44,7 +55,7 @@ def qwen() -> Any | None:
     if package is None:
         return None
     lines = (package / "resources/qwen.tiktoken").read_bytes().splitlines()
-    tokens = [base64.b64decode(line.split()[0]) for line in lines if line]
+    tokens = [base64.b64decode(line.split()[0]) for line in lines[:NUM_PIECES] if line]
     return _byte_level(tokens, QWEN_PATTERN, (_CHATML, "<|im_end|>", None), normalizers.NFC())
 
 
@@ -55,8 +66,7 @@ def tekken() -> Any | None:
     if package is None:
         return None
     content = json.loads((package / "data/tekken_240911.json").read_bytes())
-    size = content["config"]["default_vocab_size"] - content["config"]["default_num_special_tokens"]
-    tokens = [base64.b64decode(entry["token_bytes"]) for entry in content["vocab"][:size]]
+    tokens = [base64.b64decode(entry["token_bytes"]) for entry in content["vocab"][:NUM_PIECES]]
     return _byte_level(tokens, content["config"]["pattern"], (_INST, "</s>", "<s>"), None)
 
 
@@ -78,7 +88,9 @@ def mistral() -> Any | None:
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     inner.add_special_tokens(_INST)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 TOKENIZERS: dict[str, Callable[[], Any | None]] = {

@@ -32,7 +32,18 @@ HARD = [
     *("e\u0301", "\u0301", "\u0300\u0301a", "\u0915\u094d\u0937\u093f", "\u1112\u1161\u11ab", "A\u030a"),
     *("漢字仮名", "漢", "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea"),
     *("assistant\n", "user\n", "<|im_start|>user\n", "<|im_end|>", "[INST]", " [/INST] ", "</s>", "<s>"),
-    *("{{ x }}", "{% if %}", "<tool_call>", "### Response:\n", "<|", "|>", "can't", "12345", "\x00", "\ufffd"),
+    *(
+        "{{ x }}",
+        "{% if %}",
+        "<tool_call>",
+        "### Response:\n",
+        "<|",
+        "|>",
+        "can't",
+        "12345",
+        "\x00",
+        "\ufffd",
+    ),
 ]
 # Surrogates are no text; the private plane marks messages; U+2581 is a blank to SentencePiece
 CHARACTERS = st.characters(exclude_categories=("Cs", "Co"), exclude_characters="\u2581")
@@ -180,7 +191,11 @@ def write_talks(path: Path, count: int) -> None:
         return "".join(chance.choices(words, k=chance.randint(1, 60))) + "."
 
     rows = [
-        {"messages": [{"role": role, "content": say()} for role in ("user", "assistant") * chance.randint(1, 3)]}
+        {
+            "messages": [
+                {"role": role, "content": say()} for role in ("user", "assistant") * chance.randint(1, 3)
+            ]
+        }
         for _ in range(count)
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
