@@ -2,8 +2,8 @@
 
     python benchmarks/render.py [--rounds 30] [--output benchmarks/results/render_cpu_DATE.md]
 
-Every number is processor time, the fastest of several rounds, so that a busy machine does not change it. `plain` is one `apply_chat_template` of transformers;
-Siredon renders a row twice and places every message. `special` is the search for text of special tokens.
+Every number is processor time, the fastest of several rounds, so that a busy machine does not change it. `plain` is
+one `apply_chat_template` of transformers; `special` is the search for text of special tokens in a row.
 """
 
 from __future__ import annotations

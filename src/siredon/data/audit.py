@@ -87,10 +87,16 @@ class Counts:
         return asdict(self)
 
 
-def read_counts(values: dict[str, object]) -> Counts:
-    """What `to_json` wrote."""
+def read_counts(values: object) -> Counts:
+    """What `to_json` wrote.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("no counts")
     examples = values.pop("examples", ())
-    return Counts(**values, examples=tuple(examples))  # type: ignore[arg-type]
+    return Counts(**values, examples=tuple(examples))
 
 
 def check_counts(counts: Iterable[Counts], *, wants_stop: bool) -> None:

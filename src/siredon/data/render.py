@@ -127,9 +127,12 @@ class Renderer:
             RowError: The template cannot render it, or not so that the learned characters are known.
         """
         if isinstance(item, Text):
-            return self._render_text(item)
-        policy = policy if isinstance(policy, StopPolicy) else StopPolicy(policy)
-        return self._render_conversation(item, policy)
+            rendered = self._render_text(item)
+        else:
+            policy = policy if isinstance(policy, StopPolicy) else StopPolicy(policy)
+            rendered = self._render_conversation(item, policy)
+        _check_characters(rendered.text)
+        return rendered
 
     def render_prompt(self, item: Conversation | Text) -> str:
         """The text after which the model answers."""
@@ -236,6 +239,15 @@ class Renderer:
         if item.tools:
             options["tools"] = list(item.tools)
         return apply_template(self.tokenizer, self.template, messages, **options)
+
+
+def _check_characters(text: str) -> None:
+    """Halves of characters, as cut JSON has them, are no text to a tokenizer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise RowError(f"holds half a character (U+{code:04X}), which is no text") from None
 
 
 def check_shown(messages: Sequence[Message], found: Mapping[int, Found]) -> None:

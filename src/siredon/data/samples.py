@@ -66,6 +66,12 @@ class Recipe:
         Raises:
             RowError: It cannot be used.
         """
+        try:
+            return self._ready(row)
+        except RecursionError:
+            raise RowError("holds lists or objects that are nested too deeply") from None
+
+    def _ready(self, row: Any) -> Readied:
         options = ReadOptions(self.entry, self.data.train_on_inputs, self.renderer.bos, self.renderer.eos)
         item = self.format.read(row, options)
         rendered = self.renderer.render(item, self.policy)
