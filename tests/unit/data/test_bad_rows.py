@@ -151,7 +151,9 @@ def test_a_file_of_damaged_rows_names_five_of_them_and_counts_the_rest(
     assert lines[-1] == f"and {len(bad) - 5:,} more"
     for number, line in zip(bad, lines, strict=False):
         assert f"rows.jsonl: row {number} " in line or number not in bad[:5]
-    (counts,) = prepare(chat_tokenizer, tmp_path, datasets=[entry], bad_rows="drop", sequence_len=100_000).counts
+    (counts,) = prepare(
+        chat_tokenizer, tmp_path, datasets=[entry], bad_rows="drop", sequence_len=100_000
+    ).counts
     assert counts.num_rows == len(rows)
     assert counts.num_dropped >= len(bad)
     assert counts.num_samples == len(rows) - counts.num_dropped

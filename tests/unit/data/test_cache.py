@@ -144,7 +144,9 @@ def damage_of(kind: str) -> Callable[[Path], None]:
     return truncate if kind in kinds["truncate"] else change if kind in kinds["change"] else replace
 
 
-@pytest.mark.parametrize("kind", ["empty", "head", "half", "last", "magic", "header", "type", "gone", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "head", "half", "last", "magic", "header", "type", "gone", "folder"]
+)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_made_anew(name: str, kind: str, tmp_path: Path):
     load_or_make(tmp_path, "key", lambda: make_content(1))
@@ -214,7 +216,11 @@ class Keys:
 
     def key(self, *, tokenizer: Any = None, section: dict[str, Any] | None = None, **keys: Any) -> str:
         seed, entry = keys.pop("seed", 7), keys.pop("entry", {})
-        values = {"datasets": [{**self.entry, **entry}], "dataset_prepared_path": str(self.folder / "p"), **keys}
+        values = {
+            "datasets": [{**self.entry, **entry}],
+            "dataset_prepared_path": str(self.folder / "p"),
+            **keys,
+        }
         preparation = prepare.Preparation(
             tokenizer or self.tokenizer,
             TokenizerSection.model_validate(section or {}),
