@@ -12,6 +12,7 @@ TOO_SHORT = "under min_sample_len"
 NO_TARGETS = "nothing in them is learned"
 #: Part of the rows that may be lost before that is a warning.
 MAX_LOST = 0.05
+_MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Counts:
         num_targets: Learned tokens of all samples.
         dropped: Why rows were dropped -> how many.
         examples: A few of the rows that could not be read, each with its place and reason.
+        specials: Special tokens whose text stands in rows themselves -> in how many rows.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Counts:
     num_targets: int
     dropped: dict[str, int] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
+    specials: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_dropped(self) -> int:
@@ -71,6 +74,12 @@ class Counts:
                     f"{self.source}: {100 * count / self.num_rows:.0f} % of the rows were {what} "
                     f"({count:,} of {self.num_rows:,})"
                 )
+        if self.specials:
+            names = ", ".join(repr(token) for token in sorted(self.specials)[:_MAX_NAMES])
+            found.append(
+                f"{self.source}: {sum(self.specials.values()):,} rows contain text of special tokens in their "
+                f"content ({names}); the tokenizer reads it as those tokens"
+            )
         return found
 
     def to_json(self) -> dict[str, object]:
@@ -78,10 +87,16 @@ class Counts:
         return asdict(self)
 
 
-def read_counts(values: dict[str, object]) -> Counts:
-    """What `to_json` wrote."""
+def read_counts(values: object) -> Counts:
+    """What `to_json` wrote.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("no counts")
     examples = values.pop("examples", ())
-    return Counts(**values, examples=tuple(examples))  # type: ignore[arg-type]
+    return Counts(**values, examples=tuple(examples))
 
 
 def check_counts(counts: Iterable[Counts], *, wants_stop: bool) -> None:

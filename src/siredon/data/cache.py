@@ -104,8 +104,8 @@ def _read(folder: Path) -> Content | None:
         table = load_table(folder, counts.num_targets)
     except (OSError, ValueError, TypeError, EOFError):
         return None
-    sizes = {len(table.input_ids), len(table.labels), table.num_tokens, counts.num_tokens}
-    return (table, counts) if len(sizes) == 1 and len(table) == counts.num_samples else None
+    fits = (table.num_tokens, len(table)) == (counts.num_tokens, counts.num_samples)
+    return (table, counts) if fits else None
 
 
 def _publish(content: Content, folder: Path) -> None:

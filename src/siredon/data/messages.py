@@ -173,16 +173,16 @@ class _Reader:
         if kind == "tool_call":
             parts.calls += self.tool_calls(text if text is not None else part)
             return
+        if kind != "text" and kind not in _REASONING_PARTS:
+            raise RowError(f"{self.where} has a part of type `{kind}`: only text can be trained on yet")
         if not isinstance(text, str):
             raise RowError(f"{self.where} has a part of type `{kind}` without text")
         if kind in _REASONING_PARTS:
             parts.reasoning.append(text)
-        elif kind == "text":
+        else:
             parts.text += text
             flag = part.get("train", part.get("weight"))
             parts.pieces.append((len(parts.text), None if flag is None else self._flag(flag, "train")))
-        else:
-            raise RowError(f"{self.where} has a part of type `{kind}`: only text can be trained on yet")
 
     def tool_calls(self, value: object) -> list[dict[str, Any]]:
         """Tool calls, each with its name and its arguments as a mapping."""

@@ -108,12 +108,18 @@ class Renderer:
     def stop(self) -> re.Pattern[str]:
         """Matches the token or tokens that end a turn."""
         opening = match_any(self.probed.closers)
-        if self.eos and self.probed.closers:
+        others = set(self.probed.closers) - {self.eos}
+        if self.eos and others:
             # Some templates end a turn with two tokens, the second of which is the eos token
             return re.compile(
-                rf"(?:{opening})(?:{match_any(self.probed.specials)})*?{re.escape(self.eos)}|{opening}"
+                rf"(?:{match_any(others)})(?:{match_any(self.probed.specials)})*?{re.escape(self.eos)}|{opening}"
             )
         return re.compile(opening)
+
+    @cached_property
+    def special(self) -> re.Pattern[str]:
+        """Matches any special token."""
+        return re.compile(match_any(self.probed.specials))
 
     def render(self, item: Conversation | Text, policy: StopPolicy | EosPolicy = "turn") -> Rendered:
         """Spans of one row.
@@ -122,9 +128,12 @@ class Renderer:
             RowError: The template cannot render it, or not so that the learned characters are known.
         """
         if isinstance(item, Text):
-            return self._render_text(item)
-        policy = policy if isinstance(policy, StopPolicy) else StopPolicy(policy)
-        return self._render_conversation(item, policy)
+            rendered = self._render_text(item)
+        else:
+            policy = policy if isinstance(policy, StopPolicy) else StopPolicy(policy)
+            rendered = self._render_conversation(item, policy)
+        _check_characters(rendered.text)
+        return rendered
 
     def render_prompt(self, item: Conversation | Text) -> str:
         """The text after which the model answers."""
@@ -174,20 +183,22 @@ class Renderer:
         for place, index in enumerate(order):
             following = order[place + 1] if place + 1 < len(order) else None
             limit = len(text) if following is None else min(found[following].places)
-            region = self._find_region((index, messages[index]), found[index], text, (bound, limit))
+            region = self._find_region((index, messages), found[index], text, (bound, limit))
             regions.append(region)
             bound = region.stop
         return regions
 
     def _find_region(
-        self, numbered: tuple[int, Message], found: Found, text: str, bounds: tuple[int, int]
+        self, numbered: tuple[int, Sequence[Message]], found: Found, text: str, bounds: tuple[int, int]
     ) -> _Region:
-        index, message = numbered
+        index, messages = numbered
+        message = messages[index]
         if message.learn and (len(found.left) > 1 or len(found.right) > 1):
             raise RowError(f"message {index + 1} ({message.role}) stands twice in the text of the template")
         first, last = min(found.places), max(found.places)
         content = (found.left[0], found.right[0]) if len(found.left) == 1 and len(found.right) == 1 else None
-        start = self._find_start(message, text, (bounds[0], first))
+        before, after = _core_of(messages, index - 1), _core_of(messages, index + 1)
+        start = self._find_start(message, text, (bounds[0], first), before)
         if start is None:
             if content is None or found.left[0] > first:
                 raise RowError(
@@ -195,26 +206,28 @@ class Renderer:
                     "so what of it is learned cannot be known exactly"
                 )
             start = _with_blanks_before(message.content, text, content[0])
-        stop = self.stop.search(text, last, bounds[1])
+        # Nor is a token the end of a turn that the message after writes
+        said = text.rfind(after, last, bounds[1]) if self.special.search(after) else -1
+        stop = self.stop.search(text, last, said if said >= 0 else bounds[1])
         if stop is None:
             end = _with_blanks_after(message.content, text, last)
             return _Region(start, end, end, content, message)
         return _Region(start, stop.start(), stop.end(), content, message)
 
-    def _find_start(self, message: Message, text: str, bounds: tuple[int, int]) -> int | None:
-        """Behind the words that open an answer, where they are there."""
+    def _find_start(self, message: Message, text: str, bounds: tuple[int, int], before: str) -> int | None:
+        """Behind the words that open an answer, where they are there and not what the message before says."""
         if message.role not in _ANSWERS:
             return None
-        for opening in self.probed.openings:
-            place = text.rfind(opening, *bounds)
-            if place >= 0:
-                return place + len(opening)
-        ends = [
-            place + len(header)
-            for header in self.probed.headers
-            if (place := text.rfind(header, *bounds)) >= 0
-        ]
-        return max(ends, default=None)
+        said = text.find(before, *bounds) if before else -1
+        last = said + len(before)
+        for words in (self.probed.openings, self.probed.headers):
+            places = [(text.rfind(word, *bounds), len(word)) for word in words]
+            ends = [
+                (place, place + size) for place, size in places if place >= 0 and not said <= place < last
+            ]
+            if ends:
+                return max(ends)[1]
+        return None
 
     def _check_tools(self, item: Conversation) -> None:
         if item.tools and self.probed.hides_tools:
@@ -231,6 +244,20 @@ class Renderer:
         if item.tools:
             options["tools"] = list(item.tools)
         return apply_template(self.tokenizer, self.template, messages, **options)
+
+
+def _core_of(messages: Sequence[Message], index: int) -> str:
+    """What a message says, without blanks around it; empty if there is no such message."""
+    return messages[index].content.strip() if 0 <= index < len(messages) else ""
+
+
+def _check_characters(text: str) -> None:
+    """Halves of characters, as cut JSON has them, are no text to a tokenizer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise RowError(f"holds half a character (U+{code:04X}), which is no text") from None
 
 
 def check_shown(messages: Sequence[Message], found: Mapping[int, Found]) -> None:

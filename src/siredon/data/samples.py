@@ -14,6 +14,7 @@ from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.data.audit import NO_TARGETS, TOO_LONG, TOO_SHORT, Counts
 from siredon.data.load import Source, split_pieces
 from siredon.data.render import Rendered, Renderer, StopPolicy
+from siredon.data.special_text import find_special
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
 from siredon.data.types import IGNORE, Format, ReadOptions, RowError, Sample, Text
@@ -21,6 +22,21 @@ from siredon.errors import DataError
 
 _BATCH_ROWS = 1_000
 _MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Readied:
+    """A row before it is tokenized.
+
+    Args:
+        rendered: Its text in spans, or the tokens that it is already.
+        split: It is cut into windows where it is too long.
+        special: A special token whose text the row itself holds; None if it holds none.
+    """
+
+    rendered: Rendered | Sample
+    split: bool = False
+    special: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,16 +73,24 @@ class Recipe:
             self.max_tokens,
         )
 
-    def render(self, row: Any) -> tuple[Rendered | Sample, bool]:
-        """A row as text in spans, or as the tokens that it is; and whether it is split where it is too long.
+    def render(self, row: Any) -> Readied:
+        """A row as text in spans, or as the tokens that it is.
 
         Raises:
             RowError: It cannot be used.
         """
+        try:
+            return self._ready(row)
+        except RecursionError:
+            raise RowError("holds lists or objects that are nested too deeply") from None
+
+    def _ready(self, row: Any) -> Readied:
         item = self.format.read(row, self.options)
         if isinstance(item, Sample):
-            return item, False
-        return self.renderer.render(item, self.policy), isinstance(item, Text) and item.split
+            return Readied(item)
+        rendered = self.renderer.render(item, self.policy)
+        special = find_special(item, row, rendered.text, self.renderer.special)
+        return Readied(rendered, isinstance(item, Text) and item.split, special)
 
 
 @dataclass
@@ -78,6 +102,7 @@ class _Tally:
     num_bad: int = 0
     num_truncated: int = 0
     num_with_stop: int = 0
+    specials: Counter[str] = field(default_factory=Counter)
 
     def add_bad(self, place: str, error: RowError) -> None:
         """A row that cannot be used; rows with the same reason but for numbers and names are counted together."""
@@ -98,9 +123,9 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
     tally = _Tally()
     builder = TableBuilder()
     with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[list[_Row], Future[list[Sample | RowError]]] | None = None
+        waiting: tuple[list[_Placed], Future[list[Sample | RowError]]] | None = None
         for batch in _render_batches(source, recipe, tally):
-            task = pool.submit(_tokenize, recipe.tokenizer, [row.rendered for row in batch])
+            task = pool.submit(_tokenize, recipe.tokenizer, [row.ready.rendered for row in batch])
             if waiting is not None:
                 _collect(waiting[0], waiting[1].result(), recipe, (builder, tally))
             waiting = batch, task
@@ -119,6 +144,7 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
         table.num_targets,
         dict(tally.dropped),
         tuple(tally.examples),
+        dict(tally.specials),
     )
     return table, counts
 
@@ -131,14 +157,19 @@ def _tokenize(tokenizer: Any, rows: Sequence[Rendered | Sample]) -> list[Sample 
 
 
 @dataclass(frozen=True)
-class _Row:
-    rendered: Rendered | Sample
-    split: bool
-    place: str
+class _Placed:
+    ready: Readied
+    source: Source
+    index: int
+
+    @property
+    def place(self) -> str:
+        """File and number, for errors."""
+        return self.source.place(self.index)
 
 
-def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[list[_Row]]:
-    batch: list[_Row] = []
+def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[list[_Placed]]:
+    batch: list[_Placed] = []
     numbered = (
         (start + index, row)
         for start, piece in split_pieces(source, recipe.entry)
@@ -146,13 +177,13 @@ def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[l
     )
     for index, row in numbered:
         try:
-            rendered, split = recipe.render(row)
+            ready = recipe.render(row)
         except RowError as error:
             tally.add_bad(source.place(index), error)
             continue
         if tally.num_bad and recipe.data.bad_rows == "error":
             continue  # Only the other bad rows are of interest now
-        batch.append(_Row(rendered, split, source.name))
+        batch.append(_Placed(ready, source, index))
         if len(batch) == _BATCH_ROWS:
             yield batch
             batch = []
@@ -161,7 +192,7 @@ def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[l
 
 
 def _collect(
-    batch: Sequence[_Row],
+    batch: Sequence[_Placed],
     tokenized: Sequence[Sample | RowError],
     recipe: Recipe,
     result: tuple[TableBuilder, _Tally],
@@ -177,26 +208,29 @@ def _collect(
         if not kept:
             tally.dropped[reason or NO_TARGETS] += 1
         tally.num_truncated += is_cut
-        learns_stop = isinstance(row.rendered, Rendered) and row.rendered.learns_stop
+        rendered = row.ready.rendered
+        learns_stop = isinstance(rendered, Rendered) and rendered.learns_stop
         tally.num_with_stop += bool(kept) and learns_stop and not is_cut
+        if kept and row.ready.special:
+            tally.specials[row.ready.special] += 1
         for piece in kept:
             builder.add(piece)
 
 
-def _fit(sample: Sample, row: _Row, recipe: Recipe) -> tuple[list[Sample], bool, str]:
+def _fit(sample: Sample, row: _Placed, recipe: Recipe) -> tuple[list[Sample], bool, str]:
     """A sample brought to length: the pieces that are kept, whether it was truncated, why it was dropped."""
     data, limit, length = recipe.data, recipe.max_tokens, len(sample.input_ids)
     if length < data.shortest:
         return [], False, TOO_SHORT
     if length <= limit:
         return [sample], False, ""
-    if row.split:
+    if row.ready.split:
         return [_slice(sample, start, start + limit) for start in range(0, length, limit)], False, ""
     if data.excess_length_strategy == "truncate":
         return [_slice(sample, 0, limit)], True, ""
     if data.excess_length_strategy == "raise":
         raise DataError(
-            f"{row.place}: a row has {length:,} tokens, over sequence_len: {limit:,}",
+            f"{row.place} has {length:,} tokens, over sequence_len: {limit:,}",
             "Raise `sequence_len`, or set `excess_length_strategy: drop` or `truncate`.",
         )
     return [], False, TOO_LONG

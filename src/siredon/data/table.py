@@ -180,11 +180,33 @@ def save_table(table: SampleTable, folder: Path) -> None:
 
 
 def load_table(folder: Path, num_targets: int) -> SampleTable:
-    """Maps the arrays from disk; nothing is read until it is used."""
-    return SampleTable(
+    """Maps the arrays from disk; nothing is read until it is used.
+
+    Raises:
+        OSError: A file is not there.
+        ValueError: A file is damaged, or the files are not of one table.
+    """
+    table = SampleTable(
         np.load(folder / "input_ids.npy", mmap_mode="r"),
         np.load(folder / "labels.npy", mmap_mode="r"),
         np.load(folder / "offsets.npy"),
         np.load(folder / "digests.npy"),
         num_targets,
     )
+    _check_table(table)
+    return table
+
+
+def _check_table(table: SampleTable) -> None:
+    offsets = table.offsets
+    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) == 0:
+        raise ValueError("no offsets")
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        raise ValueError("offsets out of order")
+    for array, dtype, shape in (
+        (table.input_ids, np.int32, (table.num_tokens,)),
+        (table.labels, np.int32, (table.num_tokens,)),
+        (table.digests, np.uint64, (len(table), 2)),
+    ):
+        if array.dtype != dtype or array.shape != shape:
+            raise ValueError(f"{array.dtype} of shape {array.shape}, not {dtype.__name__} of shape {shape}")
