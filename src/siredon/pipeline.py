@@ -237,4 +237,3 @@ def _prompting(config: Config, tokenizer: Any) -> Prompting:
     from siredon.data.prompt import build_prompting
 
     return build_prompting(config.data.datasets[0], config.tokenizer, tokenizer)
-

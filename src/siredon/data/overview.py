@@ -150,7 +150,8 @@ def find_dropped(source: Source, recipe: Recipe, counts: Counts) -> tuple[Droppe
     Those that were not kept when the data was prepared are looked for in the first rows.
     """
     examples: dict[str, list[str]] = {
-        reason: [text for text in counts.examples if reason in re.sub(r"\d+", "N", text)] for reason in counts.dropped
+        reason: [text for text in counts.examples if reason in re.sub(r"\d+", "N", text)]
+        for reason in counts.dropped
     }
     missing = {reason for reason, found in examples.items() if not found}
     if missing:
