@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from siredon.data.cache import Entry
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="[FOLDER]", help="The `dataset_prepared_path` of a configuration.")
+    Path, typer.Argument(metavar="FOLDER", help="The `dataset_prepared_path` of a configuration.")
 ]
 DEFAULT = Path("last_run_prepared")
 
@@ -27,7 +27,7 @@ def list_prepared(folder: Folder = DEFAULT) -> None:
     halves = [entry for entry in find_clearable(root) if not entry.is_whole]
     if entries:
         typer.echo("\n".join(_show_table(entries)))
-        typer.echo(f"{len(entries):,} prepared data sets, {_show_bytes(sum(e.num_bytes for e in entries))}")
+        typer.echo(f"{_count_sets(len(entries))}, {_show_bytes(sum(e.num_bytes for e in entries))}")
     else:
         typer.echo(f"{folder}: nothing is prepared there")
     if halves:
@@ -53,7 +53,7 @@ def clear(
         typer.echo(f"{folder}: nothing to delete")
         return
     num_halves = sum(not entry.is_whole for entry in found)
-    what = f"{len(found) - num_halves:,} prepared data sets"
+    what = _count_sets(len(found) - num_halves)
     if num_halves:
         what += f" and {num_halves:,} left half-written by killed runs"
     typer.echo(f"{folder}: {what}, {_show_bytes(sum(entry.num_bytes for entry in found))}")
@@ -99,6 +99,10 @@ def _show_table(entries: tuple[Entry, ...]) -> list[str]:
         )
         for row in rows
     ]
+
+
+def _count_sets(number: int) -> str:
+    return f"{number:,} prepared data set{'' if number == 1 else 's'}"
 
 
 def _show_bytes(count: int) -> str:

@@ -35,6 +35,9 @@ from siredon.data.table import Digests, JoinedTable, build_table
 from siredon.data.types import Row, Sample
 from siredon.errors import DataError
 
+#: Of a text that is split into more samples, the others are not shown.
+MOST_WINDOWS = 8
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -81,7 +84,8 @@ class SeenRow:
         num_tokens: Its tokens, before it was brought to length.
         is_cut: Whether it was truncated.
         reason: Why it was dropped; empty if it was not.
-        samples: What was made of it; of a dropped row what would have been.
+        num_samples: How many samples were made of it; none of a dropped row.
+        samples: The first of them; of a dropped row what would have been one.
     """
 
     source: int
@@ -90,12 +94,8 @@ class SeenRow:
     num_tokens: int
     is_cut: bool
     reason: str
+    num_samples: int
     samples: tuple[SeenSample, ...]
-
-    @property
-    def num_targets(self) -> int:
-        """Its learned tokens."""
-        return sum(sample.num_targets for sample in self.samples)
 
 
 @dataclass(frozen=True)
@@ -312,9 +312,19 @@ class _Look:
         made = make_row(row, place, source.recipe)
         voices = find_voices(source.recipe, row, made.text) if made.whole is not None else None
         whole = () if made.whole is None else (_cut_whole(made.whole, source.recipe.max_tokens),)
-        samples = tuple(self._see(sample, voices, is_used=bool(made.kept)) for sample in made.kept or whole)
+        shown = made.kept[:MOST_WINDOWS] or whole
+        samples = tuple(self._see(sample, voices, is_used=bool(made.kept)) for sample in shown)
         num_tokens = 0 if made.whole is None else len(made.whole.input_ids)
-        return SeenRow(source.number, index + 1, place, num_tokens, made.is_cut, made.reason, samples)
+        return SeenRow(
+            source=source.number,
+            number=index + 1,
+            place=place,
+            num_tokens=num_tokens,
+            is_cut=made.is_cut,
+            reason=made.reason,
+            num_samples=len(made.kept),
+            samples=samples,
+        )
 
     def _see(self, sample: Sample, voices: Voices | None, *, is_used: bool) -> SeenSample:
         pieces = name_roles(tuple(self.reader.read(sample)), voices)

@@ -83,5 +83,6 @@ def _pack_row(
         "tokens": row.num_tokens,
         "cut": row.is_cut,
         "reason": row.reason,
+        "num_samples": row.num_samples,
         "samples": [pack_sample(sample) for sample in row.samples],
     }

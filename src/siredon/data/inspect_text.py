@@ -22,6 +22,7 @@ OPEN, CLOSE = "\u27e6", "\u27e7"
 _BAR_WIDTH = 40
 _MOST_TOKENS = 500
 _LAST_TOKENS = 100
+_MOST_WINDOWS = 2
 #: A word of so many columns may be broken.
 _LONG_WORD = 20
 _TITLE = "bold"
@@ -103,11 +104,17 @@ class _Writer:
         if row.reason:
             count = f" ({row.num_tokens:,} tokens)" if row.num_tokens else ""
             self.print(f"dropped: {row.reason}{count}", "bold red")
-        for number, sample in enumerate(row.samples, 1):
+            for sample in row.samples:
+                if sample.num_tokens < row.num_tokens:
+                    self.print(f"its first {sample.num_tokens:,} tokens:", "dim")
+        shown = row.samples if self.in_full else row.samples[:_MOST_WINDOWS]
+        for number, sample in enumerate(shown, 1):
             if not row.reason:
-                window = f"window {number} of {len(row.samples)}: " if len(row.samples) > 1 else ""
+                window = f"window {number} of {row.num_samples:,}: " if row.num_samples > 1 else ""
                 self.print(window + _describe(sample, row), "dim")
             self._tokens(sample.pieces)
+        if row.num_samples > len(shown):
+            self.print(f"[... {row.num_samples - len(shown):,} windows more ...]", "dim italic")
 
     def _tokens(self, pieces: Sequence[Piece]) -> None:
         for part, left_out in _shorten(pieces, in_full=self.in_full):

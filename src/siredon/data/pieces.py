@@ -15,7 +15,7 @@ _TORN = "\ufffd"
 _MOST_TOKENS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A token, or several that only together are a character.
 
@@ -44,6 +44,7 @@ class PieceReader:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._texts: dict[int, str] = {}
+        self._pieces: dict[tuple[int, bool], Piece] = {}
 
     @cached_property
     def specials(self) -> frozenset[int]:
@@ -67,9 +68,19 @@ class PieceReader:
         ids, learned = sample.input_ids.tolist(), (sample.labels != IGNORE).tolist()
         start = 0
         while start < len(ids):
-            end, text = self._read_text(ids, learned, start)
-            yield Piece(tuple(ids[start:end]), text, learned[start], ids[start] in self.specials)
-            start = end
+            known = self._pieces.get((ids[start], learned[start]))
+            if known is None:
+                known = self._read_piece(ids, learned, start)
+            yield known
+            start += len(known.ids)
+
+    def _read_piece(self, ids: list[int], learned: list[bool], start: int) -> Piece:
+        end, text = self._read_text(ids, learned, start)
+        piece = Piece(tuple(ids[start:end]), text, learned[start], ids[start] in self.specials)
+        if _TORN not in self._text_of(ids[start]):
+            # Millions of tokens share a few thousand pieces
+            self._pieces[ids[start], learned[start]] = piece
+        return piece
 
     def _read_text(self, ids: list[int], learned: list[bool], start: int) -> tuple[int, str]:
         """Where the piece that begins at `start` ends, and its text."""
