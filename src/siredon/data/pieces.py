@@ -84,16 +84,18 @@ class PieceReader:
 
     def _read_text(self, ids: list[int], learned: list[bool], start: int) -> tuple[int, str]:
         """Where the piece that begins at `start` ends, and its text."""
-        text = self._text_of(ids[start])
+        first = self._text_of(ids[start])
+        found = start + 1, first
         for end in range(start + 2, min(start + _MOST_TOKENS, len(ids)) + 1):
-            if _TORN not in text or _TORN not in self._text_of(ids[end - 1]):
-                break
-            if learned[end - 1] != learned[start]:
+            is_torn = _TORN in first and _TORN in self._text_of(ids[end - 1])
+            if not is_torn or learned[end - 1] != learned[start]:
                 break
             whole = self._decode_behind_anchor(ids[start:end])
             if _TORN not in whole:
                 return end, whole
-        return start + 1, text
+            if whole == _TORN:  # That character itself, if no more tokens make another one
+                found = end, whole
+        return found
 
     def _text_of(self, token_id: int) -> str:
         text = self._texts.get(token_id)

@@ -64,7 +64,7 @@ def name_roles(pieces: Sequence[Piece], voices: Voices | None) -> tuple[Piece, .
     shift = 1 if voices and joined.startswith(" ") and not voices.text.startswith(" ") else 0
     if voices is None or not voices.text.startswith(joined[shift:]):
         return tuple(replace(piece, role="response" if piece.learned else "prompt") for piece in pieces)
-    known: dict[tuple[Piece, str], Piece] = {}
+    known: dict[tuple[int, str], Piece] = {}
     named, place, turn = [], -shift, 0
     for piece in pieces:
         # A token that lies across a border is named by its first character that is no blank
@@ -73,9 +73,10 @@ def name_roles(pieces: Sequence[Piece], voices: Voices | None) -> tuple[Piece, .
         while turn + 1 < len(voices.ends) and first >= voices.ends[turn][0]:
             turn += 1
         role = voices.ends[turn][1]
-        if (piece, role) not in known:
-            known[piece, role] = replace(piece, role=role)
-        named.append(known[piece, role])
+        key = (id(piece), role)  # A piece that stands in many places is one object, and slow to hash
+        if key not in known:
+            known[key] = replace(piece, role=role)
+        named.append(known[key])
         place += len(piece.text)
     return tuple(named)
 
