@@ -179,26 +179,31 @@ def clear_cache(root: Path, older_than_days: float = 0.0) -> int:
     Returns:
         Bytes that were freed.
     """
-    from filelock import FileLock, Timeout
-
     freed = 0
     for entry in find_clearable(root, older_than_days):
         name = _KEY_NAME.fullmatch(entry.folder.name)
         assert name is not None
         lock = root / f"{name['key'] or name['half_key']}.lock"
-        try:
-            with FileLock(str(lock), timeout=0):
-                shutil.rmtree(entry.folder)
-                lock.unlink(missing_ok=True)
-                freed += entry.num_bytes
-        except Timeout:
-            continue
+        freed += entry.num_bytes if _delete(entry.folder, lock) else 0
     limit = time.time() - 86_400 * older_than_days
     for lock in root.glob("*.lock"):
         is_ours = _KEY_NAME.fullmatch(lock.stem) and not (root / lock.stem).exists()
         if is_ours and lock.stat().st_mtime <= limit:
             _remove_lock(lock)
     return freed
+
+
+def _delete(folder: Path, lock: Path) -> bool:
+    """Deletes a folder and its lock, unless a run holds it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(str(lock), timeout=0):
+            shutil.rmtree(folder)
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
 
 
 def _remove_lock(path: Path) -> None:
