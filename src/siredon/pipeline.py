@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from siredon.config.schema import Config
@@ -16,11 +16,11 @@ from siredon.registry import Shelf
 
 if TYPE_CHECKING:
     from siredon.config.layers import Layer
-    from siredon.config.sections.model import ModelSection
+    from siredon.data.inspect import Choice
+    from siredon.data.inspect_output import Output
     from siredon.data.prepare import Prepared
     from siredon.data.prompt import Prompting
-    from siredon.hardware import Hardware
-    from siredon.serve.engines.transformers import Engine, Sampling
+    from siredon.serve.engines.transformers import Sampling
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
@@ -70,6 +70,25 @@ def preprocess(config: Config) -> None:
     _prepare(config, tokenizer)
     # 3. Report
     show(f"prepared data: {config.data.dataset_prepared_path}")
+
+
+def inspect(config: Config, wanted: Choice, output: Output) -> bool:
+    """Shows prepared data as training sees it; False if training could not start on it."""
+    from siredon.data.inspect import inspect_data
+    from siredon.data.inspect_output import show_inspection
+    from siredon.data.prepare import Preparation
+    from siredon.model.quiet import quiet_libraries
+    from siredon.model.tokenizer import load_tokenizer
+
+    quiet_libraries()
+    # 1. Tokenizer
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    # 2. Data, prepared as for training; the rows that are looked at, token by token
+    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    inspection = inspect_data(preparation, config.packing, wanted)
+    # 3. On the terminal, as a page, or as JSON
+    show_inspection(inspection, output)
+    return not inspection.problem
 
 
 def train(config: Config) -> None:
@@ -154,12 +173,13 @@ def inference(config: Config, prompts: Prompts) -> None:
     from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
+    from siredon.serve.load import load_base, load_tuned
 
     quiet_libraries()
     # 1. Base model, tuned model, or both in one
     hardware = probe_hardware()
-    tuned = None if prompts.base else _load_tuned(config, hardware)
-    base = _load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
+    tuned = None if prompts.base else load_tuned(config, hardware)
+    base = load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
     # 2. How a prompt is asked
     engine = tuned or base
     assert engine is not None
@@ -219,34 +239,3 @@ def _prompting(config: Config, tokenizer: Any) -> Prompting:
     from siredon.data.prompt import build_prompting
 
     return build_prompting(config.data.datasets[0], config.tokenizer, tokenizer)
-
-
-def _load_tuned(config: Config, hardware: Hardware) -> Engine:
-    """The base model with its adapter, or what a full fine-tune wrote."""
-    from siredon.model.adapt import load_adapter
-    from siredon.model.locate import tuned_model
-
-    if config.adapter.adapter is None:
-        return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
-    engine = _load_engine(config.model, config, hardware)
-    adapted = load_adapter(engine.model, config.checkpoint.output_folder)
-    return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
-
-
-def _load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engine:
-    """The base model; the tuned one with its adapter off, where there is an adapter."""
-    if tuned is not None and tuned.adapter == "on":
-        return replace(tuned, adapter="off")
-    return _load_engine(config.model, config, hardware)
-
-
-def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
-    from siredon.model.load import load_model
-    from siredon.model.precision import resolve_precision
-    from siredon.model.tokenizer import load_tokenizer
-    from siredon.serve.engines.transformers import Engine
-
-    precision = resolve_precision(config.precision, hardware, has_adapter=True)
-    tokenizer = load_tokenizer(config.tokenizer, section)
-    model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
-    return Engine(model.to(hardware.device).eval(), tokenizer, _prompting(config, tokenizer).stop_ids)

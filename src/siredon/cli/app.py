@@ -8,6 +8,7 @@ import typer
 
 from siredon import __version__
 from siredon.cli import (
+    cache,
     check,
     config,
     config_schema,
@@ -15,6 +16,7 @@ from siredon.cli import (
     examples,
     explain,
     inference,
+    inspect,
     merge_lora,
     preprocess,
     train,
@@ -34,6 +36,8 @@ COMMANDS = (
     explain,
     config,
     preprocess,
+    inspect,
+    cache,
     train,
     inference,
     merge_lora,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -26,6 +28,9 @@ from siredon.errors import DataError
 #: Libraries whose version decides what a text and its tokens are.
 _LIBRARIES = ("tokenizers", "transformers", "jinja2")
 _COUNTS = "counts.json"
+_FILES = {_COUNTS, "input_ids.npy", "labels.npy", "offsets.npy", "digests.npy"}
+#: The folder of a key, or one beside it that was never published.
+_KEY_NAME = re.compile(r"(?P<key>[0-9a-f]{24})|(?P<half>\.(?P<half_key>[0-9a-f]{24})-\w+)")
 
 Content = tuple[SampleTable, Counts]
 
@@ -132,20 +137,78 @@ def list_cache(root: Path) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: -entry.prepared_at))
 
 
+@dataclass(frozen=True)
+class Clearable:
+    """A folder of a cache that may be deleted.
+
+    Args:
+        folder: Where it is.
+        num_bytes: What it takes on disk.
+        is_whole: Whether it was published; false for what a killed run left.
+    """
+
+    folder: Path
+    num_bytes: int
+    is_whole: bool
+
+
+def find_clearable(root: Path, older_than_days: float = 0.0) -> tuple[Clearable, ...]:
+    """What was prepared so long ago or longer, and what killed runs left.
+
+    A folder counts only if its name is a key and it holds nothing but files of a prepared data set.
+    """
+    limit = time.time() - 86_400 * older_than_days
+    found = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        name = _KEY_NAME.fullmatch(folder.name)
+        if name is None or folder.is_symlink() or not folder.is_dir():
+            continue
+        files = list(folder.iterdir())
+        if not all(file.name in _FILES and file.is_file() and not file.is_symlink() for file in files):
+            continue
+        stats = [file.stat() for file in files] or [folder.stat()]
+        if max(stat.st_mtime for stat in stats) <= limit:
+            size = sum(stat.st_size for stat in stats) if files else 0
+            found.append(Clearable(folder, size, is_whole=not name["half"]))
+    return tuple(found)
+
+
 def clear_cache(root: Path, older_than_days: float = 0.0) -> int:
-    """Deletes what was prepared so long ago or longer, and what killed runs left; nothing else in the folder.
+    """Deletes what `find_clearable` finds, but for what a run prepares at this moment; nothing else in the folder.
 
     Returns:
         Bytes that were freed.
     """
-    limit = time.time() - 86_400 * older_than_days
     freed = 0
-    for path in [*root.glob(f"*/{_COUNTS}"), *root.glob(f".*-*/{_COUNTS}"), *root.glob(".*-*/input_ids.npy")]:
-        folder = path.parent
-        if folder.is_dir() and path.stat().st_mtime <= limit:
-            freed += sum(file.stat().st_size for file in folder.iterdir())
-            shutil.rmtree(folder)
+    for entry in find_clearable(root, older_than_days):
+        name = _KEY_NAME.fullmatch(entry.folder.name)
+        assert name is not None
+        lock = root / f"{name['key'] or name['half_key']}.lock"
+        freed += entry.num_bytes if _delete(entry.folder, lock) else 0
+    limit = time.time() - 86_400 * older_than_days
     for lock in root.glob("*.lock"):
-        if not (root / lock.stem).is_dir() and lock.stat().st_mtime <= limit:
-            lock.unlink()
+        is_ours = _KEY_NAME.fullmatch(lock.stem) and not (root / lock.stem).exists()
+        if is_ours and lock.stat().st_mtime <= limit:
+            _remove_lock(lock)
     return freed
+
+
+def _delete(folder: Path, lock: Path) -> bool:
+    """Deletes a folder and its lock, unless a run holds it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(str(lock), timeout=0):
+            shutil.rmtree(folder)
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
+
+
+def _remove_lock(path: Path) -> None:
+    """Removes a lock that nobody holds."""
+    from filelock import FileLock, Timeout
+
+    with suppress(Timeout), FileLock(str(path), timeout=0):
+        path.unlink(missing_ok=True)

@@ -107,9 +107,56 @@ class _Tally:
     def add_bad(self, place: str, error: RowError) -> None:
         """A row that cannot be used; rows with the same reason but for numbers and names are counted together."""
         self.num_bad += 1
-        self.dropped[re.sub(r"\d+", "N", str(error).partition("\n")[0])[:120]] += 1
+        self.dropped[sum_up(str(error))] += 1
         if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(f"{place} {error}")
+
+
+def sum_up(reason: str) -> str:
+    """What reasons that differ in numbers only are counted as."""
+    return re.sub(r"\d+", "N", reason.partition("\n")[0])[:120]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one row.
+
+    Args:
+        text: The row, rendered; empty if it cannot be used.
+        whole: All its tokens, before it is brought to length; None if it cannot be used.
+        kept: Its samples.
+        is_cut: Whether it was truncated.
+        reason: Why there is no sample; empty if there is one.
+    """
+
+    text: str
+    whole: Sample | None
+    kept: tuple[Sample, ...]
+    is_cut: bool = False
+    reason: str = ""
+
+
+def make_row(row: Any, place: str, recipe: Recipe) -> Made:
+    """What `make_samples` makes of one row, and why, for those who look at it.
+
+    Args:
+        row: The row.
+        place: Where it stands.
+        recipe: What makes samples of the rows.
+    """
+    try:
+        rendered, split = recipe.render(row)
+    except RowError as error:
+        return Made("", None, (), reason=str(error))
+    (sample,) = tokenize_rendered(recipe.tokenizer, [rendered])
+    if isinstance(sample, RowError):
+        return Made(rendered.text, None, (), reason=str(sample))
+    try:
+        pieces, is_cut, reason = _fit(sample, _Row(rendered, split, place), recipe)
+    except DataError as error:
+        return Made(rendered.text, sample, (), reason=error.message)
+    kept = tuple(piece for piece in pieces if piece.num_targets)
+    return Made(rendered.text, sample, kept, is_cut, "" if kept else reason or NO_TARGETS)
 
 
 def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:

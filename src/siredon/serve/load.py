@@ -1,0 +1,40 @@
+"""Name -> a model that answers: the base, or what a run made of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from siredon.config.schema import Config
+from siredon.config.sections.model import ModelSection
+from siredon.data.prompt import build_prompting
+from siredon.hardware import Hardware
+from siredon.model.adapt import load_adapter
+from siredon.model.load import load_model
+from siredon.model.locate import tuned_model
+from siredon.model.precision import resolve_precision
+from siredon.model.tokenizer import load_tokenizer
+from siredon.serve.engines.transformers import Engine
+
+
+def load_tuned(config: Config, hardware: Hardware) -> Engine:
+    """The base model with its adapter, or what a full fine-tune wrote."""
+    if config.adapter.adapter is None:
+        return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
+    engine = _load_engine(config.model, config, hardware)
+    adapted = load_adapter(engine.model, config.checkpoint.output_folder)
+    return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
+
+
+def load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engine:
+    """The base model; the tuned one with its adapter off, where there is an adapter."""
+    if tuned is not None and tuned.adapter == "on":
+        return replace(tuned, adapter="off")
+    return _load_engine(config.model, config, hardware)
+
+
+def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
+    precision = resolve_precision(config.precision, hardware, has_adapter=True)
+    tokenizer = load_tokenizer(config.tokenizer, section)
+    model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    stop_ids = build_prompting(config.data.datasets[0], config.tokenizer, tokenizer).stop_ids
+    return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)
