@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,18 +145,22 @@ def make_row(row: Any, place: str, recipe: Recipe) -> Made:
         recipe: What makes samples of the rows.
     """
     try:
-        rendered, split = recipe.render(row)
+        ready = recipe.render(row)
     except RowError as error:
         return Made("", None, (), reason=str(error))
-    (sample,) = tokenize_rendered(recipe.tokenizer, [rendered])
+    (sample,) = _tokenize(recipe.tokenizer, [ready.rendered])
+    if isinstance(ready.rendered, Sample):
+        text = str(recipe.tokenizer.decode(ready.rendered.input_ids))
+    else:
+        text = ready.rendered.text
     if isinstance(sample, RowError):
-        return Made(rendered.text, None, (), reason=str(sample))
+        return Made(text, None, (), reason=str(sample))
     try:
-        pieces, is_cut, reason = _fit(sample, _Row(rendered, split, place), recipe)
+        pieces, is_cut, reason = _fit(sample, ready.split, lambda: place, recipe)
     except DataError as error:
-        return Made(rendered.text, sample, (), reason=error.message)
+        return Made(text, sample, (), reason=error.message)
     kept = tuple(piece for piece in pieces if piece.num_targets)
-    return Made(rendered.text, sample, kept, is_cut, "" if kept else reason or NO_TARGETS)
+    return Made(text, sample, kept, is_cut, "" if kept else reason or NO_TARGETS)
 
 
 def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
@@ -209,8 +213,7 @@ class _Placed:
     source: Source
     index: int
 
-    @property
-    def place(self) -> str:
+    def find_place(self) -> str:
         """File and number, for errors."""
         return self.source.place(self.index)
 
@@ -248,9 +251,9 @@ def _collect(
     builder, tally = result
     for row, sample in zip(batch, tokenized, strict=True):
         if isinstance(sample, RowError):
-            tally.add_bad(row.place, sample)
+            tally.add_bad(row.find_place(), sample)
             continue
-        pieces, is_cut, reason = _fit(sample, row, recipe)
+        pieces, is_cut, reason = _fit(sample, row.ready.split, row.find_place, recipe)
         kept = [piece for piece in pieces if piece.num_targets]
         if not kept:
             tally.dropped[reason or NO_TARGETS] += 1
@@ -264,20 +267,22 @@ def _collect(
             builder.add(piece)
 
 
-def _fit(sample: Sample, row: _Placed, recipe: Recipe) -> tuple[list[Sample], bool, str]:
+def _fit(
+    sample: Sample, split: bool, find_place: Callable[[], str], recipe: Recipe
+) -> tuple[list[Sample], bool, str]:
     """A sample brought to length: the pieces that are kept, whether it was truncated, why it was dropped."""
     data, limit, length = recipe.data, recipe.max_tokens, len(sample.input_ids)
     if length < data.shortest:
         return [], False, TOO_SHORT
     if length <= limit:
         return [sample], False, ""
-    if row.ready.split:
+    if split:
         return [_slice(sample, start, start + limit) for start in range(0, length, limit)], False, ""
     if data.excess_length_strategy == "truncate":
         return [_slice(sample, 0, limit)], True, ""
     if data.excess_length_strategy == "raise":
         raise DataError(
-            f"{row.place} has {length:,} tokens, over sequence_len: {limit:,}",
+            f"{find_place()} has {length:,} tokens, over sequence_len: {limit:,}",
             "Raise `sequence_len`, or set `excess_length_strategy: drop` or `truncate`.",
         )
     return [], False, TOO_LONG
