@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from siredon.config.layers import Layer
     from siredon.config.sections.model import ModelSection
     from siredon.data.prepare import Prepared
-    from siredon.data.prompt import Prompting
     from siredon.hardware import Hardware
     from siredon.serve.engines.transformers import Engine, Sampling
 
@@ -74,6 +73,7 @@ def preprocess(config: Config) -> None:
 
 def train(config: Config) -> None:
     """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`."""
+    from siredon.data.prompt import build_prompting
     from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
     from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
@@ -95,7 +95,7 @@ def train(config: Config) -> None:
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = _prepare(config, tokenizer)
-    schedule = count_steps(config, len(prepared.train))
+    schedule = count_steps(config, prepared.num_packs)
     # 3. The checkpoint to go on from, if there is one
     identity = identify_run(config, prepared)
     resume = find_resume_folder(config.checkpoint, identity)
@@ -106,7 +106,7 @@ def train(config: Config) -> None:
         return
     # 4. Model, adapter, recomputation
     base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
-    set_stop_tokens_(base, _prompting(config, tokenizer).stop_ids)
+    set_stop_tokens_(base, build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids)
     recompute_activations_(base, config.memory)
     warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
     model = attach_adapter_(base, config.adapter, seed=config.batch.seed)
@@ -151,6 +151,7 @@ def sweep(path: str, layer: Layer, wanted: Sweep) -> bool:
 
 def inference(config: Config, prompts: Prompts) -> None:
     """Answers one prompt, several, or a loop of them."""
+    from siredon.data.prompt import build_prompting
     from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
@@ -163,7 +164,7 @@ def inference(config: Config, prompts: Prompts) -> None:
     # 2. How a prompt is asked
     engine = tuned or base
     assert engine is not None
-    render = _prompting(config, engine.tokenizer).render
+    render = build_prompting(config.first_dataset, config.tokenizer, engine.tokenizer).render
     # 3. Answers
     if base and tuned:
         compare_prompts(base, tuned, render, prompts.texts, prompts.sampling)
@@ -200,23 +201,19 @@ def merge_lora(config: Config) -> None:
 
 def _prepare(config: Config, tokenizer: Any) -> Prepared:
     from siredon.data.prepare import Preparation, prepare_data
+    from siredon.data.prepare_stream import prepare_stream
     from siredon.distributed.ranks import num_ranks
 
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed, config.streaming)
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
+    prepare = prepare_stream if config.streaming.streams else prepare_data
+    prepared = prepare(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
     for line in prepared.lines:
         note(line)
     for line in prepared.warnings:
         warn(line)
     return prepared
-
-
-def _prompting(config: Config, tokenizer: Any) -> Prompting:
-    from siredon.data.prompt import build_prompting
-
-    return build_prompting(config.data.datasets[0], config.tokenizer, tokenizer)
 
 
 def _load_tuned(config: Config, hardware: Hardware) -> Engine:
@@ -239,6 +236,7 @@ def _load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engi
 
 
 def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
+    from siredon.data.prompt import build_prompting
     from siredon.model.load import load_model
     from siredon.model.precision import resolve_precision
     from siredon.model.tokenizer import load_tokenizer
@@ -247,4 +245,5 @@ def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> E
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
     model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
-    return Engine(model.to(hardware.device).eval(), tokenizer, _prompting(config, tokenizer).stop_ids)
+    stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
+    return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)
