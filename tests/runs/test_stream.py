@@ -25,7 +25,9 @@ WAYS = {
 
 def write_texts(folder: Path, name: str, count: int = 60) -> str:
     path = folder / f"{name}.jsonl"
-    rows = [{"text": f"{name} {number}: " + f"some words of {name} " * (number % 7)} for number in range(count)]
+    rows = [
+        {"text": f"{name} {number}: " + f"some words of {name} " * (number % 7)} for number in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 

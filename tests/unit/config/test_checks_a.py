@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from tests.unit.config.texts import DATASETS, MINIMAL, check
+from tests.unit.config.texts import DATASETS, MINIMAL, MODEL, check
 
 from siredon.config.diagnostics import Diagnostic
 from siredon.config.load import all_rules
@@ -14,6 +14,7 @@ VALIDATION = "val_set_size: 0.1\n"
 ROWS = "test_datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
 LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
 STREAM = "streaming: true\nmax_steps: 100\n"
+WEIGHTED = "max_steps: 100\npretraining_dataset:\n  - path: texts.jsonl\n    weight: 2\n"
 PRETRAINING = "pretraining_dataset:\n  - path: texts.jsonl\nmax_steps: 100\n"
 PACKING = "sample_packing: true\n"
 EARLY = VALIDATION + "early_stopping_patience: 3\n"
@@ -127,6 +128,14 @@ DATA = [
         PRETRAINING + "include_tokens_per_second: true\n",
         STREAM + "include_tokens_per_second: true\n",
     ),
+    Case(
+        "SD0275",
+        "pretraining_dataset.0.weight",
+        WEIGHTED + "  - path: other.jsonl\n",
+        WEIGHTED + "  - path: other.jsonl\n    weight: 1\n",
+        MODEL,
+    ),
+    Case("SD0275", "pretraining_dataset.0.weight", WEIGHTED + DATASETS, WEIGHTED, MODEL),
     warning(
         "SD0213",
         "streaming_multipack_buffer_size",

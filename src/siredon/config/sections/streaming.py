@@ -52,16 +52,13 @@ def _read_entries(value: object) -> object:
     return value
 
 
-PretrainingEntries = Annotated[
-    tuple[PretrainingEntry, ...],
-    BeforeValidator(_read_entries, json_schema_input_type=Str | tuple[PretrainingEntry | Str, ...]),
-]
+_ENTRIES = BeforeValidator(_read_entries, json_schema_input_type=Str | tuple[PretrainingEntry | Str, ...])
 
 
 class StreamingSection(Section):
     """Rows that are read and tokenized as training needs them."""
 
-    pretraining_dataset: PretrainingEntries | None = key(
+    pretraining_dataset: Annotated[tuple[PretrainingEntry, ...], _ENTRIES] | None = key(
         "Plain text, streamed: entries, or one path; needs `max_steps`.", None
     )
     streaming: Bool | None = key("Do not prepare `datasets` ahead; needs `max_steps`.", None)
