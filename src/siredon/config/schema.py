@@ -141,7 +141,7 @@ class Config(Section):
     def shares_sequences(self) -> bool:
         """Whether several rows share a sequence, isolated from each other, in training or in validation."""
         packing, streaming = self.packing, self.streaming
-        joined = streaming.streams and streaming.has_text and not streaming.pretrain_multipack_attn
+        joined = streaming.texts and not streaming.pretrain_multipack_attn
         packs = packing.sample_packing and not joined
         return packs or (self.has_validation and packing.pack_eval) or self.flattens_batches
 
@@ -168,7 +168,7 @@ class Config(Section):
     @property
     def first_dataset(self) -> DatasetEntry:
         """The training data that comes first: its format is how the model is asked."""
-        return self.data.datasets[0] if self.data.datasets else self.streaming.sources[0]
+        return self.data.datasets[0] if self.data.datasets else self.streaming.texts[0].as_dataset()
 
     @property
     def tokenizer_path(self) -> str:

@@ -78,9 +78,9 @@ def _read_options(preparation: Preparation, packing: PackingSection) -> StreamOp
         data.sequence_len,
         packing,
         joins=bool(streaming.pretraining_sample_concatenation)
-        and streaming.has_text
+        and bool(streaming.texts)
         and not packing.sample_packing,
-        isolates=streaming.pretrain_multipack_attn or not streaming.has_text,
+        isolates=streaming.pretrain_multipack_attn or not streaming.texts,
         shuffles=not packing.curriculum_sampling
         and (data.shuffle_merged_datasets or data.shuffle_before_merging_datasets),
     )
@@ -88,7 +88,7 @@ def _read_options(preparation: Preparation, packing: PackingSection) -> StreamOp
 
 def _list_sources(preparation: Preparation) -> Iterator[tuple[DatasetEntry, Portion]]:
     """Plain text first, then the other data sets: all are streams that take turns."""
-    for entry in preparation.streaming.pretraining_dataset or ():
+    for entry in preparation.streaming.texts:
         yield (
             entry.as_dataset(),
             Portion(entry.skip or 0, entry.max_samples, entry.weight, repeats=entry.repeat),

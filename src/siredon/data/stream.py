@@ -83,6 +83,8 @@ class Stream(torch.utils.data.IterableDataset[Pack]):
     def __init__(self, feeds: Sequence[Feed], options: StreamOptions) -> None:
         self.feeds = tuple(feeds)
         self.options = options
+        #: Whether all sources have ended.
+        self.has_ended = False
         self._start = Place(0, 0, (0,) * len(self.feeds))
         self._skip = 0
         self._places: deque[Place] = deque([self._start])
@@ -97,6 +99,7 @@ class Stream(torch.utils.data.IterableDataset[Pack]):
             if packs is None:
                 # It has ended, and stays so
                 self._start, self._skip = place, 0
+                self.has_ended = True
                 return
             for number in range(skip, len(packs)):
                 yield packs[number]

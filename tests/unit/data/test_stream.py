@@ -229,7 +229,8 @@ MEASURE = """
 import resource, sys
 from tests.conftest import build_tokenizer
 from tests.unit.data.test_stream import open_stream
-stream = open_stream(build_tokenizer(), [{"path": sys.argv[1], "repeat": False}], buffer=300, sequence_len=512, sample_packing=True)
+source = {"path": sys.argv[1], "repeat": False}
+stream = open_stream(build_tokenizer(), [source], buffer=300, sequence_len=512, sample_packing=True)
 peaks, rows = [], 0
 for number, pack in enumerate(stream):
     rows += len(pack)

@@ -74,11 +74,6 @@ class StreamingSection(Section):
         return bool(self.pretraining_dataset or self.streaming)
 
     @property
-    def sources(self) -> tuple[DatasetEntry, ...]:
-        """The plain text, as entries of `datasets:`."""
-        return tuple(entry.as_dataset() for entry in self.pretraining_dataset or ())
-
-    @property
-    def has_text(self) -> bool:
-        """Whether there is plain text among them."""
-        return bool(self.pretraining_dataset)
+    def texts(self) -> tuple[PretrainingEntry, ...]:
+        """The sources of plain text."""
+        return self.pretraining_dataset or ()

@@ -52,7 +52,7 @@ class StreamKeeper(TrainerCallback):
                 note(line)
             for line in counts.warnings():
                 warn(line)
-        if state.global_step < state.max_steps and not control.should_training_stop:
+        if self.stream.has_ended and state.global_step < state.max_steps:
             warn(f"the stream ended after {state.global_step:,} of {state.max_steps:,} steps")
 
 
