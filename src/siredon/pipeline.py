@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from siredon.data.inspect import Choice
     from siredon.data.inspect_output import Output
     from siredon.data.prepare import Prepared
-    from siredon.data.prompt import Prompting
     from siredon.serve.engines.transformers import Sampling
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
@@ -74,7 +73,7 @@ def preprocess(config: Config) -> None:
 
 def inspect(config: Config, wanted: Choice, output: Output) -> bool:
     """Shows prepared data as training sees it; False if training could not start on it."""
-    from siredon.data.inspect import inspect_data
+    from siredon.data.inspect import check_prepared_ahead, inspect_data
     from siredon.data.inspect_output import show_inspection
     from siredon.data.prepare import Preparation
     from siredon.model.quiet import quiet_libraries
@@ -84,6 +83,7 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
     # 1. Tokenizer
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data, prepared as for training; the rows that are looked at, token by token
+    check_prepared_ahead(config.streaming)
     preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
     inspection = inspect_data(preparation, config.packing, wanted)
     # 3. On the terminal, as a page, or as JSON
@@ -93,6 +93,7 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
 
 def train(config: Config) -> None:
     """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`."""
+    from siredon.data.prompt import build_prompting
     from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
     from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
@@ -114,7 +115,7 @@ def train(config: Config) -> None:
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = _prepare(config, tokenizer)
-    schedule = count_steps(config, len(prepared.train))
+    schedule = count_steps(config, prepared.num_packs)
     # 3. The checkpoint to go on from, if there is one
     identity = identify_run(config, prepared)
     resume = find_resume_folder(config.checkpoint, identity)
@@ -125,7 +126,7 @@ def train(config: Config) -> None:
         return
     # 4. Model, adapter, recomputation
     base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
-    set_stop_tokens_(base, _prompting(config, tokenizer).stop_ids)
+    set_stop_tokens_(base, build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids)
     recompute_activations_(base, config.memory)
     warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
     model = attach_adapter_(base, config.adapter, seed=config.batch.seed)
@@ -170,6 +171,7 @@ def sweep(path: str, layer: Layer, wanted: Sweep) -> bool:
 
 def inference(config: Config, prompts: Prompts) -> None:
     """Answers one prompt, several, or a loop of them."""
+    from siredon.data.prompt import build_prompting
     from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
@@ -183,7 +185,7 @@ def inference(config: Config, prompts: Prompts) -> None:
     # 2. How a prompt is asked
     engine = tuned or base
     assert engine is not None
-    render = _prompting(config, engine.tokenizer).render
+    render = build_prompting(config.first_dataset, config.tokenizer, engine.tokenizer).render
     # 3. Answers
     if base and tuned:
         compare_prompts(base, tuned, render, prompts.texts, prompts.sampling)
@@ -224,18 +226,24 @@ def _prepare(config: Config, tokenizer: Any) -> Prepared:
     from siredon.distributed.ranks import num_ranks
 
     # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
-    horizon = build_horizon(config.batch)
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed, horizon)
+    preparation = Preparation(
+        tokenizer,
+        config.tokenizer,
+        config.data,
+        config.batch.seed,
+        build_horizon(config.batch),
+        config.streaming,
+    )
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=config.flattens_batches)
+    options = {"multiple": shared, "flatten": config.flattens_batches}
+    if config.streaming.streams:
+        from siredon.data.prepare_stream import prepare_stream
+
+        prepared = prepare_stream(preparation, config.packing, **options)
+    else:
+        prepared = prepare_data(preparation, config.packing, **options)
     for line in prepared.lines:
         note(line)
     for line in prepared.warnings:
         warn(line)
     return prepared
-
-
-def _prompting(config: Config, tokenizer: Any) -> Prompting:
-    from siredon.data.prompt import build_prompting
-
-    return build_prompting(config.data.datasets[0], config.tokenizer, tokenizer)

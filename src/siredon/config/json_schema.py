@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
     """
     properties: dict[str, Any] = {}
     definitions: dict[str, Any] = {_VARIABLE: {"type": "string", "pattern": r"\$\{[A-Za-z_]"}}
-    required: list[str] = ["datasets"]
+    required: list[str] = []
     for home, section in section_types().items():
         schema = section.model_json_schema(by_alias=True, mode="validation")
         definitions |= schema.get("$defs", {})
@@ -41,7 +41,10 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": properties,
         # What a file does not say may stand in one that it includes
-        "anyOf": [{"required": sorted(required)}, {"required": ["include"]}],
+        "anyOf": [
+            *({"required": sorted([*required, rows])} for rows in ("datasets", "pretraining_dataset")),
+            {"required": ["include"]},
+        ],
         "$defs": {name: _complete_section(definition) for name, definition in sorted(definitions.items())},
     }
 

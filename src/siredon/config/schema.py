@@ -15,7 +15,7 @@ from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.compile import CompileSection
-from siredon.config.sections.data import DataSection
+from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.diffusion import DiffusionSection
 from siredon.config.sections.distillation import DistillationSection
 from siredon.config.sections.distributed import DeepspeedSection, DistributedSection, FsdpSection
@@ -139,9 +139,11 @@ class Config(Section):
 
     @property
     def shares_sequences(self) -> bool:
-        """Whether several rows share a sequence, in training or in validation."""
-        packing = self.packing
-        return packing.sample_packing or (self.has_validation and packing.pack_eval) or self.flattens_batches
+        """Whether several rows share a sequence, isolated from each other, in training or in validation."""
+        packing, streaming = self.packing, self.streaming
+        joined = streaming.texts and not streaming.pretrain_multipack_attn
+        packs = packing.sample_packing and not joined
+        return packs or (self.has_validation and packing.pack_eval) or self.flattens_batches
 
     @property
     def flattens_batches(self) -> bool:
@@ -162,6 +164,11 @@ class Config(Section):
     def batches_packs(self) -> bool:
         """Whether packs are rows of a batch."""
         return not self.flattens_batches
+
+    @property
+    def first_dataset(self) -> DatasetEntry:
+        """The training data that comes first: its format is how the model is asked."""
+        return self.data.datasets[0] if self.data.datasets else self.streaming.texts[0].as_dataset()
 
     @property
     def tokenizer_path(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.packing import PackingSection
+from siredon.config.sections.streaming import StreamingSection
 from siredon.data.audit import Counts
 from siredon.data.collate import PackDataset
 from siredon.data.load import Source, load_rows
@@ -185,6 +186,19 @@ def inspect_data(preparation: Preparation, packing: PackingSection, choice: Choi
     )
 
 
+def check_prepared_ahead(streaming: StreamingSection) -> None:
+    """What is streamed is not there to be looked at.
+
+    Raises:
+        DataError: Rows are read while training.
+    """
+    if streaming.streams:
+        raise DataError(
+            "inspect: the rows are streamed, and prepared while training",
+            "Name a few of them in a file of their own, as `datasets`, and inspect that.",
+        )
+
+
 def _open(preparation: Preparation) -> Iterator[tuple[str, Source, Recipe]]:
     """Every data set: its side, its rows, and what makes samples of them."""
     data = preparation.data
@@ -199,6 +213,7 @@ def _open(preparation: Preparation) -> Iterator[tuple[str, Source, Recipe]]:
 
 def _sum_up_sides(prepared: Prepared, data: DataSection, packing: PackingSection) -> Iterator[Side]:
     capacity = data.sequence_len if packing.sample_packing else None
+    assert isinstance(prepared.train, PackDataset)  # What is streamed is not prepared
     yield sum_up_side(TRAINING, prepared.train, data.sequence_len, capacity)
     if prepared.validation is not None:
         capacity = data.eval_tokens if packing.pack_eval else None
@@ -272,6 +287,7 @@ class _Uses:
     def __init__(self, prepared: Prepared | None, packing: PackingSection) -> None:
         self.sides: list[tuple[str, bool, Digests, Indices]] = []
         if prepared is not None:
+            assert isinstance(prepared.train, PackDataset)
             self._add(TRAINING, prepared.train, packing.sample_packing)
             if prepared.validation is not None:
                 self._add(VALIDATION, prepared.validation, packing.pack_eval)

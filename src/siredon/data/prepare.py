@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.packing import PackingSection
+from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import Content, cache_key, fingerprint_code, load_or_make
@@ -30,13 +31,16 @@ from siredon.data.table import JoinedTable, SampleTable
 from siredon.data.template import entry_renderer, stop_policy
 from siredon.errors import DataError
 
+if TYPE_CHECKING:  # Preparing data takes no PyTorch
+    from siredon.data.stream import Stream
+
 
 @dataclass(frozen=True)
 class Prepared:
     """Data ready for training.
 
     Args:
-        train: Packs to learn from.
+        train: Packs to learn from, or a stream of them.
         validation: Packs to measure on; None without validation rows.
         collator: Makes batches of both.
         counts: What became of the rows, by data set.
@@ -46,7 +50,7 @@ class Prepared:
         sources: Names of the training data sets.
     """
 
-    train: PackDataset
+    train: PackDataset | Stream
     validation: PackDataset | None
     collator: Collator
     counts: tuple[Counts, ...]
@@ -54,6 +58,11 @@ class Prepared:
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+
+    @property
+    def num_packs(self) -> int | None:
+        """Training packs in an epoch; None for a stream."""
+        return len(self.train) if isinstance(self.train, PackDataset) else None
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Preparation:
         data: The data sets, and what is done with their rows.
         seed: Seed of the shuffle and the split.
         horizon: How far the run goes: how many epochs may be drawn, where data sets are mixed.
+        streaming: What is read while training, if anything is.
     """
 
     tokenizer: Any
@@ -73,6 +83,7 @@ class Preparation:
     data: DataSection
     seed: int
     horizon: Horizon = field(default_factory=Horizon)
+    streaming: StreamingSection = field(default_factory=StreamingSection)
 
     @cached_property
     def tokenizer_content(self) -> str:
@@ -103,8 +114,8 @@ def prepare_data(
         DataError: A source that cannot be read, rows that cannot be used, or nothing to learn.
     """
     data = preparation.data
-    train_parts = [_prepare_entry(entry, preparation, data.sequence_len) for entry in data.datasets]
-    test_parts = [_prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
+    train_parts = [prepare_entry(entry, preparation, data.sequence_len) for entry in data.datasets]
+    test_parts = [prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
     parts = [*train_parts, *test_parts]
     table = JoinedTable(tuple(part.table for part in train_parts))
     keeps_order = bool(packing.curriculum_sampling)
@@ -124,13 +135,12 @@ def prepare_data(
     lines += more
     validation = None
     if order is not None:
-        options = packing.model_copy(update={"sample_packing": packing.pack_eval})
-        validation, line = _pack("validation", (held_out, order), options, data.eval_tokens)
+        validation, line = pack_validation((held_out, order), packing, data.eval_tokens)
         lines.append(line)
     return Prepared(
         train,
         validation,
-        build_collator(_pad_id(preparation.tokenizer), data.sequence_len, packing, flatten=flatten),
+        build_collator(find_pad_id(preparation.tokenizer), data.sequence_len, packing, flatten=flatten),
         tuple(part.counts for part in parts),
         _fingerprint([part.key for part in parts], preparation, packing, len(train)),
         tuple(lines),
@@ -140,7 +150,16 @@ def prepare_data(
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
+    """A data set that is prepared.
+
+    Args:
+        table: Its samples.
+        counts: What became of its rows.
+        key: Changes when anything about the samples changes.
+        cached: It was prepared before.
+    """
+
     table: SampleTable
     counts: Counts
     key: str
@@ -148,27 +167,21 @@ class _Part:
 
     @property
     def lines(self) -> list[str]:
+        """For people."""
         first, *rest = self.counts.lines()
         return [f"{first} (prepared before)" if self.cached else first, *rest]
 
 
-def _prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: int) -> _Part:
+def prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: int) -> Part:
+    """All samples of a data set, from the cache if they are there.
+
+    Raises:
+        DataError: It cannot be read, rows cannot be used, or there is nothing to learn.
+    """
     recipe = build_recipe(entry, preparation, max_tokens)
     content = fingerprint_entry(entry, preparation.seed)
     source = load_rows(entry, preparation.seed) if content is None else None
-    template = recipe.renderer.template or ""
-    key = cache_key(
-        {
-            "content": content if source is None else source.fingerprint,
-            "entry": entry.model_dump(mode="json", exclude={"weight"}),
-            "format": [fingerprint_format(entry), fingerprint_code()],
-            "template": [template, recipe.renderer.kwargs, preparation.section.eot_tokens],
-            # What a template prints that shows the date is another text tomorrow
-            "date": str(date.today()) if "strftime_now" in template else "",
-            "tokenizer": preparation.tokenizer_content,
-            "options": _options(preparation.data, max_tokens),
-        }
-    )
+    key = entry_key(recipe, preparation, content if source is None else source.fingerprint)
 
     def make() -> Content:
         return make_samples(source or load_rows(entry, preparation.seed), recipe)
@@ -177,7 +190,24 @@ def _prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: in
     (table, counts), cached = load_or_make(root, key, make)
     wants_stop = recipe.format.ends and entry.train_on_eos != "none"
     check_counts([counts], wants_stop=wants_stop)
-    return _Part(table, counts, key, cached)
+    return Part(table, counts, key, cached)
+
+
+def entry_key(recipe: Recipe, preparation: Preparation, content: str | None) -> str:
+    """A hash of everything that decides what the samples of a data set are; `content` is that of its rows."""
+    entry, template = recipe.entry, recipe.renderer.template or ""
+    return cache_key(
+        {
+            "content": content,
+            "entry": entry.model_dump(mode="json", exclude={"weight"}),
+            "format": [fingerprint_format(entry), fingerprint_code()],
+            "template": [template, recipe.renderer.kwargs, preparation.section.eot_tokens],
+            # What a template prints that shows the date is another text tomorrow
+            "date": str(date.today()) if "strftime_now" in template else "",
+            "tokenizer": preparation.tokenizer_content,
+            "options": _options(preparation.data, recipe.max_tokens),
+        }
+    )
 
 
 def build_recipe(entry: DatasetEntry, preparation: Preparation, max_tokens: int) -> Recipe:
@@ -218,6 +248,14 @@ def _fingerprint(
         order |= {"mix_strategy": data.mix_strategy, "weights": weights, "packs": num_packs}
     text = json.dumps([keys, order, packing.model_dump(mode="json"), preparation.seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def pack_validation(
+    chosen: tuple[JoinedTable, Order], packing: PackingSection, capacity: int
+) -> tuple[PackDataset, str]:
+    """Packs of the chosen samples, as validation wants them, and a line about them."""
+    options = packing.model_copy(update={"sample_packing": packing.pack_eval})
+    return _pack("validation", chosen, options, capacity)
 
 
 def _pack(
@@ -278,7 +316,12 @@ def _mix(
     return train, lines
 
 
-def _pad_id(tokenizer: Any) -> int:
+def find_pad_id(tokenizer: Any) -> int:
+    """The id that fills.
+
+    Raises:
+        DataError: There is none.
+    """
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)

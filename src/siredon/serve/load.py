@@ -36,5 +36,5 @@ def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> E
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
     model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
-    stop_ids = build_prompting(config.data.datasets[0], config.tokenizer, tokenizer).stop_ids
+    stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
     return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)

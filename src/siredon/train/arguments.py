@@ -32,14 +32,17 @@ class Schedule:
     num_steps: int
 
 
-def count_steps(config: Config, num_packs: int) -> Schedule:
+def count_steps(config: Config, num_packs: int | None) -> Schedule:
     """How many optimizer steps an epoch and the run have.
 
     Args:
         config: The whole config: batch sizes and epochs.
-        num_packs: Sequences in an epoch, over all ranks.
+        num_packs: Sequences in an epoch, over all ranks; None for a stream, of which the whole run is one epoch.
     """
     batch = config.batch
+    if num_packs is None:
+        assert batch.max_steps is not None, "SD0209 asks for it"
+        return Schedule(batch.max_steps, batch.max_steps)
     batches = math.ceil(num_packs / (batch.micro_batch_size * num_ranks()))
     per_epoch = max(1, math.ceil(batches / batch.gradient_accumulation_steps))
     return Schedule(per_epoch, batch.max_steps or math.ceil(batch.num_epochs * per_epoch))
@@ -84,7 +87,10 @@ def build_arguments(
         dataloader_pin_memory=hardware.is_gpu,
         remove_unused_columns=False,
         label_names=["labels"],
-        train_sampling_strategy=_choose_order(config.packing),
+        train_sampling_strategy="random" if config.streaming.streams else _choose_order(config.packing),
+        # A stream goes on by itself (see `callbacks/stream.py`), and every rank takes its batches of the same one.
+        ignore_data_skip=config.streaming.streams,
+        accelerator_config={"dispatch_batches": False} if config.streaming.streams else None,
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False if num_ranks() > 1 else None,
         **_saving(config, schedule),

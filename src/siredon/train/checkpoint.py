@@ -17,6 +17,8 @@ from siredon.train.trainer import SiredonTrainer
 
 _PREFIX = "checkpoint-"
 _STATE = "siredon.json"
+#: Where the stream of training rows was, if there is one; in the folder before `siredon.json` is.
+STREAM = "stream.json"
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", _STATE)
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
@@ -92,7 +94,8 @@ def count_steps_done(folder: Path) -> int:
 
 def publish_checkpoint(folder: Path, output_dir: Path) -> None:
     """Copies weights, config and tokenizer of a checkpoint to the output folder, if a run was killed before that."""
-    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin", _STATE}
+    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
+    state |= {STREAM, _STATE}
     if any((output_dir / name).is_file() for name in _WEIGHTS):
         return
     for path in folder.iterdir():
@@ -103,6 +106,21 @@ def publish_checkpoint(folder: Path, output_dir: Path) -> None:
 def restore_token_count_(trainer: SiredonTrainer, folder: Path) -> None:
     """Lets the trainer count on from where the checkpoint stopped."""
     trainer.num_tokens_seen = int(json.loads((folder / _STATE).read_text())["num_tokens"])
+
+
+def read_stream_state(folder: Path) -> dict[str, Any]:
+    """Where the stream was at a checkpoint.
+
+    Raises:
+        CheckpointError: It does not say.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / STREAM).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / STREAM} cannot be read: {error}", "Name another checkpoint, or start anew."
+        ) from error
+    return state
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:

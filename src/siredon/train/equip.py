@@ -10,11 +10,13 @@ from transformers.trainer_callback import PrinterCallback
 
 from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
+from siredon.data.stream import Stream
 from siredon.hardware import Hardware
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
 from siredon.train.callbacks.metrics import MetricsWriter
 from siredon.train.callbacks.progress import Progress
-from siredon.train.checkpoint import Identity, IdentityWriter, restore_token_count_
+from siredon.train.callbacks.stream import StreamKeeper
+from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
 from siredon.train.trainer import SiredonTrainer
 
@@ -48,6 +50,12 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     """
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
+    # First of all: it sets right the epoch, which the others show.
+    stream = parts.prepared.train
+    if isinstance(stream, Stream):
+        trainer.add_callback(StreamKeeper(stream))
+        if parts.resume:
+            stream.restore_(read_stream_state(parts.resume))
     trainer.add_callback(Progress(hardware, lambda: trainer.num_tokens_seen))
     trainer.add_callback(MetricsWriter(config.checkpoint.output_folder / "metrics.jsonl"))
     trainer.add_callback(IdentityWriter(parts.identity, trainer))

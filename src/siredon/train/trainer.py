@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -56,6 +56,24 @@ class SiredonTrainer(Trainer):
         if self._autocast is not None:
             stack.enter_context(torch.autocast(self.args.device.type, dtype=self._autocast))
         return stack
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of an epoch; those of a stream, as they come."""
+        dataset = self.train_dataset
+        if not isinstance(dataset, IterableDataset):
+            ordinary: DataLoader[Any] = super().get_train_dataloader()
+            return ordinary
+        # A loader draws a seed when it starts.  From a generator of its own: the state of the others was restored
+        # before, where a run goes on.
+        loader = DataLoader(
+            dataset,
+            batch_size=self.args.train_batch_size,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from tests.unit.config.texts import DATASETS, MINIMAL, check
+from tests.unit.config.texts import DATASETS, MINIMAL, MODEL, accept, check
 
 from siredon.config.diagnostics import Diagnostic
 from siredon.config.load import all_rules
@@ -16,6 +16,7 @@ SECOND = "  - path: more.jsonl\n    type: alpaca\n"
 MIXED = "    weight: 2\n" + SECOND + "mix_strategy: first_exhausted\n"
 LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
 STREAM = "streaming: true\nmax_steps: 100\n"
+WEIGHTED = "max_steps: 100\npretraining_dataset:\n  - path: texts.jsonl\n    weight: 2\n"
 PRETRAINING = "pretraining_dataset:\n  - path: texts.jsonl\nmax_steps: 100\n"
 PACKING = "sample_packing: true\n"
 EARLY = VALIDATION + "early_stopping_patience: 3\n"
@@ -140,6 +141,7 @@ DATA = [
         PRETRAINING + "include_tokens_per_second: true\n",
         STREAM + "include_tokens_per_second: true\n",
     ),
+    Case("SD0275", "pretraining_dataset.0.weight", WEIGHTED, PRETRAINING),
     warning(
         "SD0213",
         "streaming_multipack_buffer_size",
@@ -710,6 +712,22 @@ def test_every_rule_of_these_codes_has_a_case():
     codes = {rule.code for rule in all_rules() if "SD0200" < rule.code < "SD0300"}
     assert codes
     assert codes <= {case.code for case in CASES}
+
+
+def test_all_texts_of_a_stream_have_a_weight_or_none_has():
+    other = "  - path: other.jsonl\n"
+    assert check(WEIGHTED + other + "    weight: 1\n", MODEL).diagnostics == ()
+    assert check(PRETRAINING, MODEL).diagnostics == ()
+    (problem,) = check(WEIGHTED + other, MODEL).diagnostics
+    assert (problem.code, problem.key) == ("SD0275", "pretraining_dataset.0.weight")
+    assert "another entry" in problem.message
+
+
+def test_a_path_alone_is_a_text_to_stream():
+    for written in ("texts.jsonl", "[texts.jsonl]", "[{path: texts.jsonl}]"):
+        config = accept(f"pretraining_dataset: {written}\nmax_steps: 5\n", MODEL)
+        assert [entry.path for entry in config.streaming.texts] == ["texts.jsonl"]
+        assert config.first_dataset.type == "pretrain"
 
 
 def test_settings_without_their_switch_are_named_together():

@@ -127,6 +127,7 @@ def test_the_schema_has_every_key_every_old_name_and_no_other():
     assert SCHEMA["additionalProperties"] is False
     assert SCHEMA["anyOf"] == [
         {"required": ["base_model", "datasets", "learning_rate"]},
+        {"required": ["base_model", "learning_rate", "pretraining_dataset"]},
         {"required": ["include"]},
     ]
 

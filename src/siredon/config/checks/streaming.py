@@ -97,6 +97,23 @@ def _check_settings(streaming: StreamingSection, packing: PackingSection) -> Ite
             yield from find_useless_keys(streaming, (name,), f"here: it is for {home}")
 
 
+def _check_weights(streaming: StreamingSection, data: DataSection) -> Iterator[Finding]:
+    """All sources of a stream have a weight, or none has.
+
+    A source without one counts by its rows, which are no measure for the weights of others; entries of `datasets`
+    have none.
+    """
+    entries = streaming.pretraining_dataset or ()
+    weighted = [index for index, entry in enumerate(entries) if entry.weight is not None]
+    if weighted and (len(weighted) < len(entries) or data.datasets):
+        without = "`datasets`" if len(weighted) == len(entries) else "another entry"
+        yield Finding(
+            f"pretraining_dataset.{weighted[0]}.weight",
+            f"`weight` is set here, and {without} beside it has none",
+            "Give every source a weight under `pretraining_dataset`, or none: then each counts by its rows.",
+        )
+
+
 _STREAM = "pretraining_dataset:\n  - path: texts.jsonl\nmax_steps: 1000\n"
 
 RULES = (
@@ -129,5 +146,11 @@ RULES = (
         _check_settings,
         wrong="sample_packing: true\nstreaming_multipack_buffer_size: 20000",
         right="sample_packing: true\nstreaming_multipack_buffer_size: 20000\nstreaming: true\nmax_steps: 1000",
+    ),
+    Rule(
+        "SD0275",
+        _check_weights,
+        wrong="max_steps: 1000\npretraining_dataset:\n  - path: a.jsonl\n    weight: 2\n  - path: b.jsonl",
+        right="max_steps: 1000\npretraining_dataset:\n  - path: a.jsonl\n  - path: b.jsonl",
     ),
 )
