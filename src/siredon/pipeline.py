@@ -235,13 +235,13 @@ def _prepare(config: Config, tokenizer: Any) -> Prepared:
         config.streaming,
     )
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    options = {"multiple": shared, "flatten": config.flattens_batches}
+    flatten = config.flattens_batches
     if config.streaming.streams:
         from siredon.data.prepare_stream import prepare_stream
 
-        prepared = prepare_stream(preparation, config.packing, **options)
+        prepared = prepare_stream(preparation, config.packing, multiple=shared, flatten=flatten)
     else:
-        prepared = prepare_data(preparation, config.packing, **options)
+        prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=flatten)
     for line in prepared.lines:
         note(line)
     for line in prepared.warnings:
