@@ -28,6 +28,9 @@ from siredon.data.table import build_table
 from siredon.data.types import Sample
 from siredon.errors import DataError
 
+#: As `cache_key` makes them.
+KEY = "0" * 24
+
 #: A process that prepares under one key; `slow` makes it stop while it writes.
 CHILD = """
 import os, sys, time
@@ -59,7 +62,7 @@ def make():
 
 print("ready", flush=True)
 sys.stdin.readline()
-(table, counts), cached = cache.load_or_make(root, "key", make)
+(table, counts), cached = cache.load_or_make(root, "0" * 24, make)
 print(table[0].input_ids.tolist(), counts.num_tokens, cached, flush=True)
 """
 FILES = ("input_ids.npy", "labels.npy", "offsets.npy", "digests.npy", "counts.json")
@@ -111,12 +114,12 @@ def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_looks_whol
     assert child.stdout.readline() == "saved\n"
     os.kill(child.pid, signal.SIGKILL)
     child.communicate(timeout=60)
-    assert not (root / "key").exists()
+    assert not (root / KEY).exists()
     assert list_cache(root) == ()
     left = [path for path in root.iterdir() if path.is_dir()]
     assert left, "the process was killed before it wrote anything"
     began = time.monotonic()
-    (table, _), cached = load_or_make(root, "key", lambda: make_content(3))
+    (table, _), cached = load_or_make(root, KEY, lambda: make_content(3))
     assert time.monotonic() - began < 10  # Its lock died with it
     assert not cached
     assert (table[0].input_ids == make_content(3)[0][0].input_ids).all()
@@ -149,49 +152,49 @@ def damage_of(kind: str) -> Callable[[Path], None]:
 )
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_made_anew(name: str, kind: str, tmp_path: Path):
-    load_or_make(tmp_path, "key", lambda: make_content(1))
-    assert load_or_make(tmp_path, "key", lambda: make_content(2))[1]
-    damage_of(kind)(tmp_path / "key" / name)
-    (table, counts), cached = load_or_make(tmp_path, "key", lambda: make_content(2))
+    load_or_make(tmp_path, KEY, lambda: make_content(1))
+    assert load_or_make(tmp_path, KEY, lambda: make_content(2))[1]
+    damage_of(kind)(tmp_path / KEY / name)
+    (table, counts), cached = load_or_make(tmp_path, KEY, lambda: make_content(2))
     wanted = make_content(2)
     assert not cached
     assert counts == wanted[1]
     for array in ("input_ids", "labels", "offsets", "digests"):
         assert (getattr(table, array) == getattr(wanted[0], array)).all()
-    assert load_or_make(tmp_path, "key", lambda: make_content(3))[1]
+    assert load_or_make(tmp_path, KEY, lambda: make_content(3))[1]
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "{}", '"x"', "3", '{"source": "rows"}', '{"other": 1}'])
 def test_counts_that_are_no_counts_are_made_anew(text: str, tmp_path: Path):
-    load_or_make(tmp_path, "key", lambda: make_content(1))
-    (tmp_path / "key/counts.json").write_text(text)
+    load_or_make(tmp_path, KEY, lambda: make_content(1))
+    (tmp_path / f"{KEY}/counts.json").write_text(text)
     assert list_cache(tmp_path) == ()
-    assert not load_or_make(tmp_path, "key", lambda: make_content(1))[1]
+    assert not load_or_make(tmp_path, KEY, lambda: make_content(1))[1]
 
 
 @pytest.mark.parametrize("name", FILES[:-1])
 def test_an_array_of_other_samples_is_made_anew(name: str, tmp_path: Path):
-    load_or_make(tmp_path / "a", "key", lambda: make_content(1))
-    load_or_make(tmp_path / "b", "key", lambda: make_content(1, size=50))
-    shutil.copy(tmp_path / "b/key" / name, tmp_path / "a/key" / name)
+    load_or_make(tmp_path / "a", KEY, lambda: make_content(1))
+    load_or_make(tmp_path / "b", KEY, lambda: make_content(1, size=50))
+    shutil.copy(tmp_path / f"b/{KEY}" / name, tmp_path / f"a/{KEY}" / name)
     if name != "digests.npy":
-        assert not load_or_make(tmp_path / "a", "key", lambda: make_content(1))[1]
-    shutil.copy(tmp_path / "b/key" / name, tmp_path / "a/key" / name)
-    np.save(tmp_path / "a/key" / name, np.zeros((1, 2), dtype=np.uint64))
-    assert not load_or_make(tmp_path / "a", "key", lambda: make_content(1))[1]
+        assert not load_or_make(tmp_path / "a", KEY, lambda: make_content(1))[1]
+    shutil.copy(tmp_path / f"b/{KEY}" / name, tmp_path / f"a/{KEY}" / name)
+    np.save(tmp_path / f"a/{KEY}" / name, np.zeros((1, 2), dtype=np.uint64))
+    assert not load_or_make(tmp_path / "a", KEY, lambda: make_content(1))[1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="cannot be kept there"):
-        load_or_make(tmp_path / "prepared", "key", lambda: make_content(1))
+        load_or_make(tmp_path / "prepared", KEY, lambda: make_content(1))
 
 
 def test_a_place_that_is_a_file_is_an_error_with_a_way_out(tmp_path: Path):
     (tmp_path / "prepared").write_text("a file")
     with pytest.raises(DataError, match="cannot be kept there"):
-        load_or_make(tmp_path / "prepared", "key", lambda: make_content(1))
+        load_or_make(tmp_path / "prepared", KEY, lambda: make_content(1))
 
 
 def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path):
@@ -199,9 +202,9 @@ def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path):
         raise DataError("a bad row", "mend it")
 
     with pytest.raises(DataError, match="a bad row"):
-        load_or_make(tmp_path, "key", fail)
+        load_or_make(tmp_path, KEY, fail)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
-    assert not load_or_make(tmp_path, "key", lambda: make_content(1))[1]
+    assert not load_or_make(tmp_path, KEY, lambda: make_content(1))[1]
 
 
 TALK = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 3

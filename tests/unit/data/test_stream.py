@@ -57,7 +57,7 @@ def prepare(tokenizer: Any, sources: list[Any], seed: int = 7, buffer: int = 10,
         TokenizerSection(),
         DataSection.model_validate({"sequence_len": 48, **pick(DataSection)}),
         seed,
-        StreamingSection.model_validate({**streaming, **pick(StreamingSection)}),
+        streaming=StreamingSection.model_validate({**streaming, **pick(StreamingSection)}),
     )
     return prepare_stream(preparation, PackingSection.model_validate(pick(PackingSection)))
 
