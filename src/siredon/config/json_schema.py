@@ -70,7 +70,7 @@ def _complete_section(definition: dict[str, Any]) -> dict[str, Any]:
     if {"path", "type", "ds_type"} <= set(completed):  # an entry of `datasets`
         completed["type"] = _suggest(completed["type"], FORMATS.names())
         completed["chat_template"] = _suggest(
-            completed["chat_template"], ("tokenizer_default", *TEMPLATES.names())
+            completed["chat_template"], ("tokenizer_default", "jinja", *TEMPLATES.names())
         )
     return {**definition, "properties": completed | _old_names_inside(completed)}
 
@@ -93,7 +93,7 @@ def _complete(schema: dict[str, Any], info: KeyInfo) -> dict[str, Any]:
     """The schema of a key, with its status, less the words that are not built."""
     schema = _without_words(schema, set(built_words(info)))
     if info.name == "chat_template":
-        schema = _suggest(schema, ("tokenizer_default", *TEMPLATES.names()))
+        schema = _suggest(schema, ("tokenizer_default", "jinja", *TEMPLATES.names()))
     return _accept_more(schema)
 
 

@@ -20,6 +20,14 @@ _DESCRIBED = re.compile(r"[`)]: ")
 _METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 
 
+#: Values of `chat_template` that are no part of the shelf.
+_OTHER_TEMPLATES = {
+    "tokenizer_default": "what the model brings",
+    "tokenizer_default_fallback_chatml": "what the model brings, or else `chatml`, or any other named one",
+    "jinja": "the one in `chat_template_jinja`",
+}
+
+
 @dataclass(frozen=True)
 class Area:
     """Something of which there are several, and which of them work.
@@ -41,7 +49,7 @@ def all_areas() -> tuple[Area, ...]:
     """The areas in the order of the page."""
     return (
         _shelf_area("Data formats", "datasets.type", FORMATS, KNOWN_FORMATS),
-        _shelf_area("Chat templates", "chat_template", TEMPLATES, KNOWN_TEMPLATES, ("tokenizer_default",)),
+        _shelf_area("Chat templates", "chat_template", TEMPLATES, KNOWN_TEMPLATES, _OTHER_TEMPLATES),
         _word_area("Adapters", "adapter"),
         _method_area(),
         _word_area("Optimizers", "optimizer"),
@@ -104,13 +112,15 @@ def _show_list(word: str, items: Iterable[str]) -> str:
 
 
 def _shelf_area(
-    title: str, key: str, shelf: Shelf, known: Iterable[str], besides: tuple[str, ...] = ()
+    title: str, key: str, shelf: Shelf, known: Iterable[str], besides: Mapping[str, str] | None = None
 ) -> Area:
     """Parts of a shelf, each with what its file says of itself, and words that work without one."""
     names = shelf.names()
     works = [f"`{name}`: {_about(shelf, name)}" for name in names]
-    works = [f"`{name}`: what the model brings" for name in besides] + works
-    return Area(title, key, tuple(works), tuple(f"`{name}`" for name in known if name not in names))
+    others = besides or {}
+    works = [f"`{name}`: {about}" for name, about in others.items()] + works
+    unbuilt = tuple(f"`{name}`" for name in known if name not in (*names, *others))
+    return Area(title, key, tuple(works), unbuilt)
 
 
 def _about(shelf: Shelf, name: str) -> str:

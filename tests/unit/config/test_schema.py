@@ -152,9 +152,9 @@ def test_the_schema_of_one_key_stands_alone():
 def test_the_schema_offers_the_formats_and_templates_that_are_built():
     entry = SCHEMA["$defs"]["DatasetEntry"]["properties"]
     assert {"enum": list(FORMATS.names())} in entry["type"]["anyOf"]
-    assert {"enum": ["tokenizer_default", *TEMPLATES.names()]} in SCHEMA["properties"]["chat_template"][
-        "anyOf"
-    ]
+    assert {"enum": ["tokenizer_default", "jinja", *TEMPLATES.names()]} in SCHEMA["properties"][
+        "chat_template"
+    ]["anyOf"]
 
 
 def test_the_schema_says_what_is_not_built():

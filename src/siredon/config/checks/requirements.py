@@ -129,15 +129,20 @@ def _check_best(checkpoint: CheckpointSection, data: DataSection) -> Iterator[Fi
 
 
 def _check_template(data: DataSection, tokenizer: TokenizerSection) -> Iterator[Finding]:
-    """A chat template is one that is built, or the tokenizer's own."""
-    known = ("tokenizer_default", *TEMPLATES.names())
+    """A chat template is one that is built, the tokenizer's own, or written out.
+
+    `tokenizer_default_fallback_qwen3` is the tokenizer's own, or `qwen3` where it has none; `jinja` is the one in
+    `chat_template_jinja`.
+    """
+    names = TEMPLATES.names()
+    known = ("tokenizer_default", "jinja", *names)
     asked = [("chat_template", tokenizer.chat_template)]
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         asked += [(f"{list_name}.{i}.chat_template", entry.chat_template) for i, entry in enumerate(entries)]
     for name, value in asked:
-        if value is not None and value not in known:
-            planned = value.removeprefix("tokenizer_default_fallback_") in KNOWN_TEMPLATES
-            yield _blame_name((name, value), "template", known, known=planned)
+        inner = (value or "").removeprefix("tokenizer_default_fallback_")
+        if value is not None and value not in known and (inner == value or inner not in names):
+            yield _blame_name((name, value), "template", known, known=inner in KNOWN_TEMPLATES)
 
 
 def _check_resume(checkpoint: CheckpointSection) -> Iterator[Finding]:
