@@ -26,6 +26,7 @@ class Section(BaseModel):
         extra="forbid",
         protected_namespaces=(),
         arbitrary_types_allowed=False,
+        defer_build=True,  # of some 60 sections a file uses a dozen
         validate_by_alias=True,
         validate_by_name=False,
     )

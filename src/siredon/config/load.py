@@ -81,7 +81,8 @@ def check_document(document: Document) -> Checked:
     problems = sort_diagnostics(_drop_repeated(report.problems), document.path)
     if num_errors(problems):
         return Checked(None, problems, report)
-    return Checked(Config.model_validate(sections), problems, report)
+    whole: dict[str, Any] = dict(sections)
+    return Checked(Config.model_construct(**whole), problems, report)
 
 
 def _drop_repeated(problems: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
@@ -94,6 +95,8 @@ def _drop_repeated(problems: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
 
 def _build(section: type[Section], values: Mapping[str, Any], home: str, report: Report) -> Section | None:
     """Validates one section; None if a value in it is not valid."""
+    if not values and not any(field.is_required() for field in section.model_fields.values()):
+        return section.model_construct()  # Defaults are valid, and building a validator takes longest
     try:
         return section.model_validate(values)
     except ValidationError as error:
