@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.data import DataSection, DatasetEntry
@@ -172,7 +173,7 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
         DataError: Rows that cannot be used, under `bad_rows: error`, or one that is too long, under `raise`.
     """
     tally = _Tally()
-    builder = TableBuilder()
+    builder = TableBuilder(Path(recipe.data.dataset_prepared_path).expanduser())
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[list[_Placed], Future[list[Sample | RowError]]] | None = None
         for batch in _render_batches(source, recipe, tally):

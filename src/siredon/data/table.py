@@ -6,15 +6,19 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from siredon.data.types import IGNORE, Ids, Sample
+from siredon.data.types import Ids, Sample
 
 #: 128 bits of a hash of each sample's ids and labels, shape [N, 2].
 Digests = npt.NDArray[np.uint64]
+
+#: Tokens that a builder holds in memory.
+MAX_HELD = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -115,32 +119,66 @@ class JoinedTable:
 
 
 class TableBuilder:
-    """Takes samples one by one; a table at the end."""
+    """Takes samples one by one; a table at the end.
 
-    def __init__(self) -> None:
-        self._ids: list[Ids] = []
-        self._labels: list[Ids] = []
+    What is over `MAX_HELD` tokens goes to files without a name, which go with the table: memory stays flat.
+
+    Args:
+        folder: Where those files are; default the system's folder for such.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder if folder is not None and folder.is_dir() else None
+        self._held: tuple[list[Ids], list[Ids]] = ([], [])
+        self._files: tuple[IO[bytes], IO[bytes]] | None = None
+        self._num_held = self._num_targets = 0
+        self._lengths: list[int] = []
         self._digests: list[bytes] = []
 
     def add(self, sample: Sample) -> None:
         """Adds one at the end."""
         digest = hashlib.blake2b(sample.input_ids.tobytes(), digest_size=16)
         digest.update(sample.labels.tobytes())
-        self._ids.append(sample.input_ids)
-        self._labels.append(sample.labels)
         self._digests.append(digest.digest())
+        for held, array in zip(self._held, (sample.input_ids, sample.labels), strict=True):
+            held.append(array)
+        self._lengths.append(len(sample.input_ids))
+        self._num_targets += sample.num_targets
+        self._num_held += len(sample.input_ids)
+        if self._num_held > MAX_HELD:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._files is None:
+            # They are closed when they are mapped
+            one, other = (TemporaryFile(dir=self._folder) for _ in range(2))  # noqa: SIM115
+            self._files = (one, other)
+        for held, file in zip(self._held, self._files, strict=True):
+            file.write(np.concatenate(held).tobytes())
+            held.clear()
+        self._num_held = 0
 
     def build(self) -> SampleTable:
         """The table of all that was added."""
-        offsets = np.zeros(len(self._ids) + 1, dtype=np.int64)
-        np.cumsum([len(ids) for ids in self._ids], out=offsets[1:])
-        empty = [np.zeros(0, dtype=np.int32)]
-        ids = np.concatenate(self._ids or empty)
-        self._ids.clear()
-        labels = np.concatenate(self._labels or empty)
-        self._labels.clear()
+        offsets = np.zeros(len(self._lengths) + 1, dtype=np.int64)
+        np.cumsum(self._lengths, out=offsets[1:])
         digests = np.frombuffer(b"".join(self._digests), dtype=np.uint64).reshape(-1, 2)
-        return SampleTable(ids, labels, offsets, digests, int((labels != IGNORE).sum()))
+        ids, labels = self._join()
+        return SampleTable(ids, labels, offsets, digests, self._num_targets)
+
+    def _join(self) -> tuple[Ids, Ids]:
+        if self._files is None:
+            empty = [np.zeros(0, dtype=np.int32)]
+            ids, labels = (np.concatenate(held or empty) for held in self._held)
+            return ids, labels
+        if self._num_held:
+            self._spill()
+        for file in self._files:
+            file.flush()
+        ids, labels = (np.memmap(file, dtype=np.int32, mode="r") for file in self._files)
+        for file in self._files:
+            file.close()
+        return ids, labels
 
 
 def build_table(samples: Iterable[Sample]) -> SampleTable:
