@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
-from siredon.config.names import FOREIGN, INERT, REMOVED, RENAMED, RENAMED_VALUES, Rename
+from siredon.config.names import FOREIGN, INERT, REMOVED, RENAMED, RENAMED_VALUES, Rename, yaml_word
 from siredon.config.plugins import apply_plugins
 from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
@@ -146,22 +146,21 @@ def _translate_values(values: dict[str, Any], report: Report) -> dict[str, Any]:
     for (name, word), instead in RENAMED_VALUES.items():
         if values.get(name) != word:
             continue
-        shown = " and ".join(f"`{new}: {_yaml(value)}`" for new, value in instead.items())
+        shown = " and ".join(f"`{new}: {yaml_word(value)}`" for new, value in instead.items())
         message = f"`{name}: {word}` is an old value: there is a key for it."
         report.add("SD0009", "warning", (name,), message, f"Write {shown}.", at_value=True)
         others = {new: value for new, value in instead.items() if new != name}
         if not any(new in values for new in others):
-            lines = [_yaml(instead[name]), *(f"{new}: {_yaml(value)}" for new, value in others.items())]
+            lines = [
+                yaml_word(instead[name]),
+                *(f"{new}: {yaml_word(value)}" for new, value in others.items()),
+            ]
             report.correct(word, "\n".join(lines), "value")
         for new, value in instead.items():
             if new == name or values.get(new) is None:
                 report.move((new,), (name,))
                 values[new] = value
     return values
-
-
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _head(rename: Rename) -> str:

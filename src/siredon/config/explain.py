@@ -18,7 +18,7 @@ from siredon.config.codes import (
 )
 from siredon.config.diagnostics import show_text
 from siredon.config.entries import Entry, all_names, find_entry
-from siredon.config.names import INERT, REMOVED, RENAMED
+from siredon.config.names import INERT, REMOVED, RENAMED, yaml_word
 from siredon.registry import suggest
 
 _WIDTH = 100
@@ -97,7 +97,7 @@ def _explain_key(entry: Entry) -> str:
 def _explain_old(name: str) -> str | None:
     if name in RENAMED:
         rename = RENAMED[name]
-        shown = rename.new if rename.value is None else f"{rename.new}: {_yaml(rename.value)}"
+        shown = rename.new if rename.value is None else f"{rename.new}: {yaml_word(rename.value)}"
         was = name if rename.value is None else f"{name}: true"
         new = find_entry(rename.new)
         head = f"{was} is an old name of {shown}. {rename.reason}"
@@ -107,10 +107,6 @@ def _explain_old(name: str) -> str | None:
     if name in INERT:
         return _wrap(f"{name} never did anything, in Axolotl neither (SD0017). {INERT[name]}")
     return None
-
-
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _list(names: Iterable[str]) -> str:

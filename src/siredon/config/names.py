@@ -198,3 +198,8 @@ REMOVED: dict[str, str] = {
     "dpo_use_logits_to_keep": "Delete it: TRL no longer has it.",
     "dpo_generate_during_eval": "Delete it: TRL no longer has it. See `generate_samples`.",
 }
+
+
+def yaml_word(value: object) -> str:
+    """A value as a YAML file spells it: true and false in small letters."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

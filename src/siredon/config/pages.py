@@ -19,7 +19,7 @@ from siredon.config.codes import (
 )
 from siredon.config.diagnostics import show_text
 from siredon.config.entries import Entry, Group, all_groups, find_entry
-from siredon.config.names import INERT, REMOVED, RENAMED, RENAMED_VALUES
+from siredon.config.names import INERT, REMOVED, RENAMED, RENAMED_VALUES, yaml_word
 from siredon.config.plugins import INTEGRATIONS, Integration
 from siredon.config.report import NOT_BUILT
 from siredon.config.rule import LEAST, Rule
@@ -121,13 +121,17 @@ def _old_names() -> Iterator[str]:
     renamed = [
         (
             f"`{old}`" if new.value is None else f"`{old}: true`",
-            f"`{new.new}`" if new.value is None else f"`{new.new}: {_yaml(new.value)}`",
+            f"`{new.new}`" if new.value is None else f"`{new.new}: {yaml_word(new.value)}`",
             new.reason,
         )
         for old, new in RENAMED.items()
     ]
     renamed += [
-        (f"`{name}: {word}`", " and ".join(f"`{new}: {_yaml(value)}`" for new, value in instead.items()), "")
+        (
+            f"`{name}: {word}`",
+            " and ".join(f"`{new}: {yaml_word(value)}`" for new, value in instead.items()),
+            "",
+        )
         for (name, word), instead in RENAMED_VALUES.items()
     ]
     yield "## Old names"
@@ -156,7 +160,7 @@ def describe_integration(integration: Integration, page: str = "configuration.md
     """What naming an integration does, with links to its keys on a page."""
     if integration.sets:
         return "; ".join(
-            f"{link_key(name, page)} is `{_yaml(value)}` where the file does not set it"
+            f"{link_key(name, page)} is `{yaml_word(value)}` where the file does not set it"
             for name, value in integration.sets.items()
         )
     if integration.part:
@@ -168,10 +172,6 @@ def is_built(integration: Integration) -> bool:
     """Whether what naming an integration does is built."""
     names = [*integration.sets, integration.part] if integration.part else [*integration.sets]
     return all(key_homes()[name].status == "works" for name in names)
-
-
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _join(names: Iterable[str]) -> str:

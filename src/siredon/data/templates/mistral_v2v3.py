@@ -6,8 +6,8 @@ calls and their results; these are version 3's, with ids.
 
 from siredon.data.types import Template
 
-TEMPLATE = Template(
-    source=r"""
+# What `blank` holds stands behind the control tokens.
+BODY = r"""
 {%- macro text(content) -%}
     {%- if content is string -%}
         {{- content -}}
@@ -43,7 +43,7 @@ TEMPLATE = Template(
 {%- endmacro -%}
 
 {%- macro available_tools() -%}
-    {{- '[AVAILABLE_TOOLS] [' -}}
+    {{- '[AVAILABLE_TOOLS]' ~ blank ~ '[' -}}
     {%- for tool in tools -%}
         {%- set function = {
             'name': tool['function']['name'],
@@ -56,7 +56,7 @@ TEMPLATE = Template(
 {%- endmacro -%}
 
 {%- macro tool_calls(calls) -%}
-    {{- '[TOOL_CALLS] [' -}}
+    {{- '[TOOL_CALLS]' ~ blank ~ '[' -}}
     {%- for call in calls -%}
         {{- '{"name": ' ~ call['function']['name'] | tojson -}}
         {{- ', "arguments": ' ~ json(call['function']['arguments']) -}}
@@ -89,20 +89,23 @@ TEMPLATE = Template(
         {%- set seen.users = seen.users + 1 -%}
         {%- set is_last = seen.users == num_users -%}
         {{- available_tools() if is_last and tools else '' -}}
-        {{- '[INST] ' ~ (system ~ '\n\n' if system and is_last else '') -}}
+        {{- '[INST]' ~ blank ~ (system ~ '\n\n' if system and is_last else '') -}}
         {{- text(message['content']) ~ '[/INST]' -}}
     {%- elif message['role'] == 'tool' -%}
         {%- set content = message['content'] if message['content'] is mapping else text(message['content']) -%}
-        {{- '[TOOL_RESULTS] {"content": ' ~ json(content) -}}
+        {{- '[TOOL_RESULTS]' ~ blank ~ '{"content": ' ~ json(content) -}}
         {{- ', "call_id": "' ~ checked(message['tool_call_id']) ~ '"}[/TOOL_RESULTS]' -}}
     {%- elif message['tool_calls'] and message['content'] -%}
         {{- raise_exception('this model says nothing beside its tool calls') -}}
     {%- elif message['tool_calls'] -%}
         {{- tool_calls(message['tool_calls']) ~ eos_token -}}
     {%- else -%}
-        {{- ' ' ~ text(message['content']).rstrip(' ') ~ eos_token -}}
+        {{- blank ~ text(message['content']).rstrip(' ') ~ eos_token -}}
     {%- endif -%}
 {%- endfor -%}
-""",
+"""
+
+TEMPLATE = Template(
+    source="{%- set blank = ' ' -%}" + BODY,
     reference="https://github.com/mistralai/mistral-common (tokenizer v3)",
 )
