@@ -127,14 +127,14 @@ def train_plain(config_path: str, output: str) -> None:
     from siredon.data.prepare import Preparation, prepare_data
     from siredon.hardware import probe_hardware, read_peak_bytes
     from siredon.model.adapt import attach_adapter_
-    from siredon.model.load import load_model
+    from siredon.model.load import Source, load_model
     from siredon.model.tokenizer import load_tokenizer
 
     config, _ = load_config(config_path)
     hardware = probe_hardware()
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = prepare_data(Preparation(tokenizer, None, config.data), config.packing, config.batch.seed)
-    model = load_model(config.model, config.attention, torch.bfloat16, tokenizer, seed=config.batch.seed)
+    model = load_model(Source.of(config), torch.bfloat16, tokenizer, hardware, seed=config.batch.seed)
     model = attach_adapter_(model, config.adapter, seed=config.batch.seed)
     rows: list[dict[str, Any]] = []
     clock = {"time": 0.0, "tokens": 0, "seen": 0}

@@ -96,9 +96,8 @@ def train(config: Config) -> None:
     from siredon.data.prompt import build_prompting
     from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
-    from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
-    from siredon.model.load import count_parameters, find_new_tokens, load_model, set_stop_tokens_
-    from siredon.model.precision import resolve_precision, warn_of_rounding
+    from siredon.model.build import build_model
+    from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
@@ -124,16 +123,11 @@ def train(config: Config) -> None:
         publish_checkpoint(resume, output)
         show(f"nothing to do: {output} has all {schedule.num_steps:,} steps behind it")
         return
-    # 4. Model, adapter, recomputation
-    base = load_model(config.model, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
-    set_stop_tokens_(base, build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids)
-    recompute_activations_(base, config.memory)
-    warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
-    model = attach_adapter_(base, config.adapter, seed=config.batch.seed)
-    warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
-    note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
+    # 4. Model: weights, adapter, what is trained and what is recomputed
+    stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
+    built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
-    parts = Parts(model, base, tokenizer, prepared, identity, resume)
+    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume)
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     record = write_record(config, prepared, hardware, num_steps=schedule.num_steps, resumed_from=resume)
     note(f"going on from {resume}" if resume else f"output: {output}")
@@ -141,7 +135,7 @@ def train(config: Config) -> None:
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     # 6. Weights, tokenizer, plot, record
-    finish_run(trainer, base, record, time.perf_counter() - began)
+    finish_run(trainer, built.base, record, time.perf_counter() - began)
     leave_ranks()
 
 
@@ -202,7 +196,7 @@ def merge_lora(config: Config) -> None:
     from siredon.export.merge import merge_adapter
     from siredon.hardware import probe_hardware
     from siredon.model.adapt import check_adapter
-    from siredon.model.load import load_model
+    from siredon.model.load import Source, load_model
     from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
@@ -213,9 +207,10 @@ def merge_lora(config: Config) -> None:
     check_adapter(output)
     # 2. Base, in fp32, so that the sum is made in fp32
     tokenizer = load_tokenizer(config.tokenizer, config.model)
-    base = load_model(config.model, config.attention, torch.float32, tokenizer, seed=config.batch.seed)
+    hardware = probe_hardware()
+    base = load_model(Source.of(config), torch.float32, tokenizer, hardware, seed=config.batch.seed)
     # 3. Merge, and write in the format the run trained in
-    precision = resolve_precision(config.precision, probe_hardware(), has_adapter=True)
+    precision = resolve_precision(config.precision, hardware, has_adapter=True)
     merge_adapter(base, output, output / "merged", tokenizer, precision.weights)
     show(f"merged model: {output / 'merged'}")
 

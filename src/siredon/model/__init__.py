@@ -1,5 +1,6 @@
 """A name -> a module ready to train.
 
+build.py       the whole stage, in order
 locate.py      a name -> a local folder, or a hub id
 tokenizer.py   tokenizer, with its special tokens
 precision.py   number formats, decided by config and hardware

@@ -9,23 +9,60 @@ from typing import Any
 import torch
 
 from siredon.config.model_folder import locate_model
+from siredon.config.schema import Config
 from siredon.config.sections.attention import AttentionSection
+from siredon.config.sections.embedding import EmbeddingSection
+from siredon.config.sections.experts import ExpertSection
 from siredon.config.sections.model import ModelSection
+from siredon.config.sections.placement import PlacementSection
+from siredon.config.sections.quantization import QuantizationSection
 from siredon.errors import ModelError
+from siredon.hardware import Hardware
 from siredon.model.locate import explain_loading, find_class
 from siredon.registry import suggest
 
 
-def load_model(
-    section: ModelSection, attention: AttentionSection, dtype: torch.dtype, tokenizer: Any, *, seed: int
-) -> Any:
+@dataclass(frozen=True)
+class Source:
+    """Which weights are read, and how: the sections of the config that decide it.
+
+    Args:
+        model: Which model.
+        attention: Which attention.
+        placement: Where the weights lie.
+        embedding: How many rows the embeddings have, and how new ones start.
+        quantization: How many bits a frozen weight has.
+        experts: How experts are held and computed.
+    """
+
+    model: ModelSection
+    attention: AttentionSection
+    placement: PlacementSection
+    embedding: EmbeddingSection
+    quantization: QuantizationSection
+    experts: ExpertSection
+
+    @classmethod
+    def of(cls, config: Config) -> Source:
+        """Those of a config."""
+        return cls(
+            config.model,
+            config.attention,
+            config.placement,
+            config.embedding,
+            config.quantization,
+            config.experts,
+        )
+
+
+def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Hardware, *, seed: int) -> Any:
     """Loads the base model (or builds it anew, with `reinit_weights`), sized for the tokenizer.
 
     Args:
-        section: Which model.
-        attention: Which attention.
+        source: Which weights, and how they are read.
         dtype: Format of the weights.
         tokenizer: The vocabulary must cover it; rows are added if it has more tokens.
+        hardware: What the model will run on.
         seed: Seed of the random weights of `reinit_weights`: the same ones whoever loads the model.
 
     Returns:
@@ -37,6 +74,7 @@ def load_model(
     """
     import transformers
 
+    section, attention = source.model, source.attention
     model_class = find_class("model_type", section.model_type, "Use AutoModelForCausalLM.")
     config = load_model_config(section)
     try:

@@ -9,7 +9,7 @@ from siredon.config.sections.model import ModelSection
 from siredon.data.prompt import build_prompting
 from siredon.hardware import Hardware
 from siredon.model.adapt import load_adapter
-from siredon.model.load import load_model
+from siredon.model.load import Source, load_model
 from siredon.model.locate import tuned_model
 from siredon.model.precision import resolve_precision
 from siredon.model.tokenizer import load_tokenizer
@@ -35,6 +35,7 @@ def load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engin
 def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
-    model = load_model(section, config.attention, precision.weights, tokenizer, seed=config.batch.seed)
+    source = replace(Source.of(config), model=section)
+    model = load_model(source, precision.weights, tokenizer, hardware, seed=config.batch.seed)
     stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
     return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)

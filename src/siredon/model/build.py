@@ -1,0 +1,56 @@
+"""The whole stage, in order: config and weights -> a model ready to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from siredon.config.schema import Config
+from siredon.hardware import Hardware
+from siredon.log import note
+from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
+from siredon.model.load import Source, count_parameters, find_new_tokens, load_model, set_stop_tokens_
+from siredon.model.precision import Precision, warn_of_rounding
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model ready to train.
+
+    Args:
+        model: The module to train: an adapter of PEFT around `base`, or `base` itself.
+        base: The model of transformers.
+    """
+
+    model: Any
+    base: Any
+
+
+def build_model(
+    config: Config, tokenizer: Any, stop_ids: tuple[int, ...], precision: Precision, hardware: Hardware
+) -> Built:
+    """Loads the weights, and prepares what is trained of them.
+
+    Args:
+        config: The whole config.
+        tokenizer: The vocabulary must cover it.
+        stop_ids: Tokens on which the trained model will stop.
+        precision: Number formats.
+        hardware: What it runs on.
+
+    Raises:
+        ModelError: The model cannot be built as the config asks.
+    """
+    seed = config.batch.seed
+    # 1. Weights
+    base = load_model(Source.of(config), precision.weights, tokenizer, hardware, seed=seed)
+    set_stop_tokens_(base, stop_ids)
+    warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
+    # 2. What is recomputed in the backward pass
+    recompute_activations_(base, config.memory)
+    # 3. What is trained
+    model = attach_adapter_(base, config.adapter, seed=seed)
+    # 4. What became of it
+    warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
+    note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
+    return Built(model, base)
