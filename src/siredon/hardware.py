@@ -6,9 +6,14 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["cpu", "cuda", "mps"]
 
@@ -97,6 +102,52 @@ def describe_devices() -> dict[str, str]:
 def _memory_bytes() -> int:
     """The machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class SideStream:
+    """A second queue of work on the GPU, for copies beside what computes.  Imports torch."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def after_compute(self) -> Iterator[None]:
+        """What is asked for inside runs on this stream, after all that the computing stream has been given so far.
+
+        So memory that was freed by then is free for it too.
+        """
+        import torch
+
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def mark(self) -> torch.cuda.Event:
+        """The moment at which all that this stream has been given is done."""
+        moment: torch.cuda.Event = self._stream.record_event()
+        return moment
+
+    def let_compute_wait(self, moment: torch.cuda.Event) -> None:
+        """What the computing stream is given from now on runs after that moment."""
+        import torch
+
+        torch.cuda.current_stream().wait_event(moment)
+
+
+def open_side_stream(hardware: Hardware) -> SideStream | None:
+    """A stream for copies, where there is a GPU."""
+    return SideStream() if hardware.is_gpu else None
+
+
+def read_capability() -> tuple[int, int]:
+    """Generation of the NVIDIA GPU, such as (9, 0); (0, 0) without one.  Imports torch."""
+    import torch
+
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return (0, 0)
+    return torch.cuda.get_device_capability()
 
 
 def read_peak_bytes(hardware: Hardware) -> int:

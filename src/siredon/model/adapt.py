@@ -1,4 +1,4 @@
-"""What is trained, and what is recomputed."""
+"""What is trained: an adapter, or every weight."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
-from siredon.config.sections.memory import MemorySection
 from siredon.errors import CheckpointError
 from siredon.log import warn
 from siredon.registry import Shelf
@@ -39,17 +38,6 @@ def warn_of_frozen_tokens(tokens: Sequence[str], section: AdapterSection) -> Non
             f"{len(tokens)} new token(s) ({', '.join(tokens[:3])}) have random embeddings, which are not trained: "
             "add `lora_modules_to_save: [embed_tokens, lm_head]`"
         )
-
-
-def recompute_activations_(model: Any, section: MemorySection) -> None:
-    """Switches gradient checkpointing on, not reentrant unless the config says so."""
-    if not section.gradient_checkpointing:
-        return
-    options = {"use_reentrant": False, **section.gradient_checkpointing_kwargs}
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    if options["use_reentrant"]:
-        # Without an input that needs a gradient, reentrant checkpointing gives frozen layers none.
-        model.enable_input_require_grads()
 
 
 def load_adapter(model: Any, folder: Path) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.log import note
-from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
+from siredon.model.adapt import attach_adapter_, warn_of_frozen_tokens
+from siredon.model.attention import check_attention
 from siredon.model.load import Source, count_parameters, find_new_tokens, load_model, set_stop_tokens_
-from siredon.model.precision import Precision, warn_of_rounding
+from siredon.model.memory import trade_memory_
+from siredon.model.precision import Precision, set_formats_, warn_of_rounding
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,19 @@ def build_model(
         ModelError: The model cannot be built as the config asks.
     """
     seed = config.batch.seed
+    attention = check_attention(config.attention, precision, hardware)
     # 1. Weights
     base = load_model(Source.of(config), precision.weights, tokenizer, hardware, seed=seed)
     set_stop_tokens_(base, stop_ids)
     warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
-    # 2. What is recomputed in the backward pass
-    recompute_activations_(base, config.memory)
-    # 3. What is trained
+    # 2. What is trained
     model = attach_adapter_(base, config.adapter, seed=seed)
+    # 3. Number formats of what is trained, and of norms
+    formats = set_formats_(model, base, config.precision, precision)
     # 4. What became of it
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
     note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
+    note(f"attention: {attention}" + (f"; {formats}" if formats else ""))
+    # 5. What is recomputed, parked and compiled
+    trade_memory_(model, base, config, hardware)
     return Built(model, base)

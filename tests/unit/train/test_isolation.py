@@ -243,7 +243,8 @@ def test_the_check_takes_the_batch_sizes_of_the_run(single_row_model: Any, keys:
 def test_the_check_changes_nothing():
     from siredon.config.sections.adapter import AdapterSection
     from siredon.config.sections.memory import MemorySection
-    from siredon.model.adapt import attach_adapter_, recompute_activations_
+    from siredon.model.adapt import attach_adapter_
+    from siredon.model.recompute import recompute_activations_
 
     model = build_model()
     recompute_activations_(model, MemorySection(gradient_checkpointing=True))

@@ -150,7 +150,8 @@ def test_a_model_that_cannot_select_logits_has_the_same_loss(
 def test_recomputed_activations_give_the_same_gradients(write_config: Any, reentrant: bool, adapter: bool):
     from siredon.config.sections.adapter import AdapterSection
     from siredon.config.sections.memory import MemorySection
-    from siredon.model.adapt import attach_adapter_, recompute_activations_
+    from siredon.model.adapt import attach_adapter_
+    from siredon.model.recompute import recompute_activations_
 
     results = []
     for on in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from siredon.config.attentions import NEEDS
 from siredon.config.checks.distributed import fsdp_generation
 from siredon.config.idle import find_idle_keys, find_useless_keys, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
@@ -224,6 +225,34 @@ def _check_plain(
         yield Finding(name, message, f"Remove `{name}`, or `adapter`.")
 
 
+def _check_package(attention: AttentionSection) -> Iterator[Finding]:
+    """What computes attention is installed.
+
+    transformers would take another implementation in its place, from the hub, or stop with a traceback.
+    """
+    name = attention.attn_implementation
+    need = NEEDS.get(name)
+    if need is not None and need.is_missing:
+        yield Finding(
+            "attn_implementation",
+            f"`attn_implementation: {name}` needs the package {need.package}, which is not installed",
+            f"Install it (`{need.install}`), or write `attn_implementation: sdpa`, which needs PyTorch only.",
+        )
+
+
+def _check_half(attention: AttentionSection, precision: PrecisionSection) -> Iterator[Finding]:
+    """Flash attention computes in 16 bits."""
+    name = attention.attn_implementation
+    need = NEEDS.get(name)
+    is_single = precision.pure == "float32" or not (precision.pure or precision.bf16 or precision.fp16)
+    if need is not None and need.is_half and is_single:
+        yield Finding(
+            "attn_implementation",
+            f"`attn_implementation: {name}` has no kernel for float32",
+            "Set `bf16: auto` or `fp16: true`, or write `attn_implementation: sdpa`.",
+        )
+
+
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
 
 RULES = (
@@ -299,5 +328,18 @@ RULES = (
         _check_plain,
         wrong=_LORA + "flash_attn_fuse_mlp: true",
         right="flash_attn_fuse_mlp: true",
+    ),
+    Rule(
+        "SD0687",
+        _check_package,
+        wrong="attn_implementation: flash_attention_2",
+        right="attn_implementation: sdpa",
+        portable=False,
+    ),
+    Rule(
+        "SD0688",
+        _check_half,
+        wrong="attn_implementation: flash_attention_2\nbf16: false",
+        right="attn_implementation: flash_attention_2\nbf16: auto",
     ),
 )

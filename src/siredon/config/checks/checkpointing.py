@@ -7,15 +7,18 @@ from collections.abc import Iterator
 
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.compile import CompileSection
 from siredon.config.sections.freezing import FreezingSection
 from siredon.config.sections.memory import MemorySection, SelectiveCheckpointing
+from siredon.registry import suggest
 
 _REENTRANT = "gradient_checkpointing_kwargs.use_reentrant"
 
 
 def _is_reentrant(memory: MemorySection) -> bool:
-    return memory.gradient_checkpointing and memory.gradient_checkpointing_kwargs.get("use_reentrant") is True
+    asked = memory.gradient_checkpointing_kwargs.get("use_reentrant") is True
+    return bool(memory.gradient_checkpointing) and asked
 
 
 def _check_frozen(memory: MemorySection, freezing: FreezingSection) -> Iterator[Finding]:
@@ -35,7 +38,8 @@ def _check_frozen(memory: MemorySection, freezing: FreezingSection) -> Iterator[
 def _check_parked(memory: MemorySection) -> Iterator[Finding]:
     """`activation_offloading` comes with `gradient_checkpointing`.
 
-    It moves what `gradient_checkpointing` keeps.
+    It moves what `gradient_checkpointing` keeps: the inputs of layers.  All activations of a layer are some thirty
+    times as many, and would take longer to move than to compute again.
     """
     if memory.activation_offloading and not memory.gradient_checkpointing:
         yield Finding(
@@ -46,16 +50,15 @@ def _check_parked(memory: MemorySection) -> Iterator[Finding]:
 
 
 def _check_parked_inputs(memory: MemorySection, adapter: AdapterSection) -> Iterator[Finding]:
-    """Beside an adapter, all activations are parked, not only the inputs of the blocks.
+    """Beside an adapter, all that is kept is parked, not only the inputs of layers.
 
-    An adapter keeps few activations, so `activation_offloading: true` can park them all and spare the
-    recomputing that `hidden_states` needs.
+    What an adapter keeps outside of layers, such as the input of the head, is as large as the input of a layer;
+    `activation_offloading: true` parks it too.
     """
     if memory.activation_offloading == "hidden_states" and adapter.adapter is not None:
         yield Finding(
             "activation_offloading",
-            "`activation_offloading: hidden_states` recomputes every block, which is seldom worth it beside an "
-            "adapter",
+            "`activation_offloading: hidden_states` leaves on the GPU what is kept outside of layers",
             "Write `activation_offloading: true`.",
             "warning",
         )
@@ -125,6 +128,99 @@ def _check_compiled(memory: MemorySection, compile: CompileSection) -> Iterator[
         )
 
 
+def _check_layers(memory: MemorySection) -> Iterator[Finding]:
+    """Which layers are recomputed is said once.
+
+    `gradient_checkpointing` is a fraction of the layers, or `true` beside `gradient_checkpointing_every_n_layers`.
+    """
+    name = "gradient_checkpointing_every_n_layers"
+    if memory.gradient_checkpointing_every_n_layers is None or memory.gradient_checkpointing is True:
+        return
+    if memory.gradient_checkpointing is False:
+        fix = "Add `gradient_checkpointing: true`, or remove the key."
+        yield Finding(name, f"`{name}` needs `gradient_checkpointing: true`", fix)
+    else:
+        message = f"`gradient_checkpointing: {memory.gradient_checkpointing}` and `{name}` exclude each other"
+        yield Finding(name, message, "Set `gradient_checkpointing: true`, or remove the key.")
+
+
+#: What `torch.utils.checkpoint` takes and a file can say.
+_SETTINGS = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
+
+
+def _check_settings(memory: MemorySection) -> Iterator[Finding]:
+    """`gradient_checkpointing_kwargs` are settings of PyTorch's checkpointing.
+
+    What is kept is not among them: that is `selective_checkpointing`.
+    """
+    for name in memory.gradient_checkpointing_kwargs:
+        if name not in _SETTINGS:
+            yield Finding(
+                f"gradient_checkpointing_kwargs.{name}",
+                f"`{name}` is no setting of checkpointing",
+                f"{suggest(name, _SETTINGS)}Settings: {', '.join(f'`{word}`' for word in _SETTINGS)}.",
+            )
+
+
+#: Parts of the names of operations that draw random numbers.
+_RANDOM = ("dropout", "bernoulli", "rand", "exponential", "multinomial")
+
+
+def _check_kept(memory: MemorySection, attention: AttentionSection) -> Iterator[Finding]:
+    """What `selective_checkpointing` keeps is one operation, and draws no random numbers.
+
+    Eager attention is a chain of products and a softmax, none of which is `attention`.  A kept result is not
+    computed again, so it draws no numbers then, and dropout after it would draw others than before.
+    """
+    kept = memory.kept_results
+    if kept is None:
+        return
+    if "attention" in kept.save and attention.attn_implementation == "eager":
+        yield Finding(
+            "selective_checkpointing",
+            "`selective_checkpointing` finds no operation to keep in `eager` attention",
+            "Write `attn_implementation: sdpa`, or name other operations in `selective_checkpointing.save`.",
+        )
+    for name in kept.save:
+        if any(word in name for word in _RANDOM):
+            message = f"`{name}` draws random numbers: what comes after it would not be computed as before"
+            yield Finding("selective_checkpointing.save", message, f"Remove `{name}` from `save`.")
+
+
+def _check_layer_parking(
+    memory: MemorySection, adapter: AdapterSection, freezing: FreezingSection, compile: CompileSection
+) -> Iterator[Finding]:
+    """`layer_offloading` is for frozen weights, in layers that are not compiled.
+
+    A weight that is trained changes, and its place in RAM would not.  Compiled code keeps the place of a weight,
+    which is another each time that it is fetched.
+    """
+    if not memory.layer_offloading:
+        return
+    if adapter.adapter is None and not freezing.unfrozen_parameters:
+        yield Finding(
+            "layer_offloading",
+            "`layer_offloading` moves frozen weights, and here all are trained",
+            "Add `adapter: lora`, or remove `layer_offloading`.",
+        )
+    if compile.torch_compile:
+        message = "`layer_offloading` does not work with `torch_compile`"
+        yield Finding("layer_offloading", message, "Remove one of them.")
+
+
+def _check_compiled_parking(memory: MemorySection, compile: CompileSection) -> Iterator[Finding]:
+    """A compiled layer is recomputed by the compiler.
+
+    What steps in when a layer is called, to park its input, would not be compiled with it.
+    """
+    if compile.torch_compile and memory.activation_offloading == "hidden_states":
+        yield Finding(
+            "activation_offloading",
+            "`activation_offloading: hidden_states` does not work with `torch_compile`",
+            "Write `activation_offloading: true`, or remove one of them.",
+        )
+
+
 _ON = "gradient_checkpointing: true\n"
 _KWARGS = "gradient_checkpointing_kwargs:\n  use_reentrant: "
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
@@ -166,5 +262,35 @@ RULES = (
         _check_compiled,
         wrong=_ON + "selective_checkpointing: true\ntorch_compile: true",
         right=_ON + "selective_checkpointing: true",
+    ),
+    Rule(
+        "SD0680",
+        _check_layers,
+        wrong="gradient_checkpointing: 0.5\ngradient_checkpointing_every_n_layers: 2",
+        right="gradient_checkpointing: true\ngradient_checkpointing_every_n_layers: 2",
+    ),
+    Rule(
+        "SD0681",
+        _check_settings,
+        wrong=_ON + _KWARGS.replace("use_", "is_") + "true",
+        right=_ON + _KWARGS + "true",
+    ),
+    Rule(
+        "SD0682",
+        _check_kept,
+        wrong=_ON + "selective_checkpointing: true\nattn_implementation: eager",
+        right=_ON + "selective_checkpointing: true\nattn_implementation: sdpa",
+    ),
+    Rule(
+        "SD0683",
+        _check_layer_parking,
+        wrong="layer_offloading: true",
+        right=_LORA + "layer_offloading: true",
+    ),
+    Rule(
+        "SD0684",
+        _check_compiled_parking,
+        wrong=_ON + "activation_offloading: hidden_states\ntorch_compile: true",
+        right=_ON + "activation_offloading: true\ntorch_compile: true",
     ),
 )

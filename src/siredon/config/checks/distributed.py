@@ -111,15 +111,15 @@ def _check_pinning(fsdp: FsdpSection) -> Iterator[Finding]:
 
 
 def _check_norms(precision: PrecisionSection, fsdp: FsdpSection) -> Iterator[Finding]:
-    """Norms that stay in float32 need FSDP2.
+    """Norms that stay in float32 are not sharded by FSDP1.
 
     FSDP1 lays weights of a layer end to end in one tensor, which has one number format.
     """
     if not precision.fp32_norms:
         yield from find_idle_keys(precision, ("fp32_norm_classes",), "`fp32_norms: true`")
-    elif fsdp_generation(fsdp) != 2:
-        fix = "Add `fsdp_version: 2` with `fsdp_config`, or remove `fp32_norms`."
-        yield Finding("fp32_norms", "`fp32_norms: true` needs FSDP2", fix)
+    elif fsdp_generation(fsdp) == 1:
+        fix = "Write `fsdp_version: 2`, or remove `fp32_norms`."
+        yield Finding("fp32_norms", "`fp32_norms: true` does not work with FSDP1", fix)
 
 
 def _check_shards(distributed: DistributedSection, fsdp: FsdpSection) -> Iterator[Finding]:
@@ -330,7 +330,7 @@ RULES = (
         wrong=_FSDP2 + "  auto_wrap_policy: SIZE_BASED_WRAP",
         right=_FSDP2 + "  auto_wrap_policy: SIZE_BASED_WRAP\n  min_num_params: 100000000",
     ),
-    Rule("SD0350", _check_norms, wrong="fp32_norms: true", right=_FSDP2 + "fp32_norms: true"),
+    Rule("SD0350", _check_norms, wrong=_FSDP1 + "fp32_norms: true", right=_FSDP2 + "fp32_norms: true"),
     Rule("SD0351", _check_shards, wrong="dp_shard_size: 2", right=_FSDP2 + "dp_shard_size: 2"),
     Rule(
         "SD0352",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from siredon.config.idle import list_keys
+from siredon.config.idle import find_useless_keys, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.compile import CompileSection
 from siredon.config.sections.distributed import FsdpSection
+from siredon.config.sections.optimizer import OptimizerSection
 from siredon.config.sections.precision import PrecisionSection
 from siredon.config.sections.quantization import QuantizationSection
 
@@ -113,11 +114,42 @@ def _check_rounding(quantization: QuantizationSection, adapter: AdapterSection) 
         yield Finding("qat", f"`qat` cannot be used with {shown}", f"Remove `qat`, or {shown}.")
 
 
+def _check_norms(precision: PrecisionSection) -> Iterator[Finding]:
+    """Norms are kept in float32 where other weights are not.
+
+    In a run in float32 they are so anyway.
+    """
+    in_float32 = precision.pure == "float32" or not (precision.pure or precision.bf16 or precision.fp16)
+    if precision.fp32_norms and in_float32:
+        yield from find_useless_keys(precision, ("fp32_norms",), "where everything is in float32")
+
+
+#: The smallest number above zero in float16.
+_LEAST = 2.0**-24
+
+
+def _check_epsilon(precision: PrecisionSection, optimizer: OptimizerSection) -> Iterator[Finding]:
+    """In pure float16, Adam's epsilon is a number that float16 has.
+
+    Squared gradients below 6e-8 are zero in float16, and so is the default epsilon: Adam would divide by zero.
+    """
+    name = optimizer.optimizer
+    keeps_float16 = name.startswith("adamw_torch") and "bit" not in name
+    if precision.pure != "float16" or not keeps_float16 or optimizer.adam_epsilon >= _LEAST:
+        return
+    key = "adam_epsilon" if "adam_epsilon" in optimizer.model_fields_set else "float16"
+    yield Finding(
+        key,
+        f"`adam_epsilon: {optimizer.adam_epsilon:g}` is zero in `float16`: Adam would divide by zero",
+        "Set `adam_epsilon: 1e-4`, or use `fp16: true` instead of `float16`.",
+    )
+
+
 _FP8 = "fp8: true\ntorch_compile: true\n"
 _SHARDED = "fsdp_version: 2\nfsdp_config:\n  reshard_after_forward: true\n"
 
 RULES = (
-    Rule("SD0235", _check_formats, wrong="bf16: true\nfloat16: true", right="bf16: false\nfloat16: true"),
+    Rule("SD0235", _check_formats, wrong="bf16: true\nfloat32: true", right="bf16: auto\nfloat32: true"),
     Rule("SD0236", _check_compiled, wrong="fp8: true", right=_FP8),
     Rule(
         "SD0237",
@@ -136,5 +168,12 @@ RULES = (
         _check_rounding,
         wrong="adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\nqat:\n  weight_dtype: int4",
         right="qat:\n  weight_dtype: int4",
+    ),
+    Rule("SD0685", _check_norms, wrong="fp32_norms: true\nbf16: false", right="fp32_norms: true\nbf16: true"),
+    Rule(
+        "SD0686",
+        _check_epsilon,
+        wrong="float16: true\noptimizer: adamw_torch",
+        right="float16: true\noptimizer: adamw_torch\nadam_epsilon: 1e-4",
     ),
 )

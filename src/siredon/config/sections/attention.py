@@ -25,10 +25,6 @@ class AttentionSection(Section):
         "sdpa",
         planned_values=(
             A_HUB_ID,
-            "flash_attention_2",
-            "flash_attention_3",
-            "flash_attention_4",
-            "flex_attention",
             "xformers",
             "sage",
             "fp8",

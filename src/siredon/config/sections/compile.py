@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, planned
+from siredon.config.fields import Bool, Float, Int, Section, Str, key
 
 InductorOption = Literal[
     "coordinate_descent_tuning",
@@ -23,11 +23,15 @@ InductorOption = Literal[
 class CompileSection(Section):
     """Compiling of the model."""
 
-    torch_compile: Bool | Literal["auto"] | None = planned("Compile the model; `auto` where it can run.")
-    torch_compile_backend: Str | None = planned("Compiler; default inductor.")
-    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = planned(
-        "How much time compiling may take."
+    torch_compile: Bool | Literal["auto"] | None = key(
+        "Compile each layer of the model; `auto` on a GPU with Triton.", None
     )
-    torch_compile_options: dict[InductorOption, Bool | Int | Float | Str] | None = planned(
-        "Flags of inductor."
+    torch_compile_backend: Str | None = key("Compiler; default inductor.", None)
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = key(
+        "How much time compiling may take; `max-autotune` tries several kernels, and records no graphs.",
+        None,
+        planned_values=("reduce-overhead",),
+    )
+    torch_compile_options: dict[InductorOption, Bool | Int | Float | Str] | None = key(
+        "Flags of inductor.", None
     )

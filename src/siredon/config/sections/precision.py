@@ -11,16 +11,26 @@ class PrecisionSection(Section):
     """Formats of weights and of arithmetic."""
 
     bf16: Bool | Literal["auto", "full"] = key(
-        "bfloat16 weights and mixed-precision steps; `auto` where the hardware has it.",
+        "bfloat16 weights and mixed-precision steps; `auto` where the hardware has it, `full` is `bfloat16: true`.",
         "auto",
-        planned_values=("full",),
     )
     fp16: Bool = key("float16 mixed-precision steps, on a GPU.", False)
     tf32: Bool | Literal["auto"] = key("TensorFloat-32 matrix products on a GPU that has them.", "auto")
-    bfloat16: Bool | None = planned("Everything in bfloat16, the optimizer's state too.")
-    float16: Bool | None = planned("Everything in float16, the optimizer's state too.")
-    float32: Bool | None = planned("Everything in float32.")
+    bfloat16: Bool | None = key("Everything in bfloat16, adapters and the optimizer's state too.", None)
+    float16: Bool | None = key("Everything in float16, adapters and the optimizer's state too.", None)
+    float32: Bool | None = key("Everything in float32.", None)
     fp8: Bool | None = planned("Matrix products in 8-bit floats, by torchao.")
     fp8_enable_fsdp_float8_all_gather: Bool | None = planned("Send sharded weights as 8-bit floats (FSDP2).")
-    fp32_norms: Bool | None = planned("Normalization layers stay in float32 (FSDP2).")
-    fp32_norm_classes: StrList | None = planned("Parts of class names that count as normalization.")
+    fp32_norms: Bool | None = key("Normalization layers are held and computed in float32.", None)
+    fp32_norm_classes: StrList | None = key(
+        "Parts of class names that count as normalization; default `RMSNorm` and `LayerNorm`.", None
+    )
+
+    @property
+    def pure(self) -> Literal["bfloat16", "float16", "float32"] | None:
+        """The one format of everything, if the file asks for one."""
+        if self.bfloat16 or self.bf16 == "full":
+            return "bfloat16"
+        if self.float16:
+            return "float16"
+        return "float32" if self.float32 else None

@@ -1,0 +1,68 @@
+"""Compiling, layer by layer: one piece of code serves all layers of a kind, and names of weights stay as they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from siredon.config.sections.compile import CompileSection
+from siredon.errors import ModelError
+from siredon.hardware import Hardware
+from siredon.model.recompute import find_layers
+from siredon.registry import suggest
+
+#: PyTorch's modes that record graphs have a twin that does not.
+_MODES = {"max-autotune": "max-autotune-no-cudagraphs"}
+
+
+def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: Hardware) -> str:
+    """Has every layer compiled when it first runs, or the whole model if it has no layers that are known.
+
+    Args:
+        model: The module that is called.
+        section: How it is compiled.
+        hardware: `auto` compiles on a GPU.
+
+    Returns:
+        What is compiled, for people; empty for nothing.
+
+    Raises:
+        ModelError: No such compiler, or one that cannot run here.
+    """
+    wanted = section.torch_compile
+    if not wanted:
+        return ""
+    if wanted == "auto" and not (hardware.is_gpu and find_spec("triton")):
+        return f"not compiled: `torch_compile: auto` needs a GPU with Triton, this is {hardware.describe()}"
+    backend = section.torch_compile_backend or "inductor"
+    _check_compiler(backend, hardware)
+    settings: dict[str, Any] = {"backend": backend}
+    if section.torch_compile_options:
+        settings["options"] = dict(section.torch_compile_options)
+    elif section.torch_compile_mode:
+        settings["mode"] = _MODES.get(section.torch_compile_mode, section.torch_compile_mode)
+    layers = find_layers(model)
+    for layer in layers or [model]:
+        layer.compile(**settings)
+    return (
+        f"{len(layers)} layers" * bool(layers) + "the whole model" * (not layers) + f" compiled by {backend}"
+    )
+
+
+def _check_compiler(backend: str, hardware: Hardware) -> None:
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ModelError(
+            f"`torch_compile_backend: {backend}` is no compiler that PyTorch knows",
+            f"{suggest(backend, known)}Known: {', '.join(known)}.",
+        )
+    compilers = (os.environ.get("CXX", "g++"), "clang++")
+    if backend == "inductor" and not hardware.is_gpu and not any(map(shutil.which, compilers)):
+        raise ModelError(
+            "`torch_compile: true` needs a C++ compiler on a CPU, and found none",
+            "Install g++, or set `torch_compile: false`.",
+        )

@@ -1,0 +1,202 @@
+"""What the backward pass computes again, instead of keeping it: whole layers, some of them, or parts of them.
+
+Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from siredon.config.sections.memory import MemorySection, SelectiveCheckpointing
+from siredon.errors import ModelError
+from siredon.registry import suggest
+
+#: Opens what tensors are saved in.
+Saving = Callable[[], AbstractContextManager[Any]]
+
+#: What `attention` stands for: parts of the names of PyTorch's own fused attention, of flash-attn and of flex.
+_ATTENTION = ("dot_product", "flash_attn", "flex_attention", "efficient_attention", "varlen_attn")
+
+
+def find_layers(model: torch.nn.Module) -> list[Any]:
+    """The layers of a model of transformers that can be recomputed, in the order in which they run."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def choose_layers(num_layers: int, section: MemorySection) -> tuple[int, ...]:
+    """Which layers are recomputed, evenly spread.
+
+    A fraction f recomputes round(f * num_layers) of them, and at least one; every n-th layer begins with the first.
+    """
+    if section.gradient_checkpointing_every_n_layers is not None:
+        return tuple(range(0, num_layers, section.gradient_checkpointing_every_n_layers))
+    wanted = section.gradient_checkpointing
+    if isinstance(wanted, bool):
+        return tuple(range(num_layers)) if wanted else ()
+    count = min(num_layers, max(1, round(wanted * num_layers)))
+    return tuple(index * num_layers // count for index in range(count))
+
+
+def recompute_activations_(model: Any, section: MemorySection, saving: Saving | None = None) -> str:
+    """Switches gradient checkpointing on, not reentrant unless the config says so.
+
+    Args:
+        model: A model of transformers.
+        section: What is recomputed.
+        saving: Opens what the inputs of recomputed layers are saved in; None saves them as autograd does.
+
+    Returns:
+        What is recomputed, for people; empty for nothing.
+
+    Raises:
+        ModelError: The model cannot recompute, or not what the config names.
+    """
+    if not section.gradient_checkpointing:
+        return ""
+    options = {"use_reentrant": False, **section.gradient_checkpointing_kwargs}
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    except ValueError as error:
+        raise ModelError(
+            f"`gradient_checkpointing`: {type(model).__name__} cannot recompute its activations",
+            "Remove `gradient_checkpointing`.",
+        ) from error
+    if options["use_reentrant"]:
+        # Without an input that needs a gradient, reentrant checkpointing gives frozen layers none.
+        model.enable_input_require_grads()
+    layers = find_layers(model)
+    chosen = choose_layers(len(layers), section)
+    keeping = section.kept_results
+    _check_choice(model, layers, section, saving)
+    for index, layer in enumerate(layers):
+        layer.gradient_checkpointing = index in chosen
+    keeper = Keeper(keeping.save) if keeping else None
+    kept = _find_keeping(model, keeping, chosen) if keeping else ()
+    for index in chosen if saving or keeper else ():
+        kept_here = keeper if index in kept else None
+        layers[index]._gradient_checkpointing_func = _build_function(options, kept_here, saving)
+    if len(chosen) == len(layers):
+        shown = "every layer recomputed"
+    else:
+        shown = f"{len(chosen)} of {len(layers)} layers recomputed"
+    return f"{shown}, but for {', '.join(keeping.save)} in {len(kept)} of them" if keeping else shown
+
+
+class Keeper:
+    """Decides, operation by operation, whether its results are kept.
+
+    Args:
+        names: `attention`, and names as PyTorch writes them: `aten.mm`, `aten::mm`, `aten.mm.default`, or `mm`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._waiting = {name: tuple(_spell(name)) for name in names}
+        self._wanted = dict(self._waiting)
+        self._seen: set[str] = set()
+
+    def decide(self, context: Any, operation: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        """Keep or recompute; the arguments are those of a policy of `torch.utils.checkpoint`."""
+        name = str(operation)
+        self._seen.add(name)
+        kept = CheckpointPolicy.PREFER_RECOMPUTE
+        for wanted, spellings in self._wanted.items():
+            if _matches(name, spellings):
+                self._waiting.pop(wanted, None)
+                kept = CheckpointPolicy.MUST_SAVE
+        return kept
+
+    def check(self) -> None:
+        """After a layer has run: every name was met.
+
+        Raises:
+            ModelError: One was not; the message names those that exist.
+        """
+        if not self._waiting or not self._seen:
+            return
+        name = next(iter(self._waiting))
+        words = sorted(word.rpartition(".")[0] or word for word in self._seen)
+        raise ModelError(
+            f"`selective_checkpointing.save: {name}`: no layer of this model runs an operation of that name",
+            f"{suggest(name, words)}Its layers run: {', '.join(dict.fromkeys(words))}.",
+        )
+
+
+def _spell(name: str) -> Iterator[str]:
+    plain = name.replace("::", ".")
+    yield plain
+    if "." not in plain:
+        yield f"aten.{plain}"
+
+
+def _matches(operation: str, spellings: Sequence[str]) -> bool:
+    if "attention" in spellings:
+        return any(part in operation for part in _ATTENTION)
+    return operation in spellings or operation.rpartition(".")[0] in spellings
+
+
+def _check_choice(model: Any, layers: list[Any], section: MemorySection, saving: Saving | None) -> None:
+    chooses = section.kept_results or saving or section.gradient_checkpointing_every_n_layers
+    if not layers and (chooses or section.gradient_checkpointing is not True):
+        raise ModelError(
+            f"{type(model).__name__} has no layers among which to choose: it recomputes all of them, or none",
+            "Write `gradient_checkpointing: true`, without further settings.",
+        )
+    settings = model.config.get_text_config().to_dict()
+    if section.kept_results and settings.get("attention_dropout"):
+        # A kept result draws no random numbers when the rest is recomputed: later dropout would draw others.
+        raise ModelError(
+            "`selective_checkpointing` keeps the results of attention, whose dropout could not be drawn again",
+            "Add `model_config: {attention_dropout: 0}`, or remove `selective_checkpointing`.",
+        )
+
+
+def _find_keeping(model: Any, section: SelectiveCheckpointing, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    """The recomputed layers of which results are kept."""
+    settings = model.config.get_text_config().to_dict()
+    types = settings.get("layer_types") or []
+    if not types and settings.get("sliding_window") and settings.get("use_sliding_window", True):
+        types = ["sliding_attention"] * settings["num_hidden_layers"]
+    unknown = sorted(set(section.recompute_layer_types or ()) - set(types))
+    if unknown:
+        known = sorted(set(types))
+        raise ModelError(
+            f"`selective_checkpointing.recompute_layer_types: {unknown[0]}` is no type of layer of this model",
+            f"{suggest(unknown[0], known)}Types: {', '.join(known) or 'it has one type only'}.",
+        )
+    whole = set(section.recompute_layer_types or ())
+    if not section.save_sliding_window:
+        whole.add("sliding_attention")
+    if len(types) != len(find_layers(model)):  # layers of an image encoder stand before those of the text
+        types = []
+    return tuple(index for index in chosen if not types or types[index] not in whole)
+
+
+def _build_function(
+    options: dict[str, Any], keeper: Keeper | None, saving: Saving | None
+) -> Callable[..., Any]:
+    """What a layer is run by: `checkpoint`, with what it keeps and what its inputs are saved in."""
+    run: Callable[..., Any] = partial(checkpoint, **options)
+    if keeper is not None:
+        run = partial(run, context_fn=partial(create_selective_checkpoint_contexts, keeper.decide))
+    if keeper is None and saving is None:
+        return run
+
+    def run_layer(function: Callable[..., Any], *inputs: Any) -> Any:
+        if saving is None:
+            result = run(function, *inputs)
+        else:
+            with saving():
+                result = run(function, *inputs)
+        if keeper is not None:
+            keeper.check()
+        return result
+
+    return run_layer
