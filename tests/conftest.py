@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.families import write_family
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -89,6 +90,19 @@ def model_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     build_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def family_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name of a family -> the folder of a tiny model of it, written when first asked for."""
+    written: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        if name not in written:
+            written[name] = write_family(name, tmp_path_factory.mktemp(name), tokenizer)
+        return written[name]
+
+    return find
 
 
 @pytest.fixture
