@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.memory import MemorySection
 from siredon.errors import CheckpointError
-from siredon.log import warn
 from siredon.registry import Shelf
 
 ADAPTERS = Shelf("siredon.model.adapters", "ADAPTER", "adapter")
@@ -29,16 +27,6 @@ def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
     if section.adapter is None:
         return model
     return ADAPTERS.load(section.adapter)(model, section)
-
-
-def warn_of_frozen_tokens(tokens: Sequence[str], section: AdapterSection) -> None:
-    """New tokens have random embeddings, which an adapter leaves as they are unless it is told otherwise."""
-    saved = " ".join(section.lora_modules_to_save)
-    if section.adapter and tokens and not ("embed" in saved or "wte" in saved):
-        warn(
-            f"{len(tokens)} new token(s) ({', '.join(tokens[:3])}) have random embeddings, which are not trained: "
-            "add `lora_modules_to_save: [embed_tokens, lm_head]`"
-        )
 
 
 def recompute_activations_(model: Any, section: MemorySection) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.log import note
-from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
-from siredon.model.load import Source, count_parameters, find_new_tokens, load_model, set_stop_tokens_
+from siredon.model.adapt import attach_adapter_, recompute_activations_
+from siredon.model.embeddings import warn_of_frozen_tokens
+from siredon.model.load import Source, count_parameters, load_model, set_stop_tokens_
+from siredon.model.new_tokens import find_new_tokens
 from siredon.model.precision import Precision, warn_of_rounding
 
 
@@ -43,13 +45,13 @@ def build_model(
     """
     seed = config.batch.seed
     # 1. Weights
-    base = load_model(Source.of(config), precision.weights, tokenizer, hardware, seed=seed)
+    base = load_model(Source.of(config, places=True), precision.weights, tokenizer, hardware, seed=seed)
     set_stop_tokens_(base, stop_ids)
-    warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
     # 2. What is recomputed in the backward pass
     recompute_activations_(base, config.memory)
     # 3. What is trained
     model = attach_adapter_(base, config.adapter, seed=seed)
+    warn_of_frozen_tokens(base, find_new_tokens(config.tokenizer, config.model, tokenizer))
     # 4. What became of it
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
     note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
