@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,69 @@ def locate_model(name: str) -> str:
     if (cached / "config.json").is_file():
         return str(cached)
     return name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is.
+
+    Args:
+        folder: A folder, or a hub id.
+        gguf_file: The file in it that holds weights, config and tokenizer; None for a folder of safetensors.
+    """
+
+    folder: str
+    gguf_file: str | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What `from_pretrained` has to know beside the folder."""
+        return {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
+
+
+def find_place(name: str) -> Place:
+    """Where `name` is: a folder or hub id as `locate_model` finds it, or a GGUF file in one.
+
+    A GGUF file is named by its path, on this machine or behind a hub id (`owner/name/file.gguf`).  A folder without
+    `config.json` in which there is a single one means that file.
+    """
+    local = Path(name).expanduser()
+    if name.lower().endswith(".gguf"):
+        if not local.exists() and name.count("/") >= 2 and not name.startswith((".", "/", "~")):
+            owner, model, file = name.split("/", 2)
+            return Place(f"{owner}/{model}", file)
+        return Place(str(local.parent), local.name)
+    files = list_ggufs(local)
+    if len(files) == 1:
+        return Place(str(local), files[0])
+    return Place(locate_model(name))
+
+
+def list_ggufs(folder: Path) -> list[str]:
+    """The GGUF files of a folder that has no `config.json`: it is a model by them alone."""
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except (OSError, ValueError):  # no folder, or none that can be read
+        return []
+    return [] if "config.json" in names else [name for name in names if name.lower().endswith(".gguf")]
+
+
+#: The way out where weights are in pickles only.
+PICKLE_FIX = (
+    "A pickle can run code. Convert it once, with `AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False)"
+    ".save_pretrained(other)`, and name the other folder; or set `allow_pickle: true`, which reads tensors only."
+)
+
+
+def list_pickles(folder: Path) -> list[str]:
+    """The weights of a folder, if they are in pickles and not in safetensors too."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except (OSError, ValueError):  # no folder, or none that can be read
+        return []
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        return []
+    return sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
 
 
 def read_model_config(section: ModelSection) -> dict[str, Any] | None:

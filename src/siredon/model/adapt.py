@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.errors import CheckpointError
-from siredon.log import warn
 from siredon.registry import Shelf
 
 ADAPTERS = Shelf("siredon.model.adapters", "ADAPTER", "adapter")
@@ -30,14 +28,6 @@ def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
     return ADAPTERS.load(section.adapter)(model, section)
 
 
-def warn_of_frozen_tokens(tokens: Sequence[str], section: AdapterSection) -> None:
-    """New tokens have random embeddings, which an adapter leaves as they are unless it is told otherwise."""
-    saved = " ".join(section.lora_modules_to_save)
-    if section.adapter and tokens and not ("embed" in saved or "wte" in saved):
-        warn(
-            f"{len(tokens)} new token(s) ({', '.join(tokens[:3])}) have random embeddings, which are not trained: "
-            "add `lora_modules_to_save: [embed_tokens, lm_head]`"
-        )
 
 
 def load_adapter(model: Any, folder: Path) -> Any:

@@ -8,10 +8,12 @@ from typing import Any
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.log import note
-from siredon.model.adapt import attach_adapter_, warn_of_frozen_tokens
+from siredon.model.adapt import attach_adapter_
 from siredon.model.attention import check_attention
-from siredon.model.load import Source, count_parameters, find_new_tokens, load_model, set_stop_tokens_
+from siredon.model.embeddings import warn_of_frozen_tokens
+from siredon.model.load import Source, count_parameters, load_model, set_stop_tokens_
 from siredon.model.memory import trade_memory_
+from siredon.model.new_tokens import find_new_tokens
 from siredon.model.precision import Precision, set_formats_, warn_of_rounding
 
 
@@ -46,11 +48,11 @@ def build_model(
     seed = config.batch.seed
     attention = check_attention(config.attention, precision, hardware)
     # 1. Weights
-    base = load_model(Source.of(config), precision.weights, tokenizer, hardware, seed=seed)
+    base = load_model(Source.of(config, places=True), precision.weights, tokenizer, hardware, seed=seed)
     set_stop_tokens_(base, stop_ids)
-    warn_of_frozen_tokens(find_new_tokens(config.model, tokenizer), config.adapter)
     # 2. What is trained
     model = attach_adapter_(base, config.adapter, seed=seed)
+    warn_of_frozen_tokens(base, find_new_tokens(config.tokenizer, config.model, tokenizer))
     # 3. Number formats of what is trained, and of norms
     formats = set_formats_(model, base, config.precision, precision)
     # 4. What became of it

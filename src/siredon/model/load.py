@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from siredon.config.model_folder import locate_model
+from siredon.config.model_folder import find_place
 from siredon.config.schema import Config
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.embedding import EmbeddingSection
@@ -16,10 +16,13 @@ from siredon.config.sections.experts import ExpertSection
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.placement import PlacementSection
 from siredon.config.sections.quantization import QuantizationSection
-from siredon.errors import ModelError
 from siredon.hardware import Hardware
-from siredon.model.locate import explain_loading, find_class
-from siredon.registry import suggest
+from siredon.log import note
+from siredon.model.embeddings import fit_embeddings_
+from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
+from siredon.model.model_config import check_experts, load_model_config
+from siredon.model.placement import check_placement, place_weights
+from siredon.model.weights import check_whole, forget_gguf_, gguf_options
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,25 @@ class Source:
     experts: ExpertSection
 
     @classmethod
-    def of(cls, config: Config) -> Source:
-        """Those of a config."""
+    def of(cls, config: Config, *, places: bool = False) -> Source:
+        """Those of a config.
+
+        Args:
+            config: The whole config.
+            places: Whether the weights are laid out as `device_map` says, which is for training alone.
+        """
         return cls(
             config.model,
             config.attention,
-            config.placement,
+            config.placement if places else PlacementSection(),
             config.embedding,
             config.quantization,
             config.experts,
         )
+
+    def of_output(self, model: ModelSection) -> Source:
+        """The same for a model that a run wrote: its embeddings are what the run made of them."""
+        return replace(self, model=model, embedding=EmbeddingSection())
 
 
 def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Hardware, *, seed: int) -> Any:
@@ -63,38 +75,30 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
         dtype: Format of the weights.
         tokenizer: The vocabulary must cover it; rows are added if it has more tokens.
         hardware: What the model will run on.
-        seed: Seed of the random weights of `reinit_weights`: the same ones whoever loads the model.
+        seed: Seed of the random weights of `reinit_weights` and of new rows: the same whoever loads the model.
 
     Returns:
-        A model of transformers on the CPU, in training mode, that keeps no cache: with a cache
-        packed documents would not be isolated.
+        A model of transformers on the CPU (or where `device_map` lays it), in training mode, that keeps no cache:
+        with a cache packed documents would not be isolated.
 
     Raises:
         ModelError: No such model or class, weights that do not fit, or an unknown config setting.
     """
     import transformers
 
-    section, attention = source.model, source.attention
+    section = source.model
     model_class = find_class("model_type", section.model_type, "Use AutoModelForCausalLM.")
     config = load_model_config(section)
+    check_experts(source.experts, config)
     try:
         if section.reinit_weights:
             transformers.set_seed(seed)
-            model = _build_anew(model_class, config, dtype, attention.attn_implementation)
+            model = _build_anew(model_class, config, dtype, source)
         else:
-            model = model_class.from_pretrained(
-                locate_model(section.base_model),
-                config=config,
-                dtype=dtype,
-                attn_implementation=attention.attn_implementation,
-                trust_remote_code=section.trust_remote_code,
-                revision=section.revision or "main",
-                use_safetensors=True,
-            )
-    except (OSError, ValueError) as error:
+            model = _read_weights(model_class, config, dtype, source, hardware)
+    except LOADING_ERRORS as error:
         raise explain_loading(section.base_model, "model", error) from error
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
+    fit_embeddings_(model, tokenizer, source.embedding, seed=seed)
     _mend_generation(model.generation_config)
     model.config.use_cache = False
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -102,42 +106,9 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
     return model
 
 
-def load_model_config(section: ModelSection) -> Any:
-    """The model's own config, with the changes of `model_config:`.
-
-    Raises:
-        ModelError: No such model, or a setting that its config does not have.
-    """
-    from transformers import AutoConfig
-
-    try:
-        config, unused = AutoConfig.from_pretrained(
-            locate_model(section.config_path),
-            trust_remote_code=section.trust_remote_code,
-            revision=section.revision or "main",
-            return_unused_kwargs=True,
-            **section.overrides,
-        )
-    except (OSError, ValueError) as error:
-        raise explain_loading(section.config_path, "config", error) from error
-    unknown = [name for name in section.overrides if name in unused]
-    if unknown:
-        raise ModelError(
-            f"`model_config: {unknown[0]}` is no setting of {type(config).__name__}",
-            suggest(unknown[0], config.to_dict()).strip() or "Remove it.",
-        )
-    return config
-
-
 def set_stop_tokens_(model: Any, stop_ids: tuple[int, ...]) -> None:
     """Lets generation end on these tokens, also in plain transformers: they are saved with the weights."""
     model.generation_config.eos_token_id = list(stop_ids)
-
-
-def find_new_tokens(section: ModelSection, tokenizer: Any) -> list[str]:
-    """Tokens for which the trained model has no embedding."""
-    known = load_model_config(section).get_text_config().vocab_size
-    return [token for token, index in tokenizer.get_added_vocab().items() if index >= known]
 
 
 def takes_logits_to_keep(model: Any) -> bool:
@@ -174,6 +145,59 @@ def _mend_generation(settings: Any) -> None:
         settings.do_sample = True
 
 
-def _build_anew(model_class: Any, config: Any, dtype: torch.dtype, attention: str) -> Any:
+def _build_anew(model_class: Any, config: Any, dtype: torch.dtype, source: Source) -> Any:
     build = model_class.from_config if "from_config" in dir(model_class) else model_class._from_config
-    return build(config, dtype=dtype, attn_implementation=attention)
+    return build(config, dtype=dtype, **_architecture(source))
+
+
+def _architecture(source: Source) -> dict[str, Any]:
+    """Which implementations the model computes with."""
+    options: dict[str, Any] = {"attn_implementation": source.attention.attn_implementation}
+    if source.experts.experts_implementation is not None:
+        options["experts_implementation"] = source.experts.experts_implementation
+    return options
+
+
+def _read_weights(
+    model_class: Any, config: Any, dtype: torch.dtype, source: Source, hardware: Hardware
+) -> Any:
+    """The model with the weights of its folder, all of them.
+
+    Raises:
+        ModelError: Weights that the model needs and the folder lacks.
+        OSError, ValueError: As transformers raises them.
+    """
+    section = source.model
+    place = find_place(section.base_model)
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": dtype,
+        "trust_remote_code": section.trust_remote_code,
+        "revision": section.revision or "main",
+        "output_loading_info": True,
+        **_architecture(source),
+        **place_weights(source.placement, hardware),
+        **section.model_kwargs,
+    }
+    if place.gguf_file is not None:
+        model, info = model_class.from_pretrained(place.folder, **options, **gguf_options(place.gguf_file))
+        forget_gguf_(model)
+    else:
+        model, info = _read_safely(model_class, place.folder, section, options)
+    check_whole(section.base_model, type(model).__name__, info)
+    check_placement(model, hardware)
+    return model
+
+
+def _read_safely(model_class: Any, folder: str, section: ModelSection, options: dict[str, Any]) -> Any:
+    """Safetensors; pickles only where `allow_pickle` says so and there is nothing else.
+
+    A pickle is read by `torch.load` with `weights_only`, which builds tensors and runs no code.
+    """
+    try:
+        return model_class.from_pretrained(folder, use_safetensors=True, **options)
+    except OSError:
+        if not section.allow_pickle:
+            raise
+    note(f"model: no safetensors in {section.base_model}; its pickles are read (`allow_pickle`)")
+    return model_class.from_pretrained(folder, use_safetensors=False, weights_only=True, **options)

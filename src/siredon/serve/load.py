@@ -35,7 +35,9 @@ def load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engin
 def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
-    source = replace(Source.of(config), model=section)
+    source = Source.of(config)
+    if section is not config.model:
+        source = source.of_output(section)
     model = load_model(source, precision.weights, tokenizer, hardware, seed=config.batch.seed)
     stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
     return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)

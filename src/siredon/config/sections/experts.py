@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, planned
+from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned
 
 
 class ExpertSection(Section):
     """How the experts of a layer are computed and stored."""
 
-    experts_implementation: Str | None = planned("Implementation in transformers, such as `grouped_mm`.")
+    experts_implementation: Str | None = key(
+        "Implementation in transformers: `eager`, `batched_mm`, `grouped_mm` or `deepgemm`.",
+        None,
+        planned_values=("scattermoe", "sonicmoe", "deep_ep", "deep_ep_scattermoe", "deep_ep_sonicmoe"),
+    )
     llama4_linearized_experts: Bool | None = planned("Llama 4 with its experts as single linear layers.")
     quantize_moe_experts: Bool = planned("Round stacked experts to few bits as they are read.", False)
     dense_mixer: Bool | None = planned("DenseMixer: every expert takes part in the router's gradient.")

@@ -10,7 +10,7 @@ from siredon.config.fields import Bool, Section, Str, key, planned
 class ModelSection(Section):
     """The base model: a hub id or a local folder, its class and its configuration."""
 
-    base_model: Str = key("Hub id or local folder of the weights.")
+    base_model: Str = key("Hub id, local folder or GGUF file of the weights.")
     base_model_config: Str | None = key(
         "Hub id or folder of the model's config; default `base_model`.", None, derived="config_path"
     )
@@ -23,8 +23,9 @@ class ModelSection(Section):
     )
     trust_remote_code: Bool = key("Allow Python code that comes with the weights to run.", False)
     reinit_weights: Bool = key("Random weights from the config instead of the trained ones.", False)
-    cls_model_config: Str | None = planned("Class of transformers that reads the config.")
-    model_kwargs: dict[str, Any] | None = planned("More arguments for loading the weights.")
+    allow_pickle: Bool = key("Read weights from `.bin` files where there are no safetensors.", False)
+    cls_model_config: Str = key("Class of transformers that reads the config.", "AutoConfig")
+    model_kwargs: dict[str, Any] = key("More arguments for loading the weights.", {})
     is_falcon_derived_model: Bool | None = planned("Treat it as a Falcon, whatever it is called.")
     is_llama_derived_model: Bool | None = planned("Treat it as a Llama, whatever it is called.")
     is_mistral_derived_model: Bool | None = planned("Treat it as a Mistral; unpacked rows are padded left.")

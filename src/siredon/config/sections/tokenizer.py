@@ -34,12 +34,12 @@ class TokenizerSection(Section):
     eot_tokens: StrList = key(
         "Tokens that end a turn, beside the end-of-text token and the template's own.", ()
     )
-    tokens: StrList | None = planned("Words added to the vocabulary as tokens.")
-    added_tokens_overrides: dict[int, Str] | None = planned("Id of a reserved token -> its new text.")
+    tokens: StrList = key("Words added to the vocabulary as tokens.", ())
+    added_tokens_overrides: dict[int, Str] = key("Id of a reserved token -> its new text.", {})
     tokenizer_use_fast: Bool = planned("Take the tokenizer written in Rust where there are two.", True)
-    tokenizer_legacy: Bool | None = planned("Split as the first Llama did, with its quirk at added tokens.")
+    tokenizer_legacy: Bool | None = key("Split as the first Llama did, with its quirk at added tokens.", None)
     tokenizer_use_mistral_common: Bool | None = planned("Tokenize by the package mistral-common.")
-    tokenizer_save_jinja_files: Bool = planned("Write the template as a file beside the tokenizer.", True)
+    tokenizer_save_jinja_files: Bool = key("Write the template as a file beside the tokenizer.", True)
 
     def path_for(self, base_model: str) -> str:
         """Where the tokenizer of `base_model` is read from."""

@@ -1,0 +1,166 @@
+"""Embeddings and head, brought to the size of the vocabulary: rows added, cut off, or set to the average row.
+
+`V` rows are the tokens that the model knows, `H` is the hidden size.  Everything here depends on the weights and
+the seed alone, so whoever loads the base model again, to merge or to ask it, has the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from siredon.config.sections.embedding import EmbeddingSection
+from siredon.errors import ModelError
+from siredon.log import note, warn
+
+_MULTIPLE = 32
+#: Rows that are widened to fp64 at a time.
+_CHUNK = 4096
+
+
+def fit_embeddings_(model: Any, tokenizer: Any, section: EmbeddingSection, *, seed: int) -> None:
+    """Brings embeddings and head to the vocabulary of the tokenizer, and starts the rows that nobody has trained.
+
+    Args:
+        model: A model of transformers; its config is kept in step.
+        tokenizer: Every id of it gets a row.
+        section: How many rows, and how new ones start.
+        seed: Seed of new rows that start at random.
+
+    Raises:
+        ModelError: An id of `fix_untrained_tokens` that the tokenizer does not have.
+    """
+    num_known = model.get_input_embeddings().weight.shape[0]
+    num_ids = count_ids(tokenizer)
+    num_rows = choose_rows(num_known, num_ids, section)
+    if num_rows != num_known:
+        # The new rows are set below: transformers would draw them from the state of the moment.
+        model.resize_token_embeddings(num_rows, mean_resizing=False)
+        note(_describe(num_known, num_rows, section))
+    trained = range(min(num_known, num_ids))
+    if num_rows > num_known:
+        _start_rows_(model, num_known, trained, section, seed)
+    if section.fixed_ids:
+        _reset_rows_(model, section.fixed_ids, trained, num_ids)
+
+
+def count_ids(tokenizer: Any) -> int:
+    """One more than the highest id: a vocabulary can have holes, so this may be more than its tokens."""
+    return 1 + int(max(tokenizer.get_vocab().values()))
+
+
+def choose_rows(num_known: int, num_ids: int, section: EmbeddingSection) -> int:
+    """How many rows the embeddings get.
+
+    Args:
+        num_known: Rows of the weights, which are often more than the tokenizer has ids.
+        num_ids: Rows that the tokenizer needs.
+        section: Whether rows without a token are cut off, and whether rows are filled up.
+    """
+    num_rows = num_ids if section.shrink_embeddings else max(num_known, num_ids)
+    return -(-num_rows // _MULTIPLE) * _MULTIPLE if section.resize_token_embeddings_to_32x else num_rows
+
+
+def average_row(weight: torch.Tensor, rows: range, *, leave_out: tuple[int, ...] = ()) -> torch.Tensor:
+    """The average of `rows` without those to leave out: `weight[chosen].double().mean(0)`.
+
+    Args:
+        weight: `(V, H)` or, for the bias of a head, `(V,)`.
+        rows: Which rows.
+        leave_out: Those of `rows` that do not count.
+
+    Returns:
+        `(H,)` or a scalar, in fp64.
+    """
+    total = torch.zeros(weight.shape[1:], dtype=torch.float64, device=weight.device)
+    for start in range(rows.start, rows.stop, _CHUNK):
+        total += weight[start : min(start + _CHUNK, rows.stop)].double().sum(0)
+    left = sorted({row for row in leave_out if row in rows})
+    if left:
+        total -= weight[left].double().sum(0)
+    return total / (len(rows) - len(left))
+
+
+def warn_of_frozen_tokens(base: Any, tokens: Mapping[str, int]) -> None:
+    """Warns of new tokens whose rows stay as they begin, as an adapter leaves embeddings alone unless told otherwise.
+
+    Args:
+        base: The model of transformers, with its adapter in place: it says itself what of it is trained.
+        tokens: New token -> id.
+    """
+    frozen = [token for token, index in tokens.items() if not _trains_row(base, index)]
+    if not frozen:
+        return
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    names = [
+        name.rpartition(".")[2] for name, module in base.named_modules() if any(module is end for end in ends)
+    ]
+    warn(
+        f"{len(frozen)} new token(s) ({', '.join(frozen[:3])}) have random embeddings, which are not trained: "
+        f"add `lora_modules_to_save: [{', '.join(dict.fromkeys(names))}]`"
+    )
+
+
+def _trains_row(base: Any, index: int) -> bool:
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    table = base.get_input_embeddings()
+    chosen = [layer for layer in table.modules() if isinstance(layer, TrainableTokensLayer)]
+    if chosen:
+        return any(index in ids for layer in chosen for ids in layer.token_indices.values())
+    return any(parameter.requires_grad for parameter in table.parameters())
+
+
+def _start_rows_(model: Any, first: int, trained: range, section: EmbeddingSection, seed: int) -> None:
+    """Sets all rows from `first` on: to the average of the trained ones, or by a seed of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = float(model.config.get_text_config().initializer_range)
+    for weight in _tables(model):
+        with torch.no_grad():
+            if section.mean_resizing_embeddings:
+                weight[first:] = average_row(weight, trained).to(weight.dtype)
+            elif weight.dim() == 1:
+                weight[first:] = 0
+            else:
+                drawn = torch.empty(weight[first:].shape).normal_(0.0, spread, generator=generator)
+                weight[first:] = drawn.to(weight)
+
+
+def _reset_rows_(model: Any, ids: tuple[int, ...], trained: range, num_ids: int) -> None:
+    """Sets the rows of `ids` to the average of all other rows that a token of the trained model has.
+
+    Raises:
+        ModelError: An id without a token.
+    """
+    beyond = [index for index in ids if index >= num_ids]
+    if beyond:
+        raise ModelError(
+            f"`fix_untrained_tokens`: {beyond[0]} is no token of this tokenizer, whose ids end at {num_ids - 1}",
+            "Name ids of tokens.",
+        )
+    if len({index for index in ids if index in trained}) == len(trained):
+        raise ModelError("`fix_untrained_tokens` names every token", "Leave out those that are trained.")
+    for weight in _tables(model):
+        with torch.no_grad():
+            weight[sorted(set(ids))] = average_row(weight, trained, leave_out=ids).to(weight.dtype)
+    note(f"embeddings: {len(set(ids))} row(s) set to the average of the others (`fix_untrained_tokens`)")
+
+
+def _tables(model: Any) -> Iterator[torch.Tensor]:
+    """What has a row per token: the embeddings; the head and its bias, unless they are the embeddings."""
+    table = model.get_input_embeddings().weight
+    yield table
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not table:
+        yield head.weight
+    if isinstance(head, torch.nn.Linear) and head.bias is not None:
+        yield head.bias
+
+
+def _describe(num_known: int, num_rows: int, section: EmbeddingSection) -> str:
+    if num_rows < num_known:
+        return f"embeddings: {num_known:,} -> {num_rows:,} rows (`shrink_embeddings`)"
+    start = "at the average row" if section.mean_resizing_embeddings else "at random"
+    return f"embeddings: {num_known:,} -> {num_rows:,} rows; new ones start {start}"

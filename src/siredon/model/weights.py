@@ -1,0 +1,64 @@
+"""What is in the files of a model: all of the weights, or a GGUF file's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from siredon.errors import ModelError
+from siredon.log import warn
+
+_SHOWN = 3
+
+
+def check_whole(name: str, class_name: str, info: Mapping[str, Any]) -> None:
+    """Every weight of the model came out of its files.
+
+    transformers fills what is missing with random numbers, and says so where nobody reads it.  Only a head that is new
+    by its nature, such as that of a reward model, may begin so.
+
+    Args:
+        name: The model, for the message.
+        class_name: Its class.
+        info: What `from_pretrained` tells of its work.
+
+    Raises:
+        ModelError: Weights of a language model are missing.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing and class_name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")):
+        raise ModelError(
+            f"base_model: {name} lacks {_list(missing)}, which {class_name} needs",
+            "Fetch the model again, or name the class that its weights are of with `model_type`; random weights are "
+            "asked for with `reinit_weights: true`.",
+        )
+    if missing:
+        warn(f"{_list(missing)} of {class_name} begin at random: {name} has none")
+    mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
+    if mismatched:
+        warn(f"{_list(mismatched)} of {class_name} begin at random: those of {name} have another shape")
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        warn(f"{name} also holds {_list(unexpected)}, which {class_name} does not use")
+
+
+def gguf_options(file: str) -> dict[str, Any]:
+    """How a GGUF file is read: its blocks of few bits unpacked to plain weights, which can be trained."""
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": file}
+    if "GgufConfig" in dir(transformers):  # before it, every GGUF file was unpacked
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return options
+
+
+def forget_gguf_(model: Any) -> None:
+    """Makes a model of a GGUF file one of plain weights, as it is: the mark would keep it from being saved."""
+    if "hf_quantizer" in vars(model) and model.hf_quantizer is not None:
+        model.hf_quantizer.remove_quantization_config(model)
+
+
+def _list(names: Iterable[str]) -> str:
+    known = list(names)
+    more = len(known) - _SHOWN
+    return ", ".join(known[:_SHOWN]) + (f" and {more} more weights" if more > 0 else "")
