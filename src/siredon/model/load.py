@@ -19,6 +19,7 @@ from siredon.config.sections.quantization import QuantizationSection
 from siredon.errors import ModelError
 from siredon.hardware import Hardware
 from siredon.model.locate import explain_loading, find_class
+from siredon.model.quantized import choose_reading, count_weights, settle_quantized_
 from siredon.registry import suggest
 
 
@@ -90,7 +91,9 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
                 trust_remote_code=section.trust_remote_code,
                 revision=section.revision or "main",
                 use_safetensors=True,
+                **choose_reading(source.quantization, config, dtype, hardware),
             )
+            settle_quantized_(model, source.quantization)
     except (OSError, ValueError) as error:
         raise explain_loading(section.base_model, "model", error) from error
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
@@ -162,7 +165,7 @@ def count_parameters(model: Any) -> Parameters:
     """Counts weights; tied ones once."""
     parameters = list(model.parameters())
     return Parameters(
-        sum(parameter.numel() for parameter in parameters),
+        sum(count_weights(parameter) for parameter in parameters),
         sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     )
 

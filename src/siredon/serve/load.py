@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from siredon.config.schema import Config
 from siredon.config.sections.model import ModelSection
+from siredon.config.sections.quantization import QuantizationSection
 from siredon.data.prompt import build_prompting
 from siredon.hardware import Hardware
 from siredon.model.adapt import load_adapter
@@ -19,8 +20,10 @@ from siredon.serve.engines.transformers import Engine
 def load_tuned(config: Config, hardware: Hardware) -> Engine:
     """The base model with its adapter, or what a full fine-tune wrote."""
     if config.adapter.adapter is None:
-        return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
-    engine = _load_engine(config.model, config, hardware)
+        # What a run wrote is whole, whatever it began from.
+        tuned = tuned_model(config.model, config.checkpoint.output_folder)
+        return _load_engine(tuned, config, hardware, QuantizationSection())
+    engine = _load_engine(config.model, config, hardware, config.quantization)
     adapted = load_adapter(engine.model, config.checkpoint.output_folder)
     return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
 
@@ -29,13 +32,15 @@ def load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engin
     """The base model; the tuned one with its adapter off, where there is an adapter."""
     if tuned is not None and tuned.adapter == "on":
         return replace(tuned, adapter="off")
-    return _load_engine(config.model, config, hardware)
+    return _load_engine(config.model, config, hardware, config.quantization)
 
 
-def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> Engine:
+def _load_engine(
+    section: ModelSection, config: Config, hardware: Hardware, quantization: QuantizationSection
+) -> Engine:
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     tokenizer = load_tokenizer(config.tokenizer, section)
-    source = replace(Source.of(config), model=section)
+    source = replace(Source.of(config), model=section, quantization=quantization)
     model = load_model(source, precision.weights, tokenizer, hardware, seed=config.batch.seed)
     stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
     return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)
