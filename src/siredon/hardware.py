@@ -80,6 +80,11 @@ def probe_hardware() -> Hardware:
     return Hardware("cpu", _cpu_name(), 1, _cpu_has_bf16(), False, cores)
 
 
+def name_local_device(hardware: Hardware) -> str:
+    """The device of this process, as PyTorch names it: with several processes, the GPU of its own number."""
+    return f"{hardware.device}:{os.environ.get('LOCAL_RANK', '0')}" if hardware.is_gpu else hardware.device
+
+
 def describe_devices() -> dict[str, str]:
     """What there is to compute with, for people: name of a thing -> what it is.  Imports torch."""
     import torch

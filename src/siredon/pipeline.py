@@ -191,12 +191,10 @@ def inference(config: Config, prompts: Prompts) -> None:
 
 def merge_lora(config: Config) -> None:
     """Merges the adapter in `output_dir` into its base: a normal model folder in `output_dir/merged`."""
-    import torch
-
     from siredon.export.merge import merge_adapter
+    from siredon.export.merge_base import load_merge_base
     from siredon.hardware import probe_hardware
     from siredon.model.adapt import check_adapter
-    from siredon.model.load import Source, load_model
     from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
@@ -208,7 +206,7 @@ def merge_lora(config: Config) -> None:
     # 2. Base, in fp32, so that the sum is made in fp32
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     hardware = probe_hardware()
-    base = load_model(Source.of(config), torch.float32, tokenizer, hardware, seed=config.batch.seed)
+    base = load_merge_base(config, tokenizer, hardware)
     # 3. Merge, and write in the format the run trained in
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
     merge_adapter(base, output, output / "merged", tokenizer, precision.weights)

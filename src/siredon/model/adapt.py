@@ -28,8 +28,6 @@ def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
     return ADAPTERS.load(section.adapter)(model, section)
 
 
-
-
 def load_adapter(model: Any, folder: Path) -> Any:
     """The model with the adapter in `folder`.
 

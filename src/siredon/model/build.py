@@ -15,6 +15,7 @@ from siredon.model.load import Source, count_parameters, load_model, set_stop_to
 from siredon.model.memory import trade_memory_
 from siredon.model.new_tokens import find_new_tokens
 from siredon.model.precision import Precision, set_formats_, warn_of_rounding
+from siredon.model.quantized import check_trainable
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def build_model(
     base = load_model(Source.of(config, places=True), precision.weights, tokenizer, hardware, seed=seed)
     set_stop_tokens_(base, stop_ids)
     # 2. What is trained
+    check_trainable(base, config.adapter)
     model = attach_adapter_(base, config.adapter, seed=seed)
     warn_of_frozen_tokens(base, find_new_tokens(config.tokenizer, config.model, tokenizer))
     # 3. Number formats of what is trained, and of norms

@@ -22,6 +22,7 @@ from siredon.model.embeddings import fit_embeddings_
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.model_config import check_experts, load_model_config
 from siredon.model.placement import check_placement, place_weights
+from siredon.model.quantized import choose_reading, count_weights, settle_quantized_
 from siredon.model.weights import check_whole, forget_gguf_, gguf_options
 
 
@@ -63,8 +64,8 @@ class Source:
         )
 
     def of_output(self, model: ModelSection) -> Source:
-        """The same for a model that a run wrote: its embeddings are what the run made of them."""
-        return replace(self, model=model, embedding=EmbeddingSection())
+        """The same for a model that a run wrote: whole, whatever it began from, with embeddings as the run made them."""
+        return replace(self, model=model, embedding=EmbeddingSection(), quantization=QuantizationSection())
 
 
 def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Hardware, *, seed: int) -> Any:
@@ -133,7 +134,7 @@ def count_parameters(model: Any) -> Parameters:
     """Counts weights; tied ones once."""
     parameters = list(model.parameters())
     return Parameters(
-        sum(parameter.numel() for parameter in parameters),
+        sum(count_weights(parameter) for parameter in parameters),
         sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     )
 
@@ -176,6 +177,7 @@ def _read_weights(
         "revision": section.revision or "main",
         "output_loading_info": True,
         **_architecture(source),
+        **choose_reading(source.quantization, config, dtype, hardware),
         **place_weights(source.placement, hardware),
         **section.model_kwargs,
     }
@@ -186,6 +188,7 @@ def _read_weights(
         model, info = _read_safely(model_class, place.folder, section, options)
     check_whole(section.base_model, type(model).__name__, info)
     check_placement(model, hardware)
+    settle_quantized_(model, source.quantization)
     return model
 
 

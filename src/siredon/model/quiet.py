@@ -12,7 +12,9 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in ("torch.distributed", "huggingface_hub"):
+    # bitsandbytes says of every 8-bit product, and torchao at its import, what is on the page about them.
+    quantizing = ("bitsandbytes", "torchao", "torch.utils._pytree")
+    for name in ("torch.distributed", "huggingface_hub", *quantizing):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # Saving resized embeddings with an adapter is what is wanted.

@@ -158,7 +158,7 @@ def test_the_schema_offers_the_formats_and_templates_that_are_built():
 
 
 def test_the_schema_says_what_is_not_built():
-    assert "Not built yet" in SCHEMA["properties"]["load_in_4bit"]["description"]
+    assert "Not built yet" in SCHEMA["properties"]["qlora_sharded_model_loading"]["description"]
     assert "Not built yet" not in SCHEMA["properties"]["lora_r"]["description"]
 
 

@@ -17,17 +17,13 @@ from siredon.config.sections.optimizer import ScheduleSection
 from siredon.config.sections.quantization import QuantizationSection
 
 
-def _ways_of_few_bits(quantization: QuantizationSection) -> tuple[str, ...]:
-    return keys_set(quantization, ("load_in_4bit", "load_in_8bit", "gptq", "model_quantization_config"))
-
-
 def _check_bits(adapter: AdapterSection, quantization: QuantizationSection) -> Iterator[Finding]:
-    """Weights in 4 bits come with `adapter: qlora`, weights in 8 bits with `adapter: lora`.
+    """Weights in 4 bits come with `adapter: qlora`, weights held in 8 bits with `adapter: lora`.
 
     Rounded weights cannot be trained, only an adapter beside them.  Axolotl passes over `load_in_4bit` with
     `adapter: lora`, and loads every weight in full.
     """
-    ways = _ways_of_few_bits(quantization)
+    ways = quantization.ways
     if len(ways) > 1:
         return
     if adapter.adapter == "qlora" and not quantization.load_in_4bit:
@@ -36,11 +32,17 @@ def _check_bits(adapter: AdapterSection, quantization: QuantizationSection) -> I
             message = f"`adapter: qlora` is for weights in 4 bits by bitsandbytes, not for `{ways[0]}`"
             fix = "Write `adapter: lora`, or `load_in_4bit: true` in place of it."
         yield Finding("adapter", message, fix)
-    for name, needed in (("load_in_4bit", "qlora"), ("load_in_8bit", "lora"), ("gptq", "lora")):
+    held = (
+        ("load_in_4bit", "qlora", "true"),
+        ("load_in_8bit", "lora", "true"),
+        ("load_in_torchao", "lora", quantization.load_in_torchao),
+        ("gptq", "lora", "true"),
+    )
+    for name, needed, value in held:
         if name in ways and adapter.adapter not in (needed, "qlora"):
             yield Finding(
                 "adapter" if adapter.adapter else name,
-                f"`{name}: true` needs `adapter: {needed}`",
+                f"`{name}: {value}` needs `adapter: {needed}`",
                 f"Write `adapter: {needed}`, or remove `{name}`.",
             )
 
@@ -50,7 +52,7 @@ def _check_quantizers(quantization: QuantizationSection) -> Iterator[Finding]:
 
     Of several, one would win and the others be passed over.
     """
-    ways = _ways_of_few_bits(quantization)
+    ways = quantization.ways
     if len(ways) > 1:
         yield Finding(ways[-1], f"{list_keys(ways)} exclude each other", "Keep one of them.")
 
@@ -89,8 +91,10 @@ def _check_idle(
         yield from find_idle_keys(quantization, ("qlora_sharded_model_loading",), "`adapter: qlora`")
     if adapter.loraplus_lr_ratio is None:
         yield from find_idle_keys(adapter, ("loraplus_lr_embedding",), "`loraplus_lr_ratio`")
-    if not quantization.load_in_4bit:
+    if not quantization.load_in_4bit and not quantization.load_in_8bit:
         yield from find_idle_keys(quantization, ("bnb_config_kwargs",), "`load_in_4bit: true`")
+    if not quantization.ways:
+        yield from find_idle_keys(quantization, ("merge_base",), "weights in few bits")
     if not quantization.model_quantization_config:
         needed = "`model_quantization_config`"
         yield from find_idle_keys(quantization, ("model_quantization_config_kwargs",), needed)
@@ -236,7 +240,7 @@ def _check_start(adapter: AdapterSection, quantization: QuantizationSection) -> 
     if adapter.peft_init_lora_weights is not None:
         message = "`peft_init_lora_weights` and `peft.loftq_config` exclude each other"
         yield Finding("peft_init_lora_weights", message, "Keep one of them.")
-    for name in _ways_of_few_bits(quantization):
+    for name in quantization.ways:
         message = f"`peft.loftq_config` needs whole weights, not `{name}`"
         yield Finding("peft.loftq_config", message, f"Remove it, or `{name}`.")
 

@@ -30,7 +30,7 @@ class AdapterSection(Section):
     """A small trained part beside frozen weights; without `adapter` every weight is trained."""
 
     adapter: Literal["lora", "qlora", "llama-adapter", "mora"] | None = key(
-        "Kind of adapter; none trains every weight.", None, planned_values=("qlora", "llama-adapter", "mora")
+        "Kind of adapter; none trains every weight.", None, planned_values=("llama-adapter", "mora")
     )
     lora_r: Int | None = key("Rank of LoRA.", None, ge=1)
     lora_alpha: Float | None = key("LoRA is scaled by `lora_alpha / lora_r`.", None, gt=0)

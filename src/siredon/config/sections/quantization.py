@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from siredon.config.fields import Bool, Int, Section, planned
+from siredon.config.fields import Bool, Int, Section, key, planned
 
 QuantizedDtype = Literal["int4", "int8", "float8_e4m3fn", "float8", "fp8", "nvfp4", "mxfp4"]
 
@@ -38,16 +38,36 @@ class CompressorOptions(Section):
 class QuantizationSection(Section):
     """How many bits a weight has, before, in and after training."""
 
-    load_in_8bit: Bool = planned("Frozen weights in 8 bits, by bitsandbytes; with `adapter: lora`.", False)
-    load_in_4bit: Bool = planned("Frozen weights in 4 bits, by bitsandbytes; with `adapter: qlora`.", False)
-    bnb_config_kwargs: dict[str, Any] | None = planned("Settings of bitsandbytes to change, for 4 bits.")
+    load_in_8bit: Bool = key("Frozen weights in 8 bits, by bitsandbytes; with `adapter: lora`.", False)
+    load_in_4bit: Bool = key("Frozen weights in 4 bits, by bitsandbytes; with `adapter: qlora`.", False)
+    bnb_config_kwargs: dict[str, Any] | None = key("Settings of bitsandbytes to change.", None)
+    load_in_torchao: Literal["int8", "fp8", "int4"] | None = key(
+        "Frozen weights in few bits, by torchao; with `adapter: lora`.", None, planned_values=("int4",)
+    )
+    merge_base: Literal["dequantized", "original"] = key(
+        "What an adapter on rounded weights is merged into: those weights, widened, or the unrounded ones.",
+        "dequantized",
+    )
     qlora_sharded_model_loading: Bool = planned("Quantize shard by shard (QLoRA with FSDP).", False)
     gptq: Bool | None = planned("The weights were quantized by GPTQ.")
     use_onebitllms: Bool | None = planned("Three-valued weights, as in BitNet (1.58 bits).")
-    model_quantization_config: Literal["Mxfp4Config", "FineGrainedFP8Config"] | None = planned(
-        "Class of transformers that reads weights quantized by others."
+    model_quantization_config: Literal["Mxfp4Config", "FineGrainedFP8Config"] | None = key(
+        "Class of transformers that reads weights quantized by others; they are widened as they are read.",
+        None,
     )
-    model_quantization_config_kwargs: dict[str, Any] | None = planned("Arguments of that class.")
+    model_quantization_config_kwargs: dict[str, Any] | None = key("Arguments of that class.", None)
     qat: QatOptions | None = planned("Training that feels the rounding to come.")
     quantization: PtqOptions | None = planned("Rounding of the trained model.")
     llmcompressor: CompressorOptions | None = planned("Training of a sparse model.")
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The keys that each say how weights in few bits are read; more than one contradict each other."""
+        asked = {
+            "load_in_4bit": self.load_in_4bit,
+            "load_in_8bit": self.load_in_8bit,
+            "load_in_torchao": self.load_in_torchao,
+            "gptq": self.gptq,
+            "model_quantization_config": self.model_quantization_config,
+        }
+        return tuple(name for name, is_set in asked.items() if is_set)

@@ -1,0 +1,176 @@
+"""Weights in few bits: packages, settings, and what they do not go with."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from siredon.config.model_folder import read_model_config
+from siredon.config.rule import Finding, Rule
+from siredon.config.sections.model import ModelSection
+from siredon.config.sections.quantization import QuantizationSection
+from siredon.config.stored_bits import find_contradiction
+from siredon.registry import suggest
+
+_PACKAGES = {
+    "load_in_4bit": "bitsandbytes",
+    "load_in_8bit": "bitsandbytes",
+    "load_in_torchao": "torchao",
+    "qat": "torchao",
+}
+
+
+def _check_packages(quantization: QuantizationSection) -> Iterator[Finding]:
+    """The package that holds weights in few bits, or rounds them in training, is installed."""
+    asked = list(quantization.ways) + (["qat"] if quantization.qat is not None else [])
+    for name in asked:
+        package = _PACKAGES.get(name)
+        if package is not None and importlib.util.find_spec(package) is None:
+            yield Finding(
+                name,
+                f"`{name}` needs the package {package}, which is not installed",
+                "Install it: `pip install 'siredon[quantization]'`.",
+            )
+
+
+_FORMATS = ("bfloat16", "float16", "float32")
+_STORAGES = ("uint8", "int8", "float16", "bfloat16", "float32", "float64")
+#: Setting of bitsandbytes -> the key whose weights it steers, and its values; None for any of its type.
+_SETTINGS: dict[str, tuple[str, type | tuple[type, ...], tuple[Any, ...] | None]] = {
+    "bnb_4bit_quant_type": ("load_in_4bit", str, ("nf4", "fp4")),
+    "bnb_4bit_use_double_quant": ("load_in_4bit", bool, None),
+    "bnb_4bit_compute_dtype": ("load_in_4bit", str, _FORMATS),
+    "bnb_4bit_quant_storage": ("load_in_4bit", str, _STORAGES),
+    "llm_int8_threshold": ("load_in_8bit", (int, float), None),
+    "llm_int8_skip_modules": ("", list, None),
+}
+#: Settings that frozen weights do not have, and the value at which they may stand in a file all the same.
+_OFF = {"llm_int8_has_fp16_weight": False, "llm_int8_enable_fp32_cpu_offload": False}
+_KINDS = {str: "a word", bool: "true or false", list: "a list of names"}
+
+
+def _check_settings(quantization: QuantizationSection) -> Iterator[Finding]:
+    """A setting of bitsandbytes exists, has one of its values, and belongs to the number of bits.
+
+    transformers passes over a name that it does not know.  A setting of the other number of bits may stand in the
+    file at its default.
+    """
+    way = next((name for name in ("load_in_4bit", "load_in_8bit") if name in quantization.ways), None)
+    for name, value in (quantization.bnb_config_kwargs or {}).items() if way else ():
+        place = f"bnb_config_kwargs.{name}"
+        if name in _OFF:
+            if value is not _OFF[name]:
+                message = f"`{name}: {_show(value)}` is for weights that are not frozen in few bits"
+                yield Finding(place, message, "Remove it.")
+        elif name not in _SETTINGS:
+            fix = (
+                suggest(name, _SETTINGS).strip() or f"Known: {', '.join(f'`{word}`' for word in _SETTINGS)}."
+            )
+            yield Finding(place, f"bitsandbytes has no setting `{name}`", fix)
+        else:
+            yield from _check_setting(place, name, value, str(way))
+
+
+def _check_setting(place: str, name: str, value: Any, way: str) -> Iterator[Finding]:
+    owner, kind, values = _SETTINGS[name]
+    fits = isinstance(value, kind) and (isinstance(value, bool) is (kind is bool))
+    if owner not in ("", way) and value not in (False, 6.0):
+        yield Finding(place, f"`{name}` has no effect with `{way}`", f"Remove it, or write `{owner}: true`.")
+    elif not fits or (values is not None and value not in values):
+        wanted = ", ".join(f"`{word}`" for word in values or ()) or _KINDS.get(kind, "a number")  # type: ignore[arg-type]
+        yield Finding(
+            place,
+            f"`{name}: {_show(value)}` is not {'one of ' if values else ''}{wanted}",
+            f"Write {wanted}.",
+        )
+
+
+def _show(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+#: Of the arguments of either class, those that count beside the weights' own config.
+_ARGUMENTS = ("dequantize", "modules_to_not_convert")
+
+
+def _check_arguments(quantization: QuantizationSection) -> Iterator[Finding]:
+    """Weights that are stored in FP8 or MXFP4 are widened, and say themselves how they were rounded.
+
+    There is no gradient beside weights held in MXFP4; for FP8 transformers takes kernels from a hub.
+    """
+    named = quantization.model_quantization_config
+    for name, value in (quantization.model_quantization_config_kwargs or {}).items() if named else ():
+        place = f"model_quantization_config_kwargs.{name}"
+        if name not in _ARGUMENTS:
+            fix = suggest(name, _ARGUMENTS).strip() or "Remove it: the weights say it themselves."
+            yield Finding(
+                place, f"`{name}` of `{named}` has no effect on weights that are stored rounded", fix
+            )
+        elif name == "dequantize" and value is not True:
+            message = f"`dequantize: {_show(value)}`: training beside weights held so is not built"
+            yield Finding(place, message, "Write `dequantize: true`, or remove it.")
+
+
+def _check_random(quantization: QuantizationSection, model: ModelSection) -> Iterator[Finding]:
+    """Random weights are not rounded.
+
+    They are made, not read, and rounding takes place as weights are read.
+    """
+    if model.reinit_weights and quantization.ways:
+        way = quantization.ways[0]
+        yield Finding(
+            way, f"`{way}` does not work with `reinit_weights`", f"Remove `{way}`, or `reinit_weights`."
+        )
+
+
+def _check_stored(quantization: QuantizationSection, model: ModelSection) -> Iterator[Finding]:
+    """Weights on this machine are stored as the file says.
+
+    Weights that were quantized by others say so in their `config.json`.
+    """
+    config = read_model_config(model) if quantization.ways else None
+    stored = (config or {}).get("quantization_config") or {}
+    if config is not None and isinstance(stored, dict):
+        found = find_contradiction(quantization, stored)
+        if found is not None:
+            yield found
+
+
+_LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
+_QLORA = _LORA.replace("lora\n", "qlora\n", 1) + "load_in_4bit: true\n"
+
+RULES = (
+    Rule(
+        "SD0560",
+        _check_packages,
+        wrong=_LORA + "load_in_torchao: int8",
+        right=_LORA,
+        portable=False,
+    ),
+    Rule(
+        "SD0561",
+        _check_settings,
+        wrong=_QLORA + "bnb_config_kwargs:\n  bnb_4bit_quant_typ: fp4",
+        right=_QLORA + "bnb_config_kwargs:\n  bnb_4bit_quant_type: fp4",
+    ),
+    Rule(
+        "SD0562",
+        _check_arguments,
+        wrong="model_quantization_config: Mxfp4Config\nmodel_quantization_config_kwargs:\n  dequantize: false",
+        right="model_quantization_config: Mxfp4Config\nmodel_quantization_config_kwargs:\n  dequantize: true",
+    ),
+    Rule(
+        "SD0563",
+        _check_random,
+        wrong="model_quantization_config: Mxfp4Config\nreinit_weights: true",
+        right="reinit_weights: true",
+    ),
+    Rule(
+        "SD0564",
+        _check_stored,
+        wrong="base_model: models/gpt-oss\nmodel_quantization_config: FineGrainedFP8Config",
+        right="model_quantization_config: Mxfp4Config",
+        portable=False,
+    ),
+)

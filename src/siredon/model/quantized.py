@@ -1,0 +1,191 @@
+"""Weights in few bits: how they are read, what of them can be trained, and how they become whole again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+
+from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.quantization import QuantizationSection
+from siredon.config.stored_bits import find_contradiction
+from siredon.errors import ModelError
+from siredon.hardware import Hardware, name_local_device
+from siredon.log import note
+from siredon.registry import Shelf
+
+QUANTIZERS = Shelf("siredon.model.quantizers", "QUANTIZER", "quantization")
+
+#: Formats of weights on disk that are widened as they are read, and the class of transformers that reads them.
+#: Nothing can be trained beside MXFP4; products of FP8 blocks need kernels that transformers fetches from a hub.
+_WIDENED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A way of reading weights in few bits.
+
+    Args:
+        build: Settings and number format of a run -> quantization config of transformers; None leaves it to the
+            weights' own config.
+        describe: What a user should know of the weights, in one line.
+        widen: A rounded layer -> its weight as products use it.
+        settle_: Makes the loaded model fit to be trained beside, if anything is to be done.
+    """
+
+    build: Callable[[QuantizationSection, torch.dtype], Any]
+    describe: Callable[[QuantizationSection, torch.dtype], str]
+    widen: Callable[[Any], torch.Tensor]
+    settle_: Callable[[Any], None] | None = None
+
+
+def choose_reading(
+    section: QuantizationSection, config: Any, dtype: torch.dtype, hardware: Hardware
+) -> dict[str, Any]:
+    """What `from_pretrained` is told of few bits; nothing where all weights are whole.
+
+    A weight is rounded as soon as it is read, on the device that trains it, so the whole model in 16 bits is never
+    there.
+
+    Args:
+        section: What the file asks for.
+        config: The model's own config, which says how its weights are stored.
+        dtype: Format of the weights that stay whole, and of the products.
+        hardware: What the model will run on.
+
+    Raises:
+        ModelError: The weights are stored in another way than the file says.
+    """
+    stored = config.to_dict().get("quantization_config") or {}
+    method = _method(stored.get("quant_method", ""))
+    problem = find_contradiction(section, stored)
+    if problem is not None:
+        raise ModelError(f"{problem.key}: {problem.message}", problem.fix)
+    placed = {"device_map": {"": name_local_device(hardware)}}
+    if method in _WIDENED:
+        import transformers
+
+        options = section.model_quantization_config_kwargs or {}
+        build = vars(transformers)[_WIDENED[method]]
+        note(
+            f"base: stored in {method.upper()}, widened to {_name(dtype)} as it is read, so that it can be trained"
+        )
+        return {"quantization_config": build(**{**options, "dequantize": True})}
+    if method:
+        note(
+            f"base: stored in few bits ({method}); its own settings hold, and only an adapter can be trained"
+        )
+        return placed
+    for way in section.ways:
+        quantizer = QUANTIZERS.load(way)
+        note(f"base: {quantizer.describe(section, dtype)}")
+        return {"quantization_config": quantizer.build(section, dtype), **placed}
+    return {}
+
+
+def settle_quantized_(model: Any, section: QuantizationSection) -> None:
+    """Makes a model that was just loaded in few bits fit to be trained beside."""
+    for way in section.ways if _quantizer(model) else ():
+        settle_ = QUANTIZERS.load(way).settle_
+        if settle_ is not None:
+            settle_(model)
+
+
+def check_trainable(model: Any, section: AdapterSection) -> None:
+    """Only an adapter is trained beside weights in few bits, and none of these in full.
+
+    Raises:
+        ModelError: Every weight would be trained, or a rounded layer in full, or the format has no gradient.
+    """
+    quantizer = _quantizer(model)
+    if quantizer is None:
+        return
+    method = _method(quantizer.quantization_config.quant_method)
+    if section.adapter is None:
+        raise ModelError(
+            f"base_model: its weights are held in few bits ({method}), and rounded weights cannot be trained",
+            "Add `adapter: lora`, or name the model's 16-bit weights.",
+        )
+    if not quantizer.is_trainable:
+        raise ModelError(
+            f"base_model: transformers has no training beside weights held by {method}",
+            "Name the model's 16-bit weights, and round them with `load_in_4bit: true`.",
+        )
+    rounded = {name for name, _ in find_rounded(model)}
+    for name in section.lora_modules_to_save:
+        if any(full == name or full.endswith(f".{name}") for full in rounded):
+            raise ModelError(
+                f"`lora_modules_to_save: {name}` is held in few bits, and cannot be trained in full",
+                f"Give it LoRA: `lora_target_modules: [{name}]`. Embeddings and head are not rounded.",
+            )
+
+
+def find_rounded(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The layers whose weight is held in few bits, with their names."""
+    for name, module in model.named_modules():
+        weight = vars(module).get("_parameters", {}).get("weight")
+        # Classes of bitsandbytes and torchao: they pass for a parameter, and are none by type.
+        if weight is not None and type(weight) is not torch.nn.Parameter:
+            yield name, module
+
+
+def count_weights(parameter: torch.Tensor) -> int:
+    """How many weights a tensor stands for: one of 4-bit weights packs two into each byte."""
+    state = vars(parameter).get("quant_state")
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def widen_(model: Any) -> Any:
+    """Puts plain linear layers in fp32 in place of rounded ones: their weights are exactly those of training.
+
+    Returns:
+        The model, in fp32 on the CPU.
+
+    Raises:
+        ModelError: The format cannot be turned back.
+    """
+    quantizer = _quantizer(model)
+    if quantizer is None:
+        return model.float()
+    part = _find_part(quantizer.quantization_config)
+    for name, rounded in list(find_rounded(model)):
+        layer = torch.nn.Linear(rounded.in_features, rounded.out_features, bias=False, device="meta")  # type: ignore[arg-type]
+        layer.weight = torch.nn.Parameter(part.widen(rounded).float().cpu(), requires_grad=False)
+        layer.bias = vars(rounded)["_parameters"].get("bias")
+        model.set_submodule(name, layer)
+    quantizer.remove_quantization_config(model)
+    # Where a map of devices was given, accelerate refuses to move the model.
+    return torch.nn.Module.to(model, device="cpu", dtype=torch.float32)
+
+
+def _find_part(settings: Any) -> Quantizer:
+    """The part that holds weights as these settings of transformers say."""
+    method = _method(settings.quant_method)
+    if method == "bitsandbytes":
+        part: Quantizer = QUANTIZERS.load("load_in_4bit" if settings.load_in_4bit else "load_in_8bit")
+    elif method == "torchao":
+        part = QUANTIZERS.load("load_in_torchao")
+    else:
+        raise ModelError(
+            f"weights held by {method} cannot be widened, so nothing can be merged into them",
+            "Use the adapter beside them, or name the model's 16-bit weights as `base_model` and merge into those.",
+        )
+    return part
+
+
+def _quantizer(model: Any) -> Any:
+    """What transformers read the weights with; None where all of them are whole."""
+    return vars(model).get("hf_quantizer")
+
+
+def _method(name: Any) -> str:
+    """`bitsandbytes` of what transformers calls `QuantizationMethod.BITS_AND_BYTES`, and of the plain word."""
+    return str(name.value if isinstance(name, Enum) else name).lower()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
