@@ -9,6 +9,7 @@ from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of_frozen_tokens
+from siredon.model.freezing import choose_trained_
 from siredon.model.load import Source, count_parameters, find_new_tokens, load_model, set_stop_tokens_
 from siredon.model.precision import Precision, warn_of_rounding
 
@@ -49,6 +50,7 @@ def build_model(
     # 2. What is recomputed in the backward pass
     recompute_activations_(base, config.memory)
     # 3. What is trained
+    choose_trained_(base, config.freezing, hardware)
     model = attach_adapter_(base, config.adapter, seed=seed)
     # 4. What became of it
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)

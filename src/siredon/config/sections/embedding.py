@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siredon.config.fields import Bool, Float, Int, Section, planned
+from siredon.config.fields import Bool, Float, Int, Section, key, planned
 
 
 class EmbeddingSection(Section):
@@ -13,6 +13,6 @@ class EmbeddingSection(Section):
     shrink_embeddings: Bool | None = planned("Cut off rows beyond the tokenizer's last token.")
     embeddings_skip_upcast: Bool | None = planned("Do not raise embeddings to float32 beside an adapter.")
     fix_untrained_tokens: Int | tuple[Int, ...] | None = planned("Token ids reset to the average row.")
-    neftune_noise_alpha: Float | None = planned(
-        "NEFTune: amount of noise on embeddings while training.", gt=0
+    neftune_noise_alpha: Float | None = key(
+        "NEFTune: amount of noise on embeddings while training.", None, gt=0
     )
