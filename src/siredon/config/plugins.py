@@ -42,7 +42,7 @@ INTEGRATIONS = {
     "lm_eval": Integration(),
     "mora": Integration(part="mora"),
     "nemo_gym": Integration({"nemo_gym_enabled": True}),
-    "spectrum": Integration(part="spectrum_top_fraction"),
+    "spectrum": Integration({"spectrum_top_fraction": 0.5}),
     "swanlab": Integration({"use_swanlab": True}),
 }
 

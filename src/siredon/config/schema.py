@@ -166,6 +166,11 @@ class Config(Section):
         return not self.flattens_batches
 
     @property
+    def writes_adapter(self) -> bool:
+        """Whether a run ends with an adapter; of ReLoRA, which changes the base too, a whole model is kept."""
+        return self.adapter.adapter is not None and not self.relora.relora
+
+    @property
     def first_dataset(self) -> DatasetEntry:
         """The training data that comes first: its format is how the model is asked."""
         return self.data.datasets[0] if self.data.datasets else self.streaming.texts[0].as_dataset()

@@ -46,6 +46,11 @@ def check_adapter(folder: Path) -> None:
     Raises:
         CheckpointError: What is missing, and how it comes about.
     """
+    if not (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds a whole model and no adapter",
+            "Use that model as it is: a run with `relora: true`, or without `adapter`, writes one, merged already.",
+        )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise CheckpointError(

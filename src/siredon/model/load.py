@@ -64,7 +64,7 @@ class Source:
         )
 
     def of_output(self, model: ModelSection) -> Source:
-        """The same for a model that a run wrote: whole, whatever it began from, with embeddings as the run made them."""
+        """The same for a model that a run wrote: whole whatever it began from, its embeddings as they are."""
         return replace(self, model=model, embedding=EmbeddingSection(), quantization=QuantizationSection())
 
 

@@ -18,9 +18,8 @@ from siredon.serve.engines.transformers import Engine
 
 def load_tuned(config: Config, hardware: Hardware) -> Engine:
     """The base model with its adapter, or what a full fine-tune wrote."""
-    if config.adapter.adapter is None:
-        tuned = tuned_model(config.model, config.checkpoint.output_folder)
-        return _load_engine(tuned, config, hardware)
+    if not config.writes_adapter:
+        return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
     engine = _load_engine(config.model, config, hardware)
     adapted = load_adapter(engine.model, config.checkpoint.output_folder)
     return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")

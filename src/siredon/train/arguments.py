@@ -92,7 +92,8 @@ def build_arguments(
         ignore_data_skip=config.streaming.streams,
         accelerator_config={"dispatch_batches": False} if config.streaming.streams else None,
         average_tokens_across_devices=True,
-        ddp_find_unused_parameters=False if num_ranks() > 1 else None,
+        # LISA freezes blocks after the ranks were joined, which DDP takes for weights that are not used.
+        ddp_find_unused_parameters=config.lisa.lisa_n_layers is not None if num_ranks() > 1 else None,
         **_saving(config, schedule),
         **_evaluating(config, schedule, starts=not resumes),
     )

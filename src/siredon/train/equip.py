@@ -12,9 +12,14 @@ from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
 from siredon.data.stream import Stream
 from siredon.hardware import Hardware
+from siredon.model.freezing import find_partial
+from siredon.model.noise import EmbeddingNoise
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
+from siredon.train.callbacks.lisa import build_lisa
 from siredon.train.callbacks.metrics import MetricsWriter
 from siredon.train.callbacks.progress import Progress
+from siredon.train.callbacks.relora import Relora
+from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
@@ -56,6 +61,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         trainer.add_callback(StreamKeeper(stream))
         if parts.resume:
             stream.restore_(read_stream_state(parts.resume))
+    _add_selection_(trainer, parts, config)
     trainer.add_callback(Progress(hardware, lambda: trainer.num_tokens_seen))
     trainer.add_callback(MetricsWriter(config.checkpoint.output_folder / "metrics.jsonl"))
     trainer.add_callback(IdentityWriter(parts.identity, trainer))
@@ -65,3 +71,23 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:
         check_isolation(trainer, config.attention.attn_implementation)
+
+
+def _add_selection_(trainer: SiredonTrainer, parts: Parts, config: Config) -> None:
+    """What decides step by step which weights are trained, and on which embeddings."""
+    base, seed = parts.base, config.batch.seed
+    partial = find_partial(base, config.freezing)
+    if partial:
+        trainer.add_callback(RowKeeper(partial))
+    if config.lisa.lisa_n_layers is not None:
+        trainer.add_callback(build_lisa(base, config.lisa, seed))
+    if config.relora.relora:
+        period = config.schedule.jagged_restart_steps
+        assert period is not None, "SD0309 asks for it"
+        relora = Relora(base, config.relora, period=period, seed=seed)
+        if parts.resume:
+            relora.restore_(parts.resume)
+        trainer.add_callback(relora)
+    if config.embedding.neftune_noise_alpha is not None:
+        trainer.noise = EmbeddingNoise(config.embedding.neftune_noise_alpha)
+        trainer.noise.attach_(base.get_input_embeddings())

@@ -10,6 +10,7 @@ from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.log import note, show, warn
 from siredon.train.callbacks.progress import show_time
+from siredon.train.callbacks.relora import save_trained
 from siredon.train.plot import plot_losses
 from siredon.train.record import extend_record
 from siredon.train.trainer import SiredonTrainer
@@ -36,7 +37,7 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
     folder = record.parent
     base.config.use_cache = True
     base.generation_config.use_cache = True
-    trainer.save_model(str(folder))
+    save_trained(trainer, folder)
     if not trainer.is_world_process_zero():
         return
     base.generation_config.save_pretrained(str(folder))

@@ -7,7 +7,7 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
+from siredon.model.noise import EmbeddingNoise
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.sampler import LengthSampler, MixedSampler
 
@@ -44,6 +45,8 @@ class SiredonTrainer(Trainer):
         # `compute_loss` divides by all targets of the optimizer step, which is what this tells `Trainer`.
         self.model_accepts_loss_kwargs = True
         self.num_tokens_seen = 0
+        #: Noise on the embeddings of what is trained on, if any.
+        self.noise: EmbeddingNoise | None = None
         self._selects_logits = selects_logits
         self._autocast = autocast
         self._sources = tuple(sources)
@@ -120,7 +123,8 @@ class SiredonTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The share of this rank in the step's loss, scaled so that the mean over ranks is the step's loss."""
-        logits, targets, places = self._predict(model, inputs)
+        with self._noise_on(inputs):
+            logits, targets, places = self._predict(model, inputs)
         if self._sources:
             # No target is the first token of its document: it is of the data set of the token that predicts it.
             sources = inputs["sources"][:, places]
@@ -129,6 +133,11 @@ class SiredonTrainer(Trainer):
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, {}) if return_outputs else loss
+
+    def _noise_on(self, inputs: Batch) -> AbstractContextManager[None]:
+        if self.noise is None:
+            return nullcontext()
+        return self.noise.during(inputs["position_ids"], inputs["num_tokens"])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs what is given, and with a training loss those of the data sets, if asked for."""

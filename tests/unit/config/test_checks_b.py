@@ -147,7 +147,7 @@ ADAPTERS = [
     Case(
         "SD0307",
         "unfrozen_parameters",
-        "spectrum_model_name: a/b\nunfrozen_parameters: [lm_head]\n",
+        "spectrum_top_fraction: 0.25\nunfrozen_parameters: [lm_head]\n",
         "spectrum_model_name: a/b\nspectrum_top_fraction: 0.25\n",
     ),
     Case(

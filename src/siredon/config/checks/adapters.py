@@ -130,7 +130,6 @@ def _check_layers(adapter: AdapterSection) -> Iterator[Finding]:
 
 
 _SPECIAL = re.compile(r"[\\^$*+?(){}|\[\]]")
-_ROWS = re.compile(r"\[\d*:?\d*\]$")
 
 
 def _check_patterns(adapter: AdapterSection, freezing: FreezingSection) -> Iterator[Finding]:
@@ -141,8 +140,7 @@ def _check_patterns(adapter: AdapterSection, freezing: FreezingSection) -> Itera
     asked = [(f"lora_target_modules.{i}", text) for i, text in enumerate(adapter.lora_target_modules)]
     asked += [("lora_rank_pattern", text) for text in adapter.lora_rank_pattern or ()]
     asked += [("lora_alpha_pattern", text) for text in adapter.lora_alpha_pattern or ()]
-    patterns = freezing.unfrozen_parameters or ()
-    asked += [(f"unfrozen_parameters.{i}", _ROWS.sub("", text)) for i, text in enumerate(patterns)]
+    asked += [(f"unfrozen_parameters.{i}", found.name) for i, found in enumerate(freezing.patterns)]
     for name, text in asked:
         reason = _why_unreadable(text) if _SPECIAL.search(text) else ""
         if reason:
@@ -164,15 +162,14 @@ def _why_unreadable(text: str) -> str:
 def _check_trained(
     adapter: AdapterSection, lisa: LisaSection, freezing: FreezingSection
 ) -> Iterator[Finding]:
-    """One key says which weights are trained: `adapter`, LISA's, Spectrum's or `unfrozen_parameters`.
+    """One key says which weights are trained: `adapter`, LISA's, Spectrum's, `unfrozen_parameters`, `freeze_layers`.
 
     They undo each other: LISA and Spectrum free weights that an adapter holds frozen, and
     `unfrozen_parameters` freezes the adapter.
     """
     ways = ["adapter"] if adapter.adapter else []
     ways += keys_set(lisa, ("lisa_n_layers",))
-    ways += keys_set(freezing, ("spectrum_model_name", "spectrum_top_fraction"))[:1]
-    ways += keys_set(freezing, ("unfrozen_parameters",))
+    ways += keys_set(freezing, ("spectrum_top_fraction", "unfrozen_parameters", "freeze_layers"))
     if len(ways) > 1:
         fix = "Keep one of them."
         if adapter.adapter:

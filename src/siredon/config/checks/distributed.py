@@ -159,7 +159,7 @@ def _check_partial(freezing: FreezingSection, fsdp: FsdpSection) -> Iterator[Fin
 
     Otherwise it lays frozen and trained weights of a layer into one tensor, which is either.
     """
-    names = ("unfrozen_parameters", "spectrum_model_name", "spectrum_top_fraction")
+    names = ("unfrozen_parameters", "spectrum_top_fraction", "freeze_layers")
     found = keys_set(freezing, names)
     keeps = fsdp.fsdp_config is not None and fsdp.fsdp_config.use_orig_params
     if found and fsdp_generation(fsdp) == 1 and not keeps:

@@ -13,8 +13,8 @@ class EmbeddingSection(Section):
     shrink_embeddings: Bool | None = key("Cut off rows beyond the tokenizer's last token.", None)
     embeddings_skip_upcast: Bool | None = planned("Do not raise embeddings to float32 beside an adapter.")
     fix_untrained_tokens: Int | tuple[Int, ...] | None = key("Token ids reset to the average row.", None)
-    neftune_noise_alpha: Float | None = planned(
-        "NEFTune: amount of noise on embeddings while training.", gt=0
+    neftune_noise_alpha: Float | None = key(
+        "NEFTune: amount of noise on embeddings while training.", None, gt=0
     )
 
     @property

@@ -167,7 +167,9 @@ class ScheduleSection(Section):
     lr_quadratic_warmup: Bool | None = planned("Warm up along a parabola, with `cosine`.")
     cosine_min_lr_ratio: Float | None = planned("`cosine` ends at this fraction of the peak.")
     cosine_constant_lr_ratio: Float | None = planned("Fraction of the run after which `cosine` is flat.")
-    jagged_restart_steps: Int | None = planned("Optimizer steps between restarts of the schedule (ReLoRA).")
+    jagged_restart_steps: Int | None = key(
+        "Optimizer steps between restarts of the learning rate (ReLoRA).", None, ge=1
+    )
     jagged_restart_warmup_steps: Int | None = planned("Warm-up after each, in optimizer steps; default 10.")
     jagged_restart_anneal_steps: Int | None = planned("Decay before each, in optimizer steps; default 1.")
 
