@@ -33,7 +33,7 @@ INTEGRATIONS = {
     "densemixer": Integration({"dense_mixer": True}),
     "diffusion": Integration(part="diffusion"),
     "expert_parallel": Integration(),
-    "grokfast": Integration(part="grokfast_alpha"),
+    "grokfast": Integration({"grokfast": True}),
     "hatchery": Integration(part="hatchery"),
     "kd": Integration(),
     "kernels": Integration(),

@@ -23,6 +23,7 @@ from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
+from siredon.train.optimize import OptimizerPlan
 from siredon.train.trainer import SiredonTrainer
 
 
@@ -48,11 +49,12 @@ class Parts:
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:
-    """Adds the callbacks, counts on from a checkpoint, and tries packing out if the run relies on it.
+    """Says how to optimize, adds the callbacks, counts on from a checkpoint, and tries packing out if need be.
 
     Raises:
         ModelError: The model lets packed documents see each other.
     """
+    trainer.optimizing = OptimizerPlan.of(config)
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
     # First of all: it sets right the epoch, which the others show.

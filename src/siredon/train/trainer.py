@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -19,6 +20,7 @@ from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
 from siredon.train.losses import cross_entropy_sum, sum_by_source
+from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
 
 
@@ -32,6 +34,8 @@ class SiredonTrainer(Trainer):
         sources: Names of data sets whose losses are logged; batches say of which one each token is.
         options: What `transformers.Trainer` takes.
     """
+
+    optimizer: Any
 
     def __init__(
         self,
@@ -47,11 +51,33 @@ class SiredonTrainer(Trainer):
         self.num_tokens_seen = 0
         #: Noise on the embeddings of what is trained on, if any.
         self.noise: EmbeddingNoise | None = None
+        #: Where it is set, the optimizer is of the shelf `optimizers/`, else the default of transformers.
+        self.optimizing: OptimizerPlan | None = None
         self._selects_logits = selects_logits
         self._autocast = autocast
         self._sources = tuple(sources)
         # Summed losses and targets of each data set since the last log, on this rank
         self._by_source = torch.zeros(2, len(self._sources), dtype=torch.float64, device=self.args.device)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer of the config."""
+        if self.optimizer is None and self.optimizing is not None:
+            trained = self.model if model is None else model
+            self.optimizer = build_optimizer(
+                trained, self.get_decay_parameter_names(trained), self.optimizing
+            )
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the weights; with a schedule-free optimizer its averages."""
+        self._use_averages()
+        super().save_model(output_dir, _internal_call)
+
+    def _use_averages(self) -> None:
+        # The next training step goes back by itself; other optimizers have no averages.
+        if isinstance(self.optimizer, AcceleratedOptimizer):
+            self.optimizer.eval()
 
     def compute_loss_context_manager(self) -> ExitStack:
         """What every forward pass runs in."""
@@ -160,6 +186,7 @@ class SiredonTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The mean loss over all target tokens of the validation set, on all ranks together."""
+        self._use_averages()
         model = self.model
         if not self.is_in_train:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)

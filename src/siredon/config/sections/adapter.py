@@ -57,8 +57,8 @@ class AdapterSection(Section):
     )
     peft_ensure_weight_tying: Bool | None = planned("Weights that are shared get one shared adapter.")
     peft_autocast_adapter_dtype: Bool = planned("Hold 16-bit adapters in float32 while training.", True)
-    loraplus_lr_ratio: Float | None = planned("LoRA+: learning rate of B over that of A.")
-    loraplus_lr_embedding: Float = planned("LoRA+: learning rate of embedding adapters.", 1e-6)
+    loraplus_lr_ratio: Float | None = key("LoRA+: learning rate of B over that of A.", None, gt=0)
+    loraplus_lr_embedding: Float = key("LoRA+: learning rate of embedding adapters.", 1e-6, gt=0)
     lora_on_cpu: Bool | None = planned("Read the adapter into RAM when merging.")
     merge_method: Literal["legacy", "memory_efficient"] = planned(
         "Merge file by file, or the whole model in memory (`legacy`).", "memory_efficient"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
+from siredon.config.optimizer_words import read_arguments
 
 Optimizer = Literal[
     "adamw_torch",
@@ -61,8 +62,28 @@ Optimizer = Literal[
     "flash_sgdw",
     "flash_lion",
     "q_galore_adamw8bit",
+    "lion",
+    "adamw_bf16_sr",
 ]
-_BUILT_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad")
+#: In no maintained library, or kernels of one project that need a GPU; see docs/optimizers.md.
+_PLANNED_OPTIMIZERS = (
+    "adamw_anyprecision",
+    "grokadamw",
+    "sinkgd",
+    "flash_adam",
+    "flash_sgd",
+    "flash_sgdw",
+    "flash_lion",
+)
+#: Optimizers whose updates are part of the backward pass.
+IN_BACKWARD = (
+    "lomo",
+    "adalomo",
+    "galore_adamw_layerwise",
+    "galore_adamw_8bit_layerwise",
+    "galore_adafactor_layerwise",
+    "apollo_adamw_layerwise",
+)
 Schedule = Literal[
     "cosine",
     "linear",
@@ -91,9 +112,9 @@ _PLANNED_SCHEDULES = (
 class LrGroup(Section):
     """An entry of `lr_groups:`, layers with a learning rate of their own."""
 
-    name: Str = planned("Name of the group, for logs.", ...)
-    modules: StrList = planned("Parts of layer names that belong to it.", ...)
-    lr: Float = planned("Peak learning rate of the group.", ...)
+    name: Str = key("Name of the group, for logs.")
+    modules: StrList = key("Parts of layer names that belong to it.", min_length=1)
+    lr: Float = key("Peak learning rate of the group.", gt=0)
 
 
 class OptimizerSection(Section):
@@ -103,54 +124,91 @@ class OptimizerSection(Section):
     optimizer: Optimizer = key(
         "Name of the optimizer.",
         "adamw_torch_fused",
-        planned_values=tuple(name for name in get_args(Optimizer) if name not in _BUILT_OPTIMIZERS),
+        planned_values=_PLANNED_OPTIMIZERS,
     )
     weight_decay: Float = key("Weight decay.", 0.0, ge=0)
-    max_grad_norm: Float = key("Gradients are clipped to this global norm; 0 clips nothing.", 1.0, ge=0)
+    max_grad_norm: Float | None = key(
+        "Gradients are clipped to this global norm; 0 clips nothing. Default 1.0, and 0 where weights are updated in "
+        "the backward pass.",
+        None,
+        derived="clip_norm",
+        ge=0,
+    )
     adam_beta1: Float = key("First Adam beta.", 0.9, ge=0, lt=1)
     adam_beta2: Float = key("Second Adam beta.", 0.999, ge=0, lt=1)
     adam_epsilon: Float = key("Adam epsilon.", 1e-8, gt=0)
-    adam_beta3: Float | None = planned("Third beta, of CAME.")
-    adam_epsilon2: Float | None = planned("Second epsilon, of CAME.")
-    optim_args: Str | dict[str, Any] | None = planned("Further settings: a mapping, or `name=value,...`.")
-    optim_target_modules: StrList | None = planned("Layers whose gradients GaLore and its kin compress.")
+    adam_beta3: Float | None = key("Third beta, of CAME and AdEMAMix; default 0.9999.", None, ge=0, lt=1)
+    adam_epsilon2: Float | None = key("Second epsilon, of CAME; default 1e-16.", None, gt=0)
+    optim_args: Str | dict[str, Any] | None = key(
+        "Further settings of the optimizer: a mapping, or `name=value,...`.", None
+    )
+    optim_target_modules: StrList | None = key(
+        "Parts of names of the layers whose gradients GaLore and its kin compress; `all_linear` is every one but "
+        "the head.",
+        None,
+    )
     torchdistx_path: Str | None = planned("Folder of torchdistx, for `adamw_anyprecision`.")
-    embedding_lr: Float | None = planned("Learning rate of embeddings and head.")
-    embedding_lr_scale: Float | None = planned("The same, as a multiple of `learning_rate`.")
-    lr_groups: tuple[LrGroup, ...] | None = planned("Layers with a learning rate of their own.")
+    embedding_lr: Float | None = key("Learning rate of embeddings and head.", None, gt=0)
+    embedding_lr_scale: Float | None = key("The same, as a multiple of `learning_rate`.", None, gt=0)
+    lr_groups: tuple[LrGroup, ...] | None = key("Layers with a learning rate of their own.", None)
+    optimizer_in_backward: Bool = key(
+        "Update each weight as soon as its gradient is there, and free the gradient.", False
+    )
+
+    @property
+    def clip_norm(self) -> float:
+        """Largest global norm of the gradients; 0 clips nothing."""
+        if self.max_grad_norm is None:
+            return 0.0 if self.updates_in_backward else 1.0
+        return self.max_grad_norm
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`optim_args`, read: text becomes the number, truth value or null that it spells, a list a tuple.
+
+        Raises:
+            ValueError: Text that is not `name=value,...`.
+        """
+        return read_arguments(self.optim_args)
+
+    @property
+    def updates_in_backward(self) -> bool:
+        """Whether weights are updated during the backward pass, so that no step has all gradients at once."""
+        return self.optimizer_in_backward or self.optimizer in IN_BACKWARD
 
 
 class DionSection(Section):
     """Dion, an optimizer of orthogonal low-rank updates."""
 
-    dion_lr: Float | None = planned("Learning rate of the matrices.")
-    dion_momentum: Float | None = planned("Momentum of the matrices.")
-    dion_rank_fraction: Float = planned("Rank of an update as a part of the full rank.", 1.0)
-    dion_rank_multiple_of: Int = planned("The rank is raised to a multiple of this.", 1)
+    dion_lr: Float | None = key("Learning rate of the matrices; default `learning_rate`.", None, gt=0)
+    dion_momentum: Float | None = key("Momentum of the matrices; default 0.95.", None, ge=0, lt=1)
+    dion_rank_fraction: Float = key("Rank of an update as a part of the full rank.", 1.0, gt=0, le=1)
+    dion_rank_multiple_of: Int = key("The rank is raised to a multiple of this.", 1, ge=1)
 
 
 class QGaloreSection(Section):
     """Q-GaLore, Adam in a quantized low-rank space."""
 
-    qgalore_rank: Int = planned("Rank of that space.", 256)
-    qgalore_update_proj_gap: Int = planned("Optimizer steps after which the space is chosen anew.", 200)
-    qgalore_scale: Float = planned("Factor on updates that come back from it.", 0.25)
-    qgalore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = planned(
+    qgalore_rank: Int = key("Rank of that space.", 256, ge=1)
+    qgalore_update_proj_gap: Int = key("Optimizer steps after which the space is chosen anew.", 200, ge=1)
+    qgalore_scale: Float = key("Factor on updates that come back from it.", 0.25, gt=0)
+    qgalore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = key(
         "Sides of a matrix that are projected.", "std"
     )
-    qgalore_proj_quant: Bool = planned("Hold the projections quantized.", True)
-    qgalore_proj_bits: Int = planned("Bits per value of a projection.", 4)
-    qgalore_proj_group_size: Int = planned("Values of a projection that share a scale.", 256)
-    qgalore_cos_threshold: Float = planned("Cosine from which the old space is still good enough.", 0.4)
-    qgalore_gamma_proj: Int = planned("Factor by which a stable layer waits longer.", 2)
-    qgalore_queue_size: Int = planned("Past comparisons that decide whether it is stable.", 5)
+    qgalore_proj_quant: Bool = key("Hold the projections quantized.", True)
+    qgalore_proj_bits: Int = key("Bits per value of a projection, at most 8.", 4, ge=2, le=8)
+    qgalore_proj_group_size: Int = key("Values of a projection that share a scale.", 256, ge=1)
+    qgalore_cos_threshold: Float = key("Cosine from which the old space is still good enough.", 0.4)
+    qgalore_gamma_proj: Int = key("Factor by which a stable layer waits longer.", 2, ge=1)
+    qgalore_queue_size: Int = key("Past comparisons that decide whether it is stable.", 5, ge=1)
 
 
 class GrokfastSection(Section):
     """Grokfast: slow parts of the gradients are amplified."""
 
-    grokfast_alpha: Float = planned("Decay of the running average of gradients.", 0.98)
-    grokfast_lamb: Float = planned("Weight with which the average is added.", 2.0)
+    grokfast: Bool = key("Amplify what the gradients of many steps have in common.", False)
+    grokfast_alpha: Float = key("Decay of the running average of gradients.", 0.98, ge=0, lt=1)
+    grokfast_lamb: Float = key("Weight with which the average is added.", 2.0, ge=0)
 
 
 class ScheduleSection(Section):

@@ -1,0 +1,5 @@
+"""`optimizer: adamw_torch`: AdamW of PyTorch."""
+
+from siredon.train.optimizer_families import make_torch_adamw
+
+OPTIMIZER = make_torch_adamw()

@@ -1,0 +1,5 @@
+"""`optimizer: ao_adamw_8bit`: AdamW of torchao, state in 8 bits."""
+
+from siredon.train.optimizer_families import make_torchao
+
+OPTIMIZER = make_torchao("AdamW8bit")

@@ -1,0 +1,5 @@
+"""`optimizer: lion_8bit`: Lion of bitsandbytes, state in 8 bits."""
+
+from siredon.train.optimizer_families import make_bitsandbytes
+
+OPTIMIZER = make_bitsandbytes("Lion", bits=8)

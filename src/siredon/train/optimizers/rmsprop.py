@@ -1,0 +1,7 @@
+"""`optimizer: rmsprop`: RMSprop of PyTorch."""
+
+import torch
+
+from siredon.train.optimizer_families import make_torch
+
+OPTIMIZER = make_torch(torch.optim.RMSprop)

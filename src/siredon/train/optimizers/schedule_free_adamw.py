@@ -1,0 +1,5 @@
+"""`optimizer: schedule_free_adamw`: AdamW of schedulefree, which averages weights in place of a schedule."""
+
+from siredon.train.optimizer_families import make_schedule_free
+
+OPTIMIZER = make_schedule_free("AdamWScheduleFree")

@@ -1,0 +1,7 @@
+"""`optimizer: sgd`: stochastic gradient descent of PyTorch."""
+
+import torch
+
+from siredon.train.optimizer_families import make_torch
+
+OPTIMIZER = make_torch(torch.optim.SGD)
