@@ -5,6 +5,7 @@
     ├── DataError                   rows that cannot be read, rendered or labelled
     ├── ModelError                  weights, tokenizer or adapter that cannot be built
     ├── CheckpointError             a checkpoint that is missing, torn or foreign
+    ├── TrainingError               a run that cannot go on
     └── UnknownPartError            a name that is on no shelf
 
 Each message says where, what, and the way out.  An `AssertionError` is a mistake of ours.
@@ -48,6 +49,10 @@ class ModelError(SiredonError):
 
 class CheckpointError(SiredonError):
     """A checkpoint or adapter folder that is missing, incomplete or of another model."""
+
+
+class TrainingError(SiredonError):
+    """A run that cannot be made as asked, or that has failed."""
 
 
 class UnknownPartError(SiredonError):

@@ -138,6 +138,23 @@ class Config(Section):
         return wanted if self.has_validation and section.evals_per_epoch != 0 else "no"
 
     @property
+    def ends_with_best(self) -> bool:
+        """Whether the run ends with its best checkpoint, and not with the last."""
+        asked = "load_best_model_at_end" in self.checkpoint.model_fields_set
+        stops = self.stopping.early_stopping_patience is not None
+        return self.checkpoint.load_best_model_at_end or (stops and not asked)
+
+    @property
+    def decides_by_metric(self) -> bool:
+        """Whether anything is decided by a metric of the validations."""
+        return (
+            self.ends_with_best
+            or self.checkpoint.strategy == "best"
+            or self.stopping.early_stopping_patience is not None
+            or self.schedule.lr_scheduler == "reduce_lr_on_plateau"
+        )
+
+    @property
     def shares_sequences(self) -> bool:
         """Whether several rows share a sequence, isolated from each other, in training or in validation."""
         packing, streaming = self.packing, self.streaming

@@ -13,6 +13,7 @@ from siredon.config.sections.packing import PackingSection
 from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.model.precision import Precision
+from siredon.train.learning_rate import ScheduleBuilder
 
 
 class OneDeviceArguments(TrainingArguments):
@@ -68,9 +69,8 @@ def build_arguments(
         learning_rate=optimizer.learning_rate,
         weight_decay=optimizer.weight_decay,
         max_grad_norm=optimizer.clip_norm,
-        lr_scheduler_type=config.schedule.lr_scheduler,
-        lr_scheduler_kwargs=dict(config.schedule.lr_scheduler_kwargs),
-        warmup_steps=config.schedule.num_warmup_steps(schedule.num_steps),
+        # The learning rate is that of `train/learning_rate.py`, which `SiredonTrainer.create_scheduler` builds.
+        lr_scheduler_type="constant",
         fp16=precision.autocast == "fp16",
         tf32=precision.tf32 if hardware.is_gpu else None,
         use_cpu=hardware.device == "cpu",
@@ -95,6 +95,11 @@ def build_arguments(
     )
 
 
+def build_schedule(config: Config) -> ScheduleBuilder:
+    """What builds the schedule of the learning rate."""
+    return ScheduleBuilder(config.schedule, config.optimizer.learning_rate, falls=not config.checkpoint.rises)
+
+
 def _choose_order(section: PackingSection) -> str:
     """In which order rows come, in the words of transformers."""
     if section.curriculum_sampling:
@@ -108,15 +113,11 @@ def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
         "save_total_limit": section.save_total_limit,
         "save_only_model": section.save_only_model,
     }
+    if config.decides_by_metric:
+        options |= {"metric_for_best_model": section.best_metric, "greater_is_better": section.rises}
     steps = _steps(section.save_steps, section.saves_per_epoch, schedule)
     if section.strategy == "best":
-        metric = section.metric_for_best_model or "eval_loss"
-        return {
-            **options,
-            "save_strategy": "best",
-            "metric_for_best_model": metric,
-            "greater_is_better": False,
-        }
+        return {**options, "save_strategy": "best"}
     if steps is None:
         return {**options, "save_strategy": section.strategy}
     return {**options, "save_strategy": "steps", "save_steps": steps}

@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
+from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
@@ -31,6 +32,7 @@ class SiredonTrainer(Trainer):
         selects_logits: The model computes logits only where it is asked to (`logits_to_keep`).
         autocast: Format of mixed-precision arithmetic, None for none.  (fp16 is left to accelerate, which scales
             the loss; for bf16 accelerate would turn all logits into fp32 at once.)
+        schedule: Builds the schedule of the learning rate; by default that of `transformers.Trainer`.
         sources: Names of data sets whose losses are logged; batches say of which one each token is.
         options: What `transformers.Trainer` takes.
     """
@@ -42,6 +44,7 @@ class SiredonTrainer(Trainer):
         *,
         selects_logits: bool,
         autocast: torch.dtype | None = None,
+        schedule: ScheduleBuilder | None = None,
         sources: Sequence[str] = (),
         **options: Any,
     ) -> None:
@@ -55,6 +58,7 @@ class SiredonTrainer(Trainer):
         self.optimizing: OptimizerPlan | None = None
         self._selects_logits = selects_logits
         self._autocast = autocast
+        self._schedule = schedule
         self._sources = tuple(sources)
         # Summed losses and targets of each data set since the last log, on this rank
         self._by_source = torch.zeros(2, len(self._sources), dtype=torch.float64, device=self.args.device)
@@ -85,6 +89,18 @@ class SiredonTrainer(Trainer):
         if self._autocast is not None:
             stack.enter_context(torch.autocast(self.args.device.type, dtype=self._autocast))
         return stack
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the learning rate, once the optimizer is there."""
+        if self.accelerator.scaler is not None:
+            show_skipped_steps_(self.optimizer)
+        if self.lr_scheduler is None and self._schedule is not None:
+            self.lr_scheduler: Any = self._schedule.build(optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        found: torch.optim.lr_scheduler.LRScheduler = super().create_scheduler(num_training_steps, optimizer)
+        return found
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of an epoch; those of a stream, as they come."""

@@ -213,7 +213,7 @@ def test_every_example_is_valid_by_the_check_and_by_the_schema(path: Path, monke
         "bf16: no\n",
         "micro_batch_size: 4.0\n",
         "special_tokens: {eos_token: x}\n",
-        "lr_scheduler_kwargs: {any: [thing]}\n",
+        "lr_scheduler_kwargs: {num_cycles: 1}\n",
         "val_set_size: 100\n",
         "seed:\n",
         "optimizer: ~\nsample_packing: null\n",

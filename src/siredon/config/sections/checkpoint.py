@@ -15,9 +15,16 @@ Strategy = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidator(re
 class DynamicCheckpoint(Section):
     """`dynamic_checkpoint:`, a checkpoint whenever somebody asks for one."""
 
-    enabled: Bool = planned("Look for a request while training.", False)
-    check_interval: Int = planned("Optimizer steps between two looks.", 10)
-    trigger_file_path: Str = planned("File in `output_dir` whose appearance is the request.", "")
+    enabled: Bool = key("Look for a request while training.", False)
+    check_interval: Int = key("Optimizer steps between two looks.", 10, ge=1)
+    trigger_file_path: Str = key(
+        "File in `output_dir` whose appearance is the request; default `axolotl_checkpoint.save`.", ""
+    )
+
+    @property
+    def file_name(self) -> str:
+        """The file, in `output_dir` unless it says another folder."""
+        return self.trigger_file_path or "axolotl_checkpoint.save"
 
 
 class CheckpointSection(Section):
@@ -34,13 +41,21 @@ class CheckpointSection(Section):
     save_total_limit: Int = key("Checkpoints kept; the oldest go first.", 4, ge=1)
     save_first_step: Bool = key("A checkpoint after the first step, to find a full disk early.", False)
     save_only_model: Bool = key("Leave out what resuming needs.", False)
-    metric_for_best_model: Str | None = key("Metric by which `save_strategy: best` judges.", None)
+    metric_for_best_model: Str | None = key(
+        "Metric that says which checkpoint is the best; default `eval_loss`.", None, derived="best_metric"
+    )
     resume_from_checkpoint: Str | None = key("Checkpoint folder from which the run goes on.", None)
     auto_resume_from_checkpoints: Bool = key("Go on from the last checkpoint in `output_dir`, if any.", False)
     save_safetensors: Bool = planned("Write weights as safetensors; nothing else is written.", True)
-    load_best_model_at_end: Bool = planned("End with the best checkpoint, not the last.", False)
-    greater_is_better: Bool | None = planned("Whether `metric_for_best_model` should rise.")
-    dynamic_checkpoint: DynamicCheckpoint | None = planned("A checkpoint on request, by a file.")
+    load_best_model_at_end: Bool = key(
+        "End with the best checkpoint, not the last; `early_stopping_patience` asks for it too.", False
+    )
+    greater_is_better: Bool | None = key(
+        "Whether `metric_for_best_model` should rise; default false for losses and perplexity, else true.",
+        None,
+        derived="rises",
+    )
+    dynamic_checkpoint: DynamicCheckpoint | None = key("A checkpoint on request, by a file.", None)
 
     @property
     def strategy(self) -> Strategy:
@@ -49,6 +64,18 @@ class CheckpointSection(Section):
             return "no"
         by_steps = self.save_steps is not None or self.saves_per_epoch is not None
         return self.save_strategy or ("steps" if by_steps else "epoch")
+
+    @property
+    def best_metric(self) -> str:
+        """Metric that says which checkpoint is the best, by its name in `metrics.jsonl`."""
+        return f"eval_{(self.metric_for_best_model or 'loss').removeprefix('eval_')}"
+
+    @property
+    def rises(self) -> bool:
+        """Whether a higher metric is the better one."""
+        if self.greater_is_better is not None:
+            return self.greater_is_better
+        return not self.best_metric.endswith(("loss", "perplexity"))
 
     @property
     def output_folder(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siredon.config.fields import Bool, Float, Int, Section, planned
+from siredon.config.fields import Bool, Float, Int, Section, key, planned
 
 
 class LossSection(Section):
@@ -20,6 +20,17 @@ class LossSection(Section):
 class StoppingSection(Section):
     """What ends a run before its time."""
 
-    early_stopping_patience: Int | None = planned("Validations in a row without a better result.")
-    loss_watchdog_threshold: Float | None = planned("Training loss above which a run has failed.")
-    loss_watchdog_patience: Int | None = planned("Optimizer steps in a row above it; default 3.")
+    early_stopping_patience: Int | None = key(
+        "Validations in a row without a better result, after which the run ends.", None, ge=1
+    )
+    loss_watchdog_threshold: Float | None = key(
+        "Training loss of an optimizer step above which it counts as failed; NaN counts too.", None, gt=0
+    )
+    loss_watchdog_patience: Int | None = key(
+        "Failed steps in a row that end the run, with an error; default 3.", None, ge=1, derived="patience"
+    )
+
+    @property
+    def patience(self) -> int:
+        """Failed steps in a row that end the run."""
+        return 3 if self.loss_watchdog_patience is None else self.loss_watchdog_patience

@@ -50,9 +50,13 @@ class MemorySection(Section):
     layer_offloading: Bool = key(
         "Hold frozen weights of layers in RAM and fetch each when its turn comes.", False
     )
-    torch_empty_cache_steps: Int | None = planned("Optimizer steps between releases of unused GPU memory.")
-    gc_collect_steps: Int | None = planned(
-        "Optimizer steps between Python garbage collections; -1 is per epoch and before validation."
+    torch_empty_cache_steps: Int | None = key(
+        "Optimizer steps between releases of unused GPU memory.", None, ge=1
+    )
+    gc_collect_steps: Int | None = key(
+        "Optimizer steps between Python garbage collections; -1 is per epoch and before validation, 0 never.",
+        None,
+        ge=-1,
     )
     tiled_mlp: Bool | None = planned("Run feed-forward layers over slices of the sequence.")
     tiled_mlp_num_shards: Int | None = planned("Slices per sequence; default about 32,000 tokens each.")

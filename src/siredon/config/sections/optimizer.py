@@ -99,14 +99,6 @@ Schedule = Literal[
     "one_cycle",
     "rex",
 ]
-_PLANNED_SCHEDULES = (
-    "cosine_with_min_lr",
-    "cosine_warmup_with_min_lr",
-    "reduce_lr_on_plateau",
-    "warmup_stable_decay",
-    "one_cycle",
-    "rex",
-)
 
 
 class LrGroup(Section):
@@ -214,22 +206,29 @@ class GrokfastSection(Section):
 class ScheduleSection(Section):
     """The learning rate over the run."""
 
-    lr_scheduler: Schedule = key(
-        "Shape of the learning rate after warm-up.", "cosine", planned_values=_PLANNED_SCHEDULES
-    )
-    lr_scheduler_kwargs: dict[str, Any] = key("Further settings of the schedule.", {})
+    lr_scheduler: Schedule = key("Shape of the learning rate after warm-up.", "cosine")
+    lr_scheduler_kwargs: dict[str, Any] = key("Further settings of the schedule, each with its name.", {})
     warmup_steps: Int | None = key(
         "Optimizer steps of warm-up; default 3 % of the run, at most 100.", None, ge=0
     )
     warmup_ratio: Float | None = key("Warm-up as a fraction of the run.", None, ge=0, le=1)
-    lr_quadratic_warmup: Bool | None = planned("Warm up along a parabola, with `cosine`.")
-    cosine_min_lr_ratio: Float | None = planned("`cosine` ends at this fraction of the peak.")
-    cosine_constant_lr_ratio: Float | None = planned("Fraction of the run after which `cosine` is flat.")
+    lr_quadratic_warmup: Bool | None = key("Warm up along a parabola, with `cosine`.", None)
+    cosine_min_lr_ratio: Float | None = key("`cosine` ends at this fraction of the peak.", None, ge=0, le=1)
+    cosine_constant_lr_ratio: Float | None = key(
+        "Fraction of the run after which `cosine` is flat.", None, gt=0, le=1
+    )
     jagged_restart_steps: Int | None = key(
         "Optimizer steps between restarts of the learning rate (ReLoRA).", None, ge=1
     )
-    jagged_restart_warmup_steps: Int | None = planned("Warm-up after each, in optimizer steps; default 10.")
-    jagged_restart_anneal_steps: Int | None = planned("Decay before each, in optimizer steps; default 1.")
+    jagged_restart_warmup_steps: Int | None = key(
+        "Warm-up after each, in optimizer steps; default 10.",
+        None,
+        ge=0,
+        derived="num_restart_warmup_steps",
+    )
+    jagged_restart_anneal_steps: Int | None = key(
+        "Decay before each, in optimizer steps; default 1.", None, ge=0, derived="num_restart_anneal_steps"
+    )
 
     def num_warmup_steps(self, num_steps: int) -> int:
         """Warm-up in optimizer steps for a run of `num_steps`."""
@@ -238,3 +237,39 @@ class ScheduleSection(Section):
         if self.warmup_ratio is not None:
             return round(self.warmup_ratio * num_steps)
         return min(round(0.03 * num_steps), 100)
+
+    @property
+    def num_restart_warmup_steps(self) -> int:
+        """Warm-up after a restart, in optimizer steps."""
+        return 10 if self.jagged_restart_warmup_steps is None else self.jagged_restart_warmup_steps
+
+    @property
+    def num_restart_anneal_steps(self) -> int:
+        """Decay before a restart, in optimizer steps."""
+        return 1 if self.jagged_restart_anneal_steps is None else self.jagged_restart_anneal_steps
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the schedule is built with: `lr_scheduler_kwargs`, and the keys that belong to `cosine`.
+
+        YAML reads `1e-7` as text; here it is the number.
+        """
+        found = {name: read_number(value) for name, value in self.lr_scheduler_kwargs.items()}
+        if self.lr_scheduler == "cosine":
+            own = {
+                "min_lr_ratio": self.cosine_min_lr_ratio,
+                "constant_lr_ratio": self.cosine_constant_lr_ratio,
+                "quadratic_warmup": self.lr_quadratic_warmup,
+            }
+            found |= {name: value for name, value in own.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def read_number(value: object) -> object:
+    """The number that a text is, or the value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -10,7 +10,7 @@ from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.load import takes_logits_to_keep
 from siredon.model.precision import Precision
-from siredon.train.arguments import Schedule, build_arguments
+from siredon.train.arguments import Schedule, build_arguments, build_schedule
 from siredon.train.equip import Parts, equip_trainer_
 from siredon.train.trainer import SiredonTrainer
 
@@ -22,6 +22,7 @@ def build_trainer(
     trainer = SiredonTrainer(
         selects_logits=takes_logits_to_keep(parts.base),
         autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
+        schedule=build_schedule(config),
         sources=parts.prepared.sources if config.logging.log_source_loss else (),
         model=parts.model,
         args=build_arguments(config, schedule, precision, hardware, resumes=parts.resume is not None),
