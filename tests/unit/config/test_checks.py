@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.unit.config.texts import DATASETS, MINIMAL, MODEL, accept, check
+from tests.unit.config.texts import DATASETS, MINIMAL, MODEL, accept, check, without_unbuilt
 
 import siredon
 from siredon.config.diagnostics import Diagnostic
-from siredon.config.load import Checked, all_rules
+from siredon.config.load import all_rules
 from siredon.config.rule import Rule, complete_example
 from siredon.config.schema import key_homes, section_types
 
@@ -267,11 +267,6 @@ def test_rules_of_other_sections_are_checked_beside_wrong_values():
 
 
 # The examples of the rules
-
-
-def without_unbuilt(checked: Checked) -> list[Diagnostic]:
-    """The problems but that a key is not built yet: a rule about it is there before it."""
-    return [problem for problem in checked.diagnostics if problem.code != "SD0004"]
 
 
 @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from tests.unit.config.texts import check
+from tests.unit.config.texts import check, without_unbuilt
 
 from siredon.config.diagnostics import Diagnostic
 from siredon.config.idle import find_idle_keys, find_useless_keys, keys_but, keys_set, list_keys
@@ -606,7 +606,7 @@ CASES = [*ADAPTERS, *PREFERENCES, *OPTIMIZERS, *ATTENTION, *DISTRIBUTED, *EXPERT
 
 def problems_of(text: str) -> list[Diagnostic]:
     """The problems but that a key is not built yet."""
-    return [problem for problem in check(text).diagnostics if problem.code != "SD0004"]
+    return without_unbuilt(check(text))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}-{case.key}")

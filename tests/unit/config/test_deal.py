@@ -285,8 +285,8 @@ def test_an_old_switch_that_is_off_is_passed_over(value: str):
 
 
 def test_an_old_switch_for_what_is_not_built_is_refused():
-    assert find("flash_attention: true\n") == [
-        ("SD0009", "flash_attention"),
+    assert find("xformers_attention: true\n") == [
+        ("SD0009", "xformers_attention"),
         ("SD0004", "attn_implementation"),
     ]
 
@@ -408,10 +408,9 @@ def test_an_old_value_becomes_a_key_of_its_own(word: str, value: object):
         if problem.code < "SD0100"
     ]
     assert [(problem.code, problem.key, problem.place.column) for problem in problems] == [
-        ("SD0004", "activation_offloading", 1),
         ("SD0009", "gradient_checkpointing", 25),
     ]
-    assert f"`activation_offloading: {str(value).lower()}`" in problems[1].fix
+    assert f"`activation_offloading: {str(value).lower()}`" in problems[0].fix
 
 
 def test_an_old_name_where_its_new_one_does_not_belong_is_unknown():
@@ -428,8 +427,8 @@ def test_a_removed_name_of_a_dataset_is_refused_there():
 
 def test_the_words_of_a_type_are_found_at_any_depth():
     info = HOMES["bf16"]
-    assert built_words(info) == ("auto",)
-    assert allowed_text(info) == "`auto`, or true or false without quotes"
+    assert built_words(info) == ("auto", "full")
+    assert allowed_text(info) == "`auto`, `full`, or true or false without quotes"
     assert allowed_text(HOMES["save_strategy"]) == "`no`, `steps`, `epoch`, `best`"
     assert allowed_text(HOMES["sample_packing"]) == ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from siredon.config.diagnostics import Diagnostic
 from siredon.config.document import Document, parse_document
-from siredon.config.load import Checked, check_document
+from siredon.config.load import Checked, all_rules, check_document
 from siredon.config.schema import Config
 
 MODEL = "base_model: some/model\nlearning_rate: 1e-4\n"
@@ -42,3 +42,11 @@ def find_one(added: str, start: str = MINIMAL) -> Diagnostic:
     """The only problem of a text."""
     (problem,) = check(added, start).diagnostics
     return problem
+
+
+def without_unbuilt(checked: Checked) -> list[Diagnostic]:
+    """The problems but that a key is not built yet, as a rule about it is there before it, and but for those that
+    another machine may not have.
+    """
+    elsewhere = {rule.code for rule in all_rules() if not rule.portable}
+    return [problem for problem in checked.diagnostics if problem.code not in {"SD0004", *elsewhere}]
