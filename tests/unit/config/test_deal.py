@@ -394,10 +394,13 @@ def test_a_name_that_is_old_in_one_mapping_is_unknown_elsewhere():
 
 
 def test_a_setting_of_the_model_moves_into_its_mapping():
-    checked = check("rope_scaling: {rope_type: yarn}\nmodel_config: {rope_theta: 5}\n")
+    checked = check("rope_scaling: {rope_type: yarn, factor: 2}\nmodel_config: {rope_theta: 5}\n")
     assert [problem.code for problem in checked.diagnostics] == ["SD0009"]
     assert checked.config is not None
-    assert checked.config.model.overrides == {"rope_theta": 5, "rope_scaling": {"rope_type": "yarn"}}
+    assert checked.config.model.overrides == {
+        "rope_theta": 5,
+        "rope_scaling": {"rope_type": "yarn", "factor": 2},
+    }
 
 
 @pytest.mark.parametrize(("word", "value"), [("offload", True), ("offload_disk", "disk")])

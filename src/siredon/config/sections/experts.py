@@ -10,10 +10,30 @@ from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned
 class ExpertSection(Section):
     """How the experts of a layer are computed and stored."""
 
-    experts_implementation: Str | None = key(
-        "Implementation in transformers: `eager`, `batched_mm`, `grouped_mm` or `deepgemm`.",
+    experts_implementation: (
+        Literal[
+            "eager",
+            "batched_mm",
+            "grouped_mm",
+            "deepgemm",
+            "scattermoe",
+            "sonicmoe",
+            "deep_ep",
+            "deep_ep_scattermoe",
+            "deep_ep_sonicmoe",
+        ]
+        | None
+    ) = key(
+        "How transformers multiplies experts; default what the model says.",
         None,
-        planned_values=("scattermoe", "sonicmoe", "deep_ep", "deep_ep_scattermoe", "deep_ep_sonicmoe"),
+        planned_values=(
+            "deepgemm",
+            "scattermoe",
+            "sonicmoe",
+            "deep_ep",
+            "deep_ep_scattermoe",
+            "deep_ep_sonicmoe",
+        ),
     )
     llama4_linearized_experts: Bool | None = planned("Llama 4 with its experts as single linear layers.")
     quantize_moe_experts: Bool = planned("Round stacked experts to few bits as they are read.", False)
