@@ -12,6 +12,7 @@ from siredon.model.adapt import attach_adapter_, recompute_activations_, warn_of
 from siredon.model.load import Source, count_parameters, find_new_tokens, load_model, set_stop_tokens_
 from siredon.model.precision import Precision, warn_of_rounding
 from siredon.model.quantized import check_trainable
+from siredon.model.rounding import round_in_training_
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ def build_model(
     # 3. What is trained
     check_trainable(base, config.adapter)
     model = attach_adapter_(base, config.adapter, seed=seed)
+    rounding = config.quantization.qat
+    if rounding is not None:
+        round_in_training_(base, rounding)
     # 4. What became of it
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
     note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")

@@ -15,6 +15,7 @@ from siredon.hardware import Hardware
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
 from siredon.train.callbacks.metrics import MetricsWriter
 from siredon.train.callbacks.progress import Progress
+from siredon.train.callbacks.rounding import RoundingStart
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
@@ -61,6 +62,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     trainer.add_callback(IdentityWriter(parts.identity, trainer))
     if config.checkpoint.save_first_step:
         trainer.add_callback(FirstCheckpoint())
+    rounding = config.quantization.qat
+    if rounding is not None and rounding.fake_quant_after_n_steps:
+        trainer.add_callback(RoundingStart(parts.base, rounding.fake_quant_after_n_steps))
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:
