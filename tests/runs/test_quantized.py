@@ -82,3 +82,65 @@ def test_the_unrounded_base_is_merged_into_where_the_file_says_so(
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "out"))
     assert torch.allclose(logits_of(merged), logits_of(adapted), atol=1e-4)
+
+
+INT4 = {"weight_dtype": "int4", "activation_dtype": "int8", "quantize_embedding": True}
+
+
+def test_rounding_begins_exactly_when_asked_and_what_is_saved_rounds_to_what_was_trained(
+    write_config: Any, tmp_path: Path
+):
+    from torchao.quantization import quantize_
+    from transformers import AutoModelForCausalLM
+
+    from siredon.model.rounding import build_layer_rounding, build_table_rounding, round_in_training_
+
+    keys = {"max_steps": 8, "save_steps": 4, "learning_rate": 5e-3}
+    folders = {name: tmp_path / name for name in ("plain", "late", "always")}
+    losses = {}
+    for name, qat in (("plain", ...), ("late", {**INT4, "fake_quant_after_n_steps": 5}), ("always", INT4)):
+        config = config_of(write_config(**keys, qat=qat, output_dir=str(folders[name])))
+        pipeline.train(config)
+        losses[name] = [row["loss"] for row in metrics_of(folders[name]) if "loss" in row]
+    # 1. The same as without rounding up to step 5, to the bit; another from step 6 on
+    assert losses["late"][:5] == losses["plain"][:5]
+    assert losses["late"][5] != losses["plain"][5]
+    assert losses["always"][0] != losses["plain"][0]
+    assert losses["always"][-1] < losses["always"][0] - 0.3
+    # 2. Gone on with from step 4, it begins after step 5 again
+    whole = weights_of(folders["late"])
+    late = {**keys, "qat": {**INT4, "fake_quant_after_n_steps": 5}, "output_dir": str(folders["late"])}
+    shutil.rmtree(folders["late"] / "checkpoint-8")
+    (folders["late"] / "model.safetensors").unlink()
+    pipeline.train(config_of(write_config(**late, auto_resume_from_checkpoints=True)))
+    resumed = weights_of(folders["late"])
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # 3. Plain transformers reads what was saved; rounded by torchao, it gives the logits of training
+    assert weights_of(folders["always"]).keys() == weights_of(folders["plain"]).keys()
+    options = config.quantization.qat
+    assert options is not None
+    trained = AutoModelForCausalLM.from_pretrained(folders["always"], dtype=torch.float32)
+    unrounded = logits_of(trained)
+    round_in_training_(trained, options)
+    rounded = AutoModelForCausalLM.from_pretrained(folders["always"], dtype=torch.float32)
+    head = rounded.get_output_embeddings()
+    quantize_(
+        rounded,
+        build_layer_rounding(options),
+        lambda module, name: isinstance(module, torch.nn.Linear) and module is not head,
+    )
+    quantize_(
+        rounded, build_table_rounding(options), lambda module, name: isinstance(module, torch.nn.Embedding)
+    )
+    assert (logits_of(rounded) - logits_of(trained)).abs().max() < 1e-5
+    assert (logits_of(trained) - unrounded).abs().max() > 1e-2
+
+
+def test_groups_that_do_not_fit_are_refused_with_those_that_do(write_config: Any):
+    from siredon.errors import ModelError
+
+    config = config_of(write_config(qat={"group_size": 48}))
+    with pytest.raises(
+        ModelError, match=r"`qat.group_size: 48`: the 64 inputs of model.layers.0.*\n.*: 64, 32, 16"
+    ):
+        pipeline.train(config)

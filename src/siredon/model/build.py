@@ -17,6 +17,7 @@ from siredon.model.memory import trade_memory_
 from siredon.model.new_tokens import find_new_tokens
 from siredon.model.precision import Precision, set_formats_, warn_of_rounding
 from siredon.model.quantized import check_trainable
+from siredon.model.rounding import round_in_training_
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def build_model(
     warn_of_frozen_tokens(base, find_new_tokens(config.tokenizer, config.model, tokenizer))
     # 3. Number formats of what is trained, and of norms
     formats = set_formats_(model, base, config.precision, precision)
+    rounding = config.quantization.qat
+    if rounding is not None:
+        round_in_training_(base, rounding)
     # 4. What became of it
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
     note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")

@@ -16,6 +16,7 @@ from siredon.config.stored_bits import find_contradiction
 from siredon.errors import ModelError
 from siredon.hardware import Hardware, name_local_device
 from siredon.log import note
+from siredon.model.locate import find_class
 from siredon.registry import Shelf
 
 QUANTIZERS = Shelf("siredon.model.quantizers", "QUANTIZER", "quantization")
@@ -67,10 +68,8 @@ def choose_reading(
         raise ModelError(f"{problem.key}: {problem.message}", problem.fix)
     placed = {"device_map": {"": name_local_device(hardware)}}
     if method in _WIDENED:
-        import transformers
-
         options = section.model_quantization_config_kwargs or {}
-        build = vars(transformers)[_WIDENED[method]]
+        build = find_class("model_quantization_config", _WIDENED[method], "Upgrade transformers.")
         note(
             f"base: stored in {method.upper()}, widened to {_name(dtype)} as it is read, so that it can be trained"
         )

@@ -19,6 +19,7 @@ from siredon.train.callbacks.lisa import build_lisa
 from siredon.train.callbacks.metrics import MetricsWriter
 from siredon.train.callbacks.progress import Progress
 from siredon.train.callbacks.relora import Relora
+from siredon.train.callbacks.rounding import RoundingStart
 from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
@@ -69,6 +70,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     trainer.add_callback(IdentityWriter(parts.identity, trainer))
     if config.checkpoint.save_first_step:
         trainer.add_callback(FirstCheckpoint())
+    rounding = config.quantization.qat
+    if rounding is not None and rounding.fake_quant_after_n_steps:
+        trainer.add_callback(RoundingStart(parts.base, rounding.fake_quant_after_n_steps))
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:

@@ -11,14 +11,11 @@ import pytest
 import torch
 
 from siredon.config.sections.adapter import AdapterSection
-from siredon.config.sections.compile import CompileSection
 from siredon.config.sections.memory import MemorySection
-from siredon.errors import ModelError
 from siredon.hardware import Hardware
 from siredon.model.adapt import attach_adapter_
-from siredon.model.compile import compile_layers_
-from siredon.model.offload import DiskPark, LayerPark, RamPark, Saver, park_activations_, park_layers_
-from siredon.model.recompute import Keeper, choose_layers, find_layers, recompute_activations_
+from siredon.model.offload import DiskPark, RamPark, Saver, park_activations_, park_layers_
+from siredon.model.recompute import recompute_activations_
 
 CPU = Hardware("cpu", "test", 1, False, False, 1)
 NUM_LAYERS = 4

@@ -99,7 +99,8 @@ def _check_rounding(quantization: QuantizationSection, adapter: AdapterSection) 
     """Training for rounding (`qat`) changes all weights, which are whole.
 
     It rounds weights as they are used; those that are frozen under an adapter, or that are held in few bits
-    already, cannot learn from it.
+    already, cannot learn from it.  And what LoRA adds beside a layer would not be rounded with it, as the merged
+    weight will be.
     """
     if quantization.qat is None:
         return
@@ -107,6 +108,7 @@ def _check_rounding(quantization: QuantizationSection, adapter: AdapterSection) 
         ("adapter", adapter.adapter is not None),
         ("load_in_4bit", quantization.load_in_4bit),
         ("load_in_8bit", quantization.load_in_8bit),
+        ("load_in_torchao", quantization.load_in_torchao is not None),
     )
     asked = [name for name, is_on in switches if is_on]
     if asked:

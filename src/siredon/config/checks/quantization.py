@@ -8,6 +8,7 @@ from typing import Any
 
 from siredon.config.model_folder import read_model_config
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.config.stored_bits import find_contradiction
@@ -137,6 +138,20 @@ def _check_stored(quantization: QuantizationSection, model: ModelSection) -> Ite
             yield found
 
 
+def _check_start(quantization: QuantizationSection, batch: BatchSection) -> Iterator[Finding]:
+    """Rounding begins before training ends.
+
+    Otherwise the run is one without `qat`.
+    """
+    start = quantization.qat.fake_quant_after_n_steps if quantization.qat is not None else None
+    if start is not None and batch.max_steps is not None and start >= batch.max_steps:
+        yield Finding(
+            "qat.fake_quant_after_n_steps",
+            f"rounding would begin after {start} steps, and the run has {batch.max_steps}",
+            "Begin earlier.",
+        )
+
+
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
 _QLORA = _LORA.replace("lora\n", "qlora\n", 1) + "load_in_4bit: true\n"
 
@@ -172,5 +187,11 @@ RULES = (
         wrong="base_model: models/gpt-oss\nmodel_quantization_config: FineGrainedFP8Config",
         right="model_quantization_config: Mxfp4Config",
         portable=False,
+    ),
+    Rule(
+        "SD0565",
+        _check_start,
+        wrong="max_steps: 100\nqat:\n  fake_quant_after_n_steps: 100",
+        right="max_steps: 100\nqat:\n  fake_quant_after_n_steps: 50",
     ),
 )

@@ -8,15 +8,24 @@ from siredon.config.fields import Bool, Int, Section, key, planned
 
 QuantizedDtype = Literal["int4", "int8", "float8_e4m3fn", "float8", "fp8", "nvfp4", "mxfp4"]
 
+#: torchao rounds to 8-bit floats by a cast, and so also the gradient that comes back through it: most of it is zero.
+_NOT_IN_TRAINING = ("float8_e4m3fn", "float8", "fp8", "nvfp4", "mxfp4")
+
 
 class QatOptions(Section):
     """`qat:`, training that feels the rounding to come."""
 
-    weight_dtype: QuantizedDtype = planned("Format to which weights are rounded.", "int8")
-    activation_dtype: QuantizedDtype | None = planned("Format to which activations are rounded.")
-    quantize_embedding: Bool = planned("Round embeddings too.", False)
-    group_size: Int = planned("Weights that share a scale.", 32)
-    fake_quant_after_n_steps: Int | None = planned("Optimizer steps before rounding begins.")
+    weight_dtype: QuantizedDtype = key(
+        "Format to which weights are rounded.", "int8", planned_values=_NOT_IN_TRAINING
+    )
+    activation_dtype: QuantizedDtype | None = key(
+        "Format to which the inputs of layers are rounded; none leaves them.",
+        None,
+        planned_values=("int4", *_NOT_IN_TRAINING),
+    )
+    quantize_embedding: Bool = key("Round embeddings too.", False)
+    group_size: Int = key("Weights that share a scale.", 32, ge=1)
+    fake_quant_after_n_steps: Int | None = key("Optimizer steps before rounding begins.", None, ge=0)
 
 
 class PtqOptions(Section):
@@ -56,7 +65,7 @@ class QuantizationSection(Section):
         None,
     )
     model_quantization_config_kwargs: dict[str, Any] | None = key("Arguments of that class.", None)
-    qat: QatOptions | None = planned("Training that feels the rounding to come.")
+    qat: QatOptions | None = key("Training that feels the rounding to come.", None)
     quantization: PtqOptions | None = planned("Rounding of the trained model.")
     llmcompressor: CompressorOptions | None = planned("Training of a sparse model.")
 

@@ -1,0 +1,152 @@
+"""Weights that others stored in few bits: read as their formula says, said to be so, and trained where they can be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.conftest import build_model
+from tests.unit.model.test_quantized import IDS, LORA, QLORA, load
+
+from siredon.errors import ModelError
+from siredon.model.adapt import attach_adapter_
+from siredon.model.quantized import check_trainable, find_rounded
+
+#: The values of a 4-bit float with 2 bits of exponent and 1 of mantissa, and the bit of the sign.
+FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+FP4 = torch.cat([FP4, -FP4]).double()
+
+
+def rewrite(folder: Path, weights: dict[str, torch.Tensor], **settings: Any) -> None:
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+
+
+@pytest.fixture
+def fp8_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A Llama in FP8 blocks of 32 x 32, and what each of its weights comes to."""
+    folder = tmp_path / "fp8"
+    build_model(len(tokenizer), tied=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    stored, truth = {}, {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if not name.endswith("proj.weight"):
+            stored[name] = weight
+            continue
+        rows, cols = weight.shape
+        blocks = weight.reshape(rows // 32, 32, cols // 32, 32).transpose(1, 2)
+        scales = blocks.abs().amax((2, 3)) / 448
+        eight = (blocks / scales[:, :, None, None]).to(torch.float8_e4m3fn)
+        truth[name] = (eight.float() * scales[:, :, None, None]).transpose(1, 2).reshape(rows, cols)
+        stored[name] = eight.transpose(1, 2).reshape(rows, cols).contiguous()
+        stored[f"{name}_scale_inv"] = scales
+    rewrite(folder, stored, quant_method="fp8", weight_block_size=[32, 32], activation_scheme="dynamic")
+    return folder, truth
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_fp8_blocks_are_widened_as_their_formula_says(
+    write_config: Any, fp8_folder: Any, capsys: pytest.CaptureFixture[str], named: bool
+):
+    folder, truth = fp8_folder
+    keys = {"model_quantization_config": "FineGrainedFP8Config"} if named else {}
+    base, config = load(write_config(base_model=str(folder), **keys))
+    assert "stored in FP8, widened to float32 as it is read" in capsys.readouterr().err
+    assert all(torch.allclose(base.get_parameter(name), weight, rtol=1e-6) for name, weight in truth.items())
+    check_trainable(base, config.adapter)
+    assert "quantization_config" not in base.config.to_dict()
+    base(input_ids=IDS, labels=IDS).loss.backward()
+    assert all(base.get_parameter(name).grad is not None for name in truth)
+
+
+@pytest.fixture
+def mxfp4_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A tiny GPT-OSS with experts in MXFP4, and what they come to, as [experts, inputs, outputs]."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    folder = tmp_path / "mxfp4"
+    GptOssForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    stored, truth = {}, {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            stored[name] = weight
+            continue
+        experts, inputs, outputs = weight.shape
+        codes = torch.randint(0, 16, (experts, outputs, inputs // 32, 32))
+        exponents = torch.randint(120, 124, (experts, outputs, inputs // 32))
+        values = FP4[codes] * 2.0 ** (exponents.double() - 127).unsqueeze(-1)
+        truth[name] = values.reshape(experts, outputs, inputs).transpose(1, 2)
+        stored[f"{name}_blocks"] = (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8)
+        stored[f"{name}_scales"] = exponents.to(torch.uint8)
+    rewrite(folder, stored, quant_method="mxfp4")
+    return folder, truth
+
+
+def test_mxfp4_experts_are_widened_as_their_formula_says(
+    write_config: Any, mxfp4_folder: Any, capsys: pytest.CaptureFixture[str]
+):
+    folder, truth = mxfp4_folder
+    keys = {
+        "model_quantization_config": "Mxfp4Config",
+        "model_quantization_config_kwargs": {"dequantize": True},
+        "attn_implementation": "eager",
+    }
+    base, config = load(write_config(base_model=str(folder), **keys))
+    assert "stored in MXFP4, widened to float32" in capsys.readouterr().err
+    assert len(truth) == 4
+    assert all(torch.equal(base.get_parameter(name).double(), weight) for name, weight in truth.items())
+    check_trainable(base, config.adapter)
+    base(input_ids=IDS, labels=IDS).loss.backward()
+    assert all(base.get_parameter(name).grad.abs().sum() > 0 for name in truth)
+
+
+def test_weights_that_bitsandbytes_stored_are_read_as_they_are(
+    write_config: Any, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+):
+    base, _ = load(write_config(**QLORA))
+    base.save_pretrained(tmp_path / "four")
+    tokenizer.save_pretrained(tmp_path / "four")
+    capsys.readouterr()
+    for keys in (LORA, QLORA):
+        again, config = load(write_config(**keys, base_model=str(tmp_path / "four")))
+        assert "stored in few bits (bitsandbytes)" in capsys.readouterr().err
+        check_trainable(again, config.adapter)
+        attach_adapter_(again, config.adapter, seed=0)(input_ids=IDS, labels=IDS).loss.backward()
+        with torch.no_grad():
+            assert len(list(find_rounded(base))) == len(list(find_rounded(again)))
+    with torch.no_grad():
+        plain, config = load(write_config(base_model=str(tmp_path / "four")))
+        assert torch.equal(plain.eval()(IDS).logits, base.eval()(IDS).logits)
+    with pytest.raises(ModelError, match="rounded weights cannot be trained"):
+        check_trainable(plain, config.adapter)
+
+
+def test_what_the_weights_contradict_is_refused_wherever_they_come_from(write_config: Any, fp8_folder: Any):
+    path = write_config(base_model=str(fp8_folder[0]))
+    base = path.read_text()
+    from siredon.config.load import load_config
+    from siredon.errors import ConfigError
+
+    path.write_text(base + "model_quantization_config: Mxfp4Config\n")
+    with pytest.raises(ConfigError, match="by fp8: not what `model_quantization_config` says"):
+        load_config(str(path))
