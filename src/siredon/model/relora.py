@@ -183,8 +183,9 @@ def _merged(layer: Any, device: torch.device) -> torch.Tensor:
     """`W + scaling * B A` in fp32, of the shape of the weight."""
     first, second = (part[_ADAPTER].weight.to(device).float() for part in (layer.lora_A, layer.lora_B))
     change = (second @ first) * layer.scaling[_ADAPTER]
-    weight: torch.Tensor = layer.get_base_layer().weight.to(device).float()
-    return weight + (change.T if layer.fan_in_fan_out else change)
+    weight = layer.get_base_layer().weight.to(device).float()
+    merged: torch.Tensor = weight + (change.T if layer.fan_in_fan_out else change)
+    return merged
 
 
 def _mix(seed: int, restart: int) -> int:
