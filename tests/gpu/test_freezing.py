@@ -69,9 +69,8 @@ def test_a_merge_changes_no_logit(in_ram: bool):
 
 @pytest.mark.parametrize("method", ["magnitude", "random", "reset"])
 def test_relora_trains_and_writes_a_whole_model(write_config: Any, tmp_path: Path, method: str):
-    from transformers import AutoModelForCausalLM
-
     from tests.runs.test_train import LORA, config_of, metrics_of
+    from transformers import AutoModelForCausalLM
 
     from siredon import pipeline
 
