@@ -225,7 +225,12 @@ def test_a_merge_changes_no_logit_and_what_is_written_has_the_same(write_config:
     from siredon.hardware import probe_hardware
     from siredon.serve.load import load_base, load_tuned
 
-    keys = {**RELORA, "max_steps": 4, "lora_modules_to_save": ["embed_tokens", "lm_head"], "save_strategy": "no"}
+    keys = {
+        **RELORA,
+        "max_steps": 4,
+        "lora_modules_to_save": ["embed_tokens", "lm_head"],
+        "save_strategy": "no",
+    }
     train(write_config, tmp_path / "out", **keys)
     config = config_of(write_config(**keys))
     hardware = probe_hardware()

@@ -33,9 +33,10 @@ _VERSION = 1
 def measure_ratio(matrix: torch.Tensor) -> float:
     """Signal-to-noise ratio of a matrix, over its largest singular value.
 
-    Singular values above `s * (1 + sqrt(n / m))`, with `n <= m` the sizes of the matrix and `s` the spread of the
-    singular values (interquartile range over 1.349), are signal: those of noise alone do not reach it (Marchenko
-    and Pastur, 1967).  The ratio is the sum of these over the sum of the others.
+    Singular values above `s * (1 + sqrt(n / m))`, with `n <= m` the sizes of the matrix, are signal, the others
+    noise; the ratio is the sum of the one over the sum of the other.  That edge is the one of Marchenko and Pastur
+    (1967), and `s` is, as the authors of Spectrum have it, the spread of the singular values themselves:
+    interquartile range over 1.349.  So it ranks matrices of one shape, and says nothing by itself.
 
     Args:
         matrix: Of shape [n, m], or [E, n, m] for a stack of experts, whose mean it then is.

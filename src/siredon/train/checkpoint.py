@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
+from siredon.model.relora import RELORA
 from siredon.train.trainer import SiredonTrainer
 
 _PREFIX = "checkpoint-"
@@ -93,11 +94,20 @@ def count_steps_done(folder: Path) -> int:
 
 
 def publish_checkpoint(folder: Path, output_dir: Path) -> None:
-    """Copies weights, config and tokenizer of a checkpoint to the output folder, if a run was killed before that."""
+    """Copies weights, config and tokenizer of a checkpoint to the output folder, if a run was killed before that.
+
+    Raises:
+        CheckpointError: The checkpoint is one of ReLoRA, whose model is more than its files.
+    """
     state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
     state |= {STREAM, _STATE}
     if any((output_dir / name).is_file() for name in _WEIGHTS):
         return
+    if (folder / RELORA).is_file():
+        raise CheckpointError(
+            f"{output_dir} lost the model of a finished run with `relora: true`, which {folder} has in two parts",
+            "Go on from the checkpoint before it, by `resume_from_checkpoint`: the last steps write the model again.",
+        )
     for path in folder.iterdir():
         if path.is_file() and path.name not in state and not path.name.startswith("rng_state"):
             shutil.copy2(path, output_dir / path.name)

@@ -71,9 +71,9 @@ def test_keys_of_the_file_win(name: str, value: object):
 
 @pytest.mark.parametrize("name", sorted(SETTING))
 def test_a_key_of_the_file_that_is_empty_is_set(name: str):
-    key = next(iter(SETTING[name]))
+    key, value = next(iter(SETTING[name].items()))
     values, _ = apply(f"{key}:\nplugins: [{PATHS[name]}]\n")
-    assert values[key] is True
+    assert values[key] == value
 
 
 def test_a_plugin_that_the_file_turns_off_is_off():

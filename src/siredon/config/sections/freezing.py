@@ -58,7 +58,7 @@ def read_layers(text: str) -> range | None:
 
 
 def _read_texts(value: object) -> object:
-    items = value if isinstance(value, list) else [value]
+    items = value if isinstance(value, (list, tuple)) else [value]
     return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items]
 
 
