@@ -48,7 +48,7 @@ def test_muon_equals_that_of_pytorch_on_matrices_and_adamw_on_the_rest(rule: str
     adam = torch.optim.AdamW([{"params": decaying}, {"params": biases, "weight_decay": 0.0}], **rates)
     for step in range(5):
         for module, optimizers in ((model, [optimizer]), (other, [muon, adam])):
-            module.loss(step).backward()
+            module(step).backward()
             for each in optimizers:
                 each.step()
                 each.zero_grad()
@@ -68,7 +68,7 @@ def test_dion_steps_by_few_directions_and_keeps_what_it_left_out():
     momentum = torch.zeros_like(matrix)
     for step in range(3):
         before = matrix.detach().clone()
-        model.loss(step).backward()
+        model(step).backward()
         total = momentum + matrix.grad
         optimizer.step()
         optimizer.zero_grad()
@@ -155,7 +155,7 @@ def test_apollo_scales_the_gradient_as_adam_scales_its_picture(scale_type: str):
     last = None
     for step in range(1, 4):
         before = model.second.weight.detach().clone()
-        model.loss(step).backward()
+        model(step).backward()
         gradient = model.second.weight.grad.double()
         optimizer.step()
         optimizer.zero_grad()

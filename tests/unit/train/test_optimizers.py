@@ -68,7 +68,7 @@ class Problem(torch.nn.Module):
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.head
 
-    def loss(self, step: int) -> torch.Tensor:
+    def forward(self, step: int) -> torch.Tensor:
         """Each token is followed by its successor, modulo 32; a batch of each step."""
         ids = (torch.arange(24) * 7 + step) % 32
         hidden = self.norm(torch.relu(self.first(self.embed(ids))))
@@ -102,7 +102,7 @@ def take_steps(model: Any, optimizer: Any, steps: range) -> list[float]:
     for step in steps:
         if averages(optimizer):
             optimizer.train()
-        loss = model.loss(step)
+        loss = model(step)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -284,7 +284,7 @@ def test_an_update_in_the_backward_pass_equals_one_after_it(name: str):
 def test_no_gradient_is_left_after_the_backward_pass():
     model = Problem()
     build(model, plan_of("lomo"))
-    model.loss(0).backward()
+    model(0).backward()
     assert all(value.grad is None for value in model.parameters())
 
 
@@ -304,7 +304,7 @@ def test_grokfast_adds_the_running_average_and_goes_on_bit_for_bit():
     value, slow = model.second.weight, None
     for step in range(3):
         before = value.detach().double()
-        model.loss(step).backward()
+        model(step).backward()
         gradient = value.grad.double()
         slow = gradient if slow is None else 0.98 * slow + 0.02 * gradient
         optimizer.step()
