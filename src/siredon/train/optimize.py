@@ -116,7 +116,7 @@ def build_optimizer(model: Any, decays: Iterable[str], plan: OptimizerPlan) -> t
         plan.qgalore,
         section.settings,
         find_embeddings(model),
-        find_targets(model, section.optim_target_modules or ()),
+        find_targets(model, section.compressed_modules),
         plan.seed,
     )
     torch_groups: list[TorchGroup] = [

@@ -320,12 +320,6 @@ OPTIMIZERS = [
     idle(
         "SD0326", "adam_epsilon2", "adam_epsilon2: 1e-16\n", "optimizer: came_pytorch\nadam_epsilon2: 1e-16\n"
     ),
-    idle(
-        "SD0326",
-        "torchdistx_path",
-        "torchdistx_path: a\n",
-        "optimizer: adamw_anyprecision\ntorchdistx_path: a\n",
-    ),
     idle("SD0326", "qgalore_rank", "qgalore_rank: 64\n", Q_GALORE + "qgalore_rank: 64\n"),
     idle(
         "SD0326",

@@ -151,7 +151,6 @@ def test_a_planned_key_that_would_change_something_is_refused(text: str):
     ("text", "codes"),
     [
         ("use_ray: 0.0\n", ["SD0004", "SD0005"]),
-        ("dion_rank_fraction: true\n", ["SD0004", "SD0005"]),
         ("expert_parallel_size: 0\n", ["SD0004", "SD0005"]),
         ("swanlab_mode: foo\n", ["SD0004", "SD0006"]),
         ("lora_mlp_kernel: 1\n", ["SD0004", "SD0005"]),

@@ -236,7 +236,7 @@ def test_the_schema_accepts_what_the_check_accepts(text: str):
         "sample_packing: 1\n",
         "optimizer: adamm\n",
         "bf16: full\n",
-        "optimizer: muon\n",
+        "optimizer: sinkgd\n",
         "gc_steps: 2\n",
         "special_tokens: {eos: x}\n",
         "test_datasets: [{path: a}]\n",

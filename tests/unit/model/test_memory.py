@@ -52,16 +52,18 @@ def backward(model: Any, *, num_passes: int = 2) -> Gradients:
         ids = torch.randint(0, 128, (2, length))
         logits = model(input_ids=ids, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    return {
-        name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
-    }
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def recompute(model: Any, base: Any, folder: Path, **settings: Any) -> str:
-    return recompute_activations_(base, MemorySection(gradient_checkpointing=True).model_copy(update=settings))
+    return recompute_activations_(
+        base, MemorySection(gradient_checkpointing=True).model_copy(update=settings)
+    )
 
 
-def park(model: Any, base: Any, folder: Path, *, disk: bool = False, inputs: bool = False, **settings: Any) -> None:
+def park(
+    model: Any, base: Any, folder: Path, *, disk: bool = False, inputs: bool = False, **settings: Any
+) -> None:
     place: Any = DiskPark(folder / "parked") if disk else RamPark(None, pinned=False)
     saver = Saver(place, model, "cpu", smallest_bytes=1)
     if settings or inputs:

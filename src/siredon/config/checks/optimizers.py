@@ -46,8 +46,10 @@ def _check_idle(optimizer: OptimizerSection, dion: DionSection, qgalore: QGalore
     if name in _WITHOUT_BETAS:
         betas = ("adam_beta1", "adam_beta2", "adam_epsilon")
         yield from find_useless_keys(optimizer, betas, f"with `optimizer: {name}`")
+    if "lion" in name:
+        yield from find_useless_keys(optimizer, ("adam_epsilon",), f"with `optimizer: {name}`")
     if name != "came_pytorch":
-        extra = ("adam_beta3", "adam_epsilon2")
+        extra = ("adam_epsilon2",) if "ademamix" in name else ("adam_beta3", "adam_epsilon2")
         yield from find_idle_keys(optimizer, extra, "`optimizer: came_pytorch`")
     if name != "adamw_anyprecision":
         yield from find_idle_keys(optimizer, ("torchdistx_path",), "`optimizer: adamw_anyprecision`")
@@ -91,7 +93,8 @@ def _check_sharding(
 ) -> Iterator[Finding]:
     """Muon, Q-GaLore and the flash optimizers shard by FSDP2 only.
 
-    They need each weight as the matrix that it is: FSDP1 and DeepSpeed hand out pieces of flat tensors.
+    They need each weight as the matrix that it is: FSDP1 and DeepSpeed hand out pieces of flat tensors.  Muon gathers
+    the matrix that FSDP2 shards.
     """
     name = optimizer.optimizer
     if not name.startswith(("muon", "flash_", _Q_GALORE)):

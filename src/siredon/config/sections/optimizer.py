@@ -155,6 +155,12 @@ class OptimizerSection(Section):
         return self.max_grad_norm
 
     @property
+    def compressed_modules(self) -> tuple[str, ...]:
+        """Parts of names of the layers whose gradients are compressed."""
+        default = ("attn", "mlp") if self.optimizer == "q_galore_adamw8bit" else ()
+        return self.optim_target_modules or default
+
+    @property
     def settings(self) -> dict[str, Any]:
         """`optim_args`, read: text becomes the number, truth value or null that it spells, a list a tuple.
 
