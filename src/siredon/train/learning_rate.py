@@ -77,7 +77,7 @@ def show_skipped_steps_(optimizer: Optimizer) -> None:
     A fused AdamW looks at the overflow inside its own step.  Accelerate then takes that step for one that was made,
     and the learning rate would advance.
     """
-    inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    inner: Any = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     if "_step_supports_amp_scaling" in vars(inner):
         inner._step_supports_amp_scaling = False
 
