@@ -165,6 +165,22 @@ def read_peak_bytes(hardware: Hardware) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def record_memory(hardware: Hardware, *, on: bool) -> None:
+    """Begins or ends a record of every allocation on the GPU; nothing without one."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.memory._record_memory_history(enabled="all" if on else None)
+
+
+def save_memory_record(hardware: Hardware, path: Path) -> None:
+    """Writes the record, for https://pytorch.org/memory_viz; nothing without a GPU."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
+
+
 def _cpu_flags() -> set[str]:
     info = Path("/proc/cpuinfo")
     if not info.is_file():

@@ -134,8 +134,6 @@ INERT: dict[str, str] = {
     "eta_min": "Delete it, and set `cosine_min_lr_ratio` to `eta_min / learning_rate`.",
     "lr_div_factor": "Delete it: nothing read it. The schedule's settings are `lr_scheduler_kwargs`.",
     "debug": "Delete it: looking at prepared rows is a command.",
-    "eval_max_new_tokens": "Delete it: samples have settings of their own, `generate_samples` and "
-    "`generation_max_new_tokens`.",
     **{
         f"fsdp_config.{prefix}{name}": _FSDP1
         for name in ("sharding_strategy", "limit_all_gathers", "backward_prefetch", "forward_prefetch")
@@ -191,7 +189,6 @@ REMOVED: dict[str, str] = {
     "field_model": _LEGACY_CHAT,
     # Training
     "gc_steps": "Delete it, and set `torch_empty_cache_steps` and `gc_collect_steps`.",
-    "eval_table_size": "Delete it, and set `generate_samples: true` with `num_generation_samples`.",
     # Preferences
     "rpo_alpha": "Delete it; `dpo_loss_type: [sigmoid, sft]` with `dpo_loss_weights` is the same.",
     "dpo_norm_loss": "Delete it: TRL no longer has it.",

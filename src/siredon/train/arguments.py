@@ -78,6 +78,7 @@ def build_arguments(
         logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to=["tensorboard"] if config.logging.use_tensorboard else [],
+        torch_empty_cache_steps=config.memory.torch_empty_cache_steps if hardware.is_gpu else None,
         disable_tqdm=True,
         log_level="error",
         dataloader_pin_memory=hardware.is_gpu,

@@ -46,18 +46,28 @@ class Identity:
 class IdentityWriter(TrainerCallback):
     """Writes the identity of the run, and how far it has come, into every checkpoint."""
 
-    def __init__(self, identity: Identity, trainer: SiredonTrainer) -> None:
+    def __init__(self, identity: Identity, trainer: SiredonTrainer, resume: Path | None = None) -> None:
         self.identity = identity
         self.trainer = trainer
+        self.resume = resume
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Goes on with the log line that the checkpoint fell into."""
+        facts = json.loads((self.resume / _STATE).read_text()) if self.resume else {}
+        if "log" in facts:
+            self.trainer.restore_log_(facts["log"])
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Adds `siredon.json`, the last file of a checkpoint: where it is missing, the checkpoint is not whole."""
         folder = Path(str(args.output_dir)) / f"{_PREFIX}{state.global_step}"
+        log = self.trainer.gather_log()
         if not state.is_world_process_zero or not folder.is_dir():
             return
-        facts = {"identity": asdict(self.identity), "num_tokens": self.trainer.num_tokens_seen}
+        facts = {"identity": asdict(self.identity), "num_tokens": self.trainer.num_tokens_seen, "log": log}
         beside = folder / f".{_STATE}"
         beside.write_text(json.dumps(facts))
         os.replace(beside, folder / _STATE)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
 from siredon.data.stream import Stream
 from siredon.hardware import Hardware
+from siredon.log import warn
 from siredon.model.freezing import find_partial
 from siredon.model.noise import EmbeddingNoise
+from siredon.train.callbacks.best import BestKeeper, EarlyStopping
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
+from siredon.train.callbacks.garbage import GarbageCollector
 from siredon.train.callbacks.lisa import build_lisa
+from siredon.train.callbacks.loss_watchdog import LossWatchdog
 from siredon.train.callbacks.metrics import MetricsWriter
+from siredon.train.callbacks.predictions import PredictionWriter
+from siredon.train.callbacks.profiler import Profiler
 from siredon.train.callbacks.progress import Progress
 from siredon.train.callbacks.relora import Relora
+from siredon.train.callbacks.requested_checkpoint import RequestedCheckpoint
 from siredon.train.callbacks.rounding import RoundingStart
 from siredon.train.callbacks.rows import RowKeeper
+from siredon.train.callbacks.samples import SampleWriter
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
@@ -65,14 +76,17 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         if parts.resume:
             stream.restore_(read_stream_state(parts.resume))
     _add_selection_(trainer, parts, config)
-    trainer.add_callback(Progress(hardware, lambda: trainer.num_tokens_seen))
-    trainer.add_callback(MetricsWriter(config.checkpoint.output_folder / "metrics.jsonl"))
-    trainer.add_callback(IdentityWriter(parts.identity, trainer))
-    if config.checkpoint.save_first_step:
-        trainer.add_callback(FirstCheckpoint())
-    rounding = config.quantization.qat
-    if rounding is not None and rounding.fake_quant_after_n_steps:
-        trainer.add_callback(RoundingStart(parts.base, rounding.fake_quant_after_n_steps))
+    output = config.checkpoint.output_folder
+    trainer.add_callback(Progress(hardware, config.logging, trainer.count_tokens))
+    trainer.add_callback(MetricsWriter(output / "metrics.jsonl"))
+    # Before all that may end the run once a checkpoint is written: it makes the checkpoint whole.
+    trainer.add_callback(IdentityWriter(parts.identity, trainer, parts.resume))
+    for callback in chain(
+        choose_savers(trainer, config),
+        choose_writers(trainer, parts.tokenizer, config),
+        choose_caretakers(config, hardware),
+    ):
+        trainer.add_callback(callback)
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:
@@ -97,3 +111,53 @@ def _add_selection_(trainer: SiredonTrainer, parts: Parts, config: Config) -> No
     if config.embedding.neftune_noise_alpha is not None:
         trainer.noise = EmbeddingNoise(config.embedding.neftune_noise_alpha)
         trainer.noise.attach_(base.get_input_embeddings())
+    rounding = config.quantization.qat
+    if rounding is not None and rounding.fake_quant_after_n_steps:
+        trainer.add_callback(RoundingStart(base, rounding.fake_quant_after_n_steps))
+
+
+def choose_savers(trainer: SiredonTrainer, config: Config) -> Iterator[TrainerCallback]:
+    """What asks for checkpoints besides the strategy, and what ends a run before its time."""
+    section, stopping = config.checkpoint, config.stopping
+    if section.save_first_step:
+        yield FirstCheckpoint()
+    requests = section.dynamic_checkpoint
+    if requests and requests.enabled:
+        yield RequestedCheckpoint(section.output_folder / requests.file_name, requests.check_interval)
+    if config.ends_with_best:
+        yield BestKeeper(trainer, section.best_metric, rises=section.rises)
+    if stopping.early_stopping_patience is not None:
+        yield EarlyStopping(
+            section.best_metric, rises=section.rises, patience=stopping.early_stopping_patience
+        )
+    if stopping.loss_watchdog_threshold is not None:
+        yield LossWatchdog(trainer, stopping.loss_watchdog_threshold, stopping.patience)
+
+
+def choose_writers(trainer: SiredonTrainer, tokenizer: Any, config: Config) -> Iterator[TrainerCallback]:
+    """What writes down the model's own words at validations."""
+    output, evaluation = config.checkpoint.output_folder, config.evaluation
+    if config.eval_strategy == "no":
+        return
+    if config.generation.generate_samples:
+        yield SampleWriter(trainer, tokenizer, config.generation, output / "samples.jsonl")
+    if evaluation.eval_table_size:
+        yield PredictionWriter(
+            trainer,
+            tokenizer,
+            evaluation.eval_table_size,
+            evaluation.eval_max_new_tokens,
+            output / "predictions.jsonl",
+        )
+
+
+def choose_caretakers(config: Config, hardware: Hardware) -> Iterator[TrainerCallback]:
+    """What looks after memory and time."""
+    memory, profiler = config.memory, config.profiler
+    if memory.gc_collect_steps:
+        yield GarbageCollector(memory.gc_collect_steps)
+    if memory.torch_empty_cache_steps and not hardware.is_gpu:
+        warn(f"`torch_empty_cache_steps` has no effect on {hardware.describe()}: it is about memory of a GPU")
+    if profiler.profiler_steps is not None:
+        folder = config.checkpoint.output_folder / "profile"
+        yield Profiler(folder, profiler.profiler_steps_start, profiler.profiler_steps, hardware)

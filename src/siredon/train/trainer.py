@@ -6,6 +6,7 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -24,6 +25,9 @@ from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
 
+#: The exponential of more is no number.
+_MOST_FOR_EXP = 700.0
+
 
 class SiredonTrainer(Trainer):
     """Next-token training on batches of `data.collate`.
@@ -38,6 +42,7 @@ class SiredonTrainer(Trainer):
     """
 
     optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -56,6 +61,9 @@ class SiredonTrainer(Trainer):
         self.noise: EmbeddingNoise | None = None
         #: Where it is set, the optimizer is of the shelf `optimizers/`, else the default of transformers.
         self.optimizing: OptimizerPlan | None = None
+        self.num_targets_seen = 0
+        # Share of this rank in the loss of the optimizer step; its mean over ranks is that loss
+        self.step_loss = torch.zeros((), device=self.args.device)
         self._selects_logits = selects_logits
         self._autocast = autocast
         self._schedule = schedule
@@ -154,7 +162,10 @@ class SiredonTrainer(Trainer):
             counts[1] += batch["num_tokens"].sum().to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        self.num_tokens_seen += int(counts[1])
+        num_targets, num_tokens = counts.tolist()
+        self.num_targets_seen += num_targets
+        self.num_tokens_seen += num_tokens
+        self.step_loss.zero_()
         return batches, counts[0].clamp(min=1)
 
     def compute_loss(
@@ -174,6 +185,7 @@ class SiredonTrainer(Trainer):
         total = cross_entropy_sum(logits, targets)
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
+        self.step_loss += loss.detach()
         return (loss, {}) if return_outputs else loss
 
     def _noise_on(self, inputs: Batch) -> AbstractContextManager[None]:
@@ -201,7 +213,7 @@ class SiredonTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss over all target tokens of the validation set, on all ranks together."""
+        """The mean loss over all target tokens of the validation set, on all ranks together, and its exponential."""
         self._use_averages()
         model = self.model
         if not self.is_in_train:
@@ -220,8 +232,46 @@ class SiredonTrainer(Trainer):
                 sums += torch.stack([losses.double().sum(), targets.double().sum()]).cpu()
                 num_samples += len(losses)
         model.train(was_training)
-        metrics = {f"{metric_key_prefix}_loss": float(sums[0] / sums[1].clamp(min=1))}
+        loss = float(sums[0] / sums[1].clamp(min=1))
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        if loss < _MOST_FOR_EXP:
+            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(loss)
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
+
+    def count_tokens(self) -> tuple[int, int]:
+        """Tokens that all ranks have trained on, padding left out, and how many of them this call has learned."""
+        return self.num_tokens_seen, self.num_targets_seen
+
+    def measure_step_loss(self) -> float:
+        """The loss of the optimizer step just made, over all its targets, on all ranks; to be asked by all ranks."""
+        if self.args.world_size == 1:
+            return self.step_loss.item()
+        return float(self.accelerator.reduce(self.step_loss.clone(), reduction="mean"))
+
+    def gather_log(self) -> dict[str, Any]:
+        """What the next log line has summed up so far, over all ranks; to be asked by all ranks."""
+        loss, sources = self._tr_loss.clone(), self._by_source.clone()
+        if self.args.world_size > 1:
+            loss = self.accelerator.reduce(loss, reduction="mean")
+            sources = self.accelerator.reduce(sources, reduction="sum")
+        return {
+            "step": self._globalstep_last_logged,
+            "loss": loss.item(),
+            "by_source": sources.tolist(),
+        }
+
+    def restore_log_(self, kept: dict[str, Any]) -> None:
+        """Goes on summing up from there."""
+        self._tr_loss += kept["loss"]
+        self._globalstep_last_logged = kept["step"]
+        sources = torch.tensor(kept["by_source"], dtype=torch.float64)
+        if self.is_world_process_zero() and sources.shape == self._by_source.shape:
+            self._by_source += sources.to(self._by_source.device)
+
+    def load_best_(self) -> None:
+        """Gives the model the weights of the best checkpoint, if any validation has been made."""
+        if self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def run_model(self, model: torch.nn.Module, inputs: Batch, **options: Any) -> torch.Tensor:
         """The forward pass of this run: logits of a batch."""

@@ -259,6 +259,48 @@ SCHEDULES = [
         "lr_scheduler: cosine_warmup_with_min_lr\nlr_scheduler_kwargs:\n  min_lr_rate: 0.1\n  min_lr: 1e-6\n",
         "lr_scheduler: cosine_warmup_with_min_lr\nlr_scheduler_kwargs:\n  min_lr_rate: 0.1\n",
     ),
+    Case(
+        "SD0225",
+        "lr_scheduler_kwargs.min_lr_rate",
+        "lr_scheduler: rex\nlr_scheduler_kwargs:\n  min_lr_rate: 0.1\n  min_lr: 1e-6\n",
+        "lr_scheduler: rex\nlr_scheduler_kwargs:\n  min_lr: 1e-6\n",
+    ),
+    Case(
+        "SD0650",
+        "lr_scheduler_kwargs.min_lr",
+        "lr_scheduler_kwargs:\n  min_lr: 1e-6\n",
+        "lr_scheduler: rex\nlr_scheduler_kwargs:\n  min_lr: 1e-6\n",
+    ),
+    Case(
+        "SD0650",
+        "lr_scheduler_kwargs.num_cycles",
+        "lr_scheduler: linear\nlr_scheduler_kwargs:\n  num_cycles: 2\n",
+        "lr_scheduler: cosine_with_restarts\nlr_scheduler_kwargs:\n  num_cycles: 2\n",
+    ),
+    Case(
+        "SD0651",
+        "lr_scheduler_kwargs.num_cycles",
+        "lr_scheduler: cosine_with_restarts\nlr_scheduler_kwargs:\n  num_cycles: 1.5\n",
+        "lr_scheduler: cosine\nlr_scheduler_kwargs:\n  num_cycles: 1.5\n",
+    ),
+    Case(
+        "SD0651",
+        "lr_scheduler_kwargs.decay_type",
+        "lr_scheduler: warmup_stable_decay\nlr_scheduler_kwargs:\n  num_decay_steps: 9\n  decay_type: sqrt\n",
+        "lr_scheduler: warmup_stable_decay\nlr_scheduler_kwargs:\n  num_decay_steps: 9\n  decay_type: 1-sqrt\n",
+    ),
+    Case(
+        "SD0652",
+        "lr_scheduler_kwargs.min_lr",
+        "lr_scheduler: rex\nlr_scheduler_kwargs:\n  min_lr: 1e-4\n",
+        "lr_scheduler: rex\nlr_scheduler_kwargs:\n  min_lr: 9e-5\n",
+    ),
+    warning(
+        "SD0654",
+        "warmup_ratio",
+        "lr_scheduler: one_cycle\nwarmup_ratio: 0.1\nlr_scheduler_kwargs:\n  pct_start: 0.3\n",
+        "lr_scheduler: one_cycle\nwarmup_ratio: 0.1\n",
+    ),
 ]
 
 SAVING = [
@@ -285,43 +327,12 @@ SAVING = [
     ),
     Case("SD0226", "save_strategy", BEST + "eval_strategy: 'no'\n", BEST + "eval_strategy: epoch\n"),
     Case("SD0227", "save_strategy", EARLY + "save_strategy: 'no'\n", EARLY + "save_strategy: epoch\n"),
-    Case("SD0227", "saves_per_epoch", EARLY + "saves_per_epoch: 4\n", EARLY + "saves_per_epoch: 1\n"),
+    Case("SD0227", "saves_per_epoch", EARLY + "saves_per_epoch: 0\n", EARLY + "saves_per_epoch: 4\n"),
     Case(
         "SD0227",
-        "saves_per_epoch",
-        EARLY + "evals_per_epoch: 3\nsaves_per_epoch: 2\n",
-        EARLY + "evals_per_epoch: 4\nsaves_per_epoch: 2\n",
-    ),
-    Case(
-        "SD0227",
-        "save_steps",
-        EARLY + "eval_steps: 100\nsave_steps: 50\n",
-        EARLY + "eval_steps: 50\nsave_steps: 100\n",
-    ),
-    Case(
-        "SD0227",
-        "save_steps",
-        VALIDATION + "load_best_model_at_end: true\neval_steps: 0.3\nsave_steps: 0.5\n",
-        VALIDATION + "load_best_model_at_end: true\neval_steps: 0.1\nsave_steps: 0.3\n",
-    ),
-    Case(
-        "SD0227",
-        "save_steps",
-        EARLY + "max_steps: 100\neval_steps: 0.2\nsave_steps: 30\n",
-        EARLY + "max_steps: 100\neval_steps: 0.2\nsave_steps: 40\n",
-    ),
-    Case(
-        "SD0227",
-        "save_steps",
-        EARLY + "num_epochs: 4\nevals_per_epoch: 1\nsave_steps: 0.1\n",
-        EARLY + "num_epochs: 4\nevals_per_epoch: 1\nsave_steps: 0.25\n",
-    ),
-    warning("SD0227", "eval_steps", EARLY + "eval_steps: 50\n", EARLY + "eval_steps: 1\n"),
-    warning(
-        "SD0227",
-        "save_steps",
-        EARLY + "evals_per_epoch: 4\nsave_steps: 100\n",
-        EARLY + "evals_per_epoch: 4\nsave_strategy: best\n",
+        "save_strategy",
+        VALIDATION + "load_best_model_at_end: true\neval_steps: 50\nsave_strategy: 'no'\n",
+        VALIDATION + "load_best_model_at_end: true\neval_steps: 50\nsave_steps: 70\n",
     ),
     Case(
         "SD0158",
@@ -348,6 +359,12 @@ SAVING = [
         EARLY
         + "do_causal_lm_eval: true\neval_causal_lm_metrics: [ter]\n"
         + "greater_is_better: true\nmetric_for_best_model: eval_ter\n",
+    ),
+    Case(
+        "SD0229",
+        "greater_is_better",
+        EARLY + "greater_is_better: true\nmetric_for_best_model: perplexity\n",
+        EARLY + "greater_is_better: false\nmetric_for_best_model: perplexity\n",
     ),
     Case(
         "SD0269",
@@ -399,6 +416,7 @@ EVALUATION = [
         ROWS + "do_causal_lm_eval: true\n",
     ),
     warning("SD0233", "generate_samples", "generate_samples: true\n", ROWS + "generate_samples: true\n"),
+    warning("SD0233", "eval_table_size", "eval_table_size: 3\n", ROWS + "eval_table_size: 3\n"),
     Case(
         "SD0234",
         "eval_sample_packing",

@@ -53,7 +53,8 @@ def test_best_needs_the_lower_loss(write_config: Any):
 
 @pytest.mark.parametrize(("keys", "steps"), [({"warmup_ratio": 0.1}, 6), ({"warmup_steps": 3}, 3), ({}, 2)])
 def test_warmup(write_config: Any, keys: dict[str, Any], steps: int):
-    assert arguments(write_config, **keys).warmup_steps == steps
+    config, _ = load_config(str(write_config(**keys)))
+    assert config.schedule.num_warmup_steps(60) == steps
 
 
 def test_0_per_epoch_is_never(write_config: Any):

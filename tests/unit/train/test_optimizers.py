@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.optimizer import (
     DionSection,
     GrokfastSection,
+    Optimizer,
     OptimizerSection,
     QGaloreSection,
 )
+from siredon.errors import ModelError
 from siredon.train.optimize import OPTIMIZERS, OptimizerPlan, build_optimizer
 
 GOLDEN = Path(__file__).with_name("optimizer_losses.json")

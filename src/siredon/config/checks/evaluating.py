@@ -16,8 +16,8 @@ def _check_occasion(
 ) -> Iterator[Finding]:
     """What is done at each validation comes with validation.
 
-    `do_causal_lm_eval` and `generate_samples` take validation rows; `do_bench_eval` brings its own questions and
-    needs only to know when.  Samples alone are a warning, as nothing is measured by them.
+    `do_causal_lm_eval`, `generate_samples` and `eval_table_size` take validation rows; `do_bench_eval` brings its own
+    questions and needs only to know when.  Samples alone are a warning, as nothing is measured by them.
     """
     never = evaluation.why_never
     has_rows = data.has_validation and not never
@@ -26,6 +26,7 @@ def _check_occasion(
         ("do_bench_eval", evaluation.do_bench_eval and not has_rows and (never or not is_timed)),
         ("do_causal_lm_eval", evaluation.do_causal_lm_eval and not has_rows),
         ("generate_samples", generation.generate_samples and not has_rows),
+        ("eval_table_size", bool(evaluation.eval_table_size) and not has_rows),
     )
     for name, is_lost in asked:
         if is_lost:
@@ -33,7 +34,7 @@ def _check_occasion(
                 name,
                 f"`{name}` is done at validations, and this run has none",
                 _way_out(name, never, data.has_validation),
-                "warning" if name == "generate_samples" else "error",
+                "warning" if name in ("generate_samples", "eval_table_size") else "error",
             )
 
 

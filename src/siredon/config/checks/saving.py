@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from siredon.config.idle import keys_set, list_keys
 from siredon.config.rule import Finding, Rule
-from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
@@ -50,98 +47,27 @@ def _check_judge(
             yield Finding(name, f"`{name}` decides by validation, but {cause}", fix)
 
 
-@dataclass(frozen=True)
-class _Interval:
-    """Time between two events of one kind, in a unit known from the file."""
-
-    unit: Literal["steps", "epochs"]
-    length: float
-
-    def falls_on(self, other: _Interval) -> bool | None:
-        """Whether at every event of this kind there is one of the other; None if the file does not tell."""
-        if other == _Interval("steps", 1):
-            return True
-        if self.unit != other.unit:
-            return None
-        times = self.length / other.length
-        return round(times) >= 1 and abs(times - round(times)) < 1e-6
-
-
-def _find_interval(steps: float | None, per_epoch: int | None, batch: BatchSection) -> _Interval:
-    """The interval of a number of steps, of a fraction of the run, or of so many times per epoch."""
-    if per_epoch is not None:
-        return _Interval("epochs", 1 / per_epoch)
-    if steps is None:
-        return _Interval("epochs", 1)
-    if steps >= 1:
-        return _Interval("steps", int(steps))
-    if batch.max_steps is not None:
-        return _Interval("steps", max(1, round(steps * batch.max_steps)))
-    return _Interval("epochs", steps * batch.num_epochs)
-
-
-def _is_open(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> bool:
-    """Whether a strategy of steps does not say how many, which SD0158 reports."""
-    saves = (checkpoint.save_steps, checkpoint.saves_per_epoch)
-    validations = (evaluation.eval_steps, evaluation.evals_per_epoch)
-    strategies = ((checkpoint.save_strategy, saves), (evaluation.eval_strategy, validations))
-    return any(strategy == "steps" and not any(numbers) for strategy, numbers in strategies)
-
-
-def _find_rhythm_key(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> str:
-    """The key to change where checkpoints and validations do not match."""
-    asked = keys_set(checkpoint, ("save_steps", "saves_per_epoch", "save_strategy"))
-    return (asked or keys_set(evaluation, ("eval_steps", "evals_per_epoch", "eval_strategy")))[0]
-
-
-def _check_rhythm(
+def _check_kept(
     checkpoint: CheckpointSection,
     stopping: StoppingSection,
     evaluation: EvaluationSection,
     data: DataSection,
-    batch: BatchSection,
 ) -> Iterator[Finding]:
-    """Where the best model counts, every checkpoint is written at a validation.
+    """Where the best model counts, checkpoints are written.
 
-    `early_stopping_patience` and `load_best_model_at_end` pick the checkpoint with the best validation; one that
-    falls between two validations has none.  `saves_per_epoch` matches an `evals_per_epoch` that is its
-    multiple, and `save_steps` is a multiple of `eval_steps`.  Steps and epochs are counted differently: where
-    both are used the file alone does not tell, and this is a warning.
+    `early_stopping_patience` and `load_best_model_at_end` end with the best checkpoint.  One is written at every
+    validation that is better than all before, so `save_steps` and `eval_steps` need not match.
     """
     picks = stopping.early_stopping_patience is not None or checkpoint.load_best_model_at_end
-    if (
-        not picks
-        or not data.has_validation
-        or evaluation.why_never
-        or checkpoint.save_strategy == "best"
-        or _is_open(checkpoint, evaluation)
-    ):
+    if not picks or not data.has_validation or evaluation.why_never or checkpoint.strategy != "no":
         return
     chooser = "load_best_model_at_end" if checkpoint.load_best_model_at_end else "early_stopping_patience"
-    if checkpoint.strategy == "no":
-        name = "saves_per_epoch" if checkpoint.saves_per_epoch == 0 else "save_strategy"
-        yield Finding(
-            name,
-            f"`{chooser}` needs checkpoints, and `{name}` asks for none",
-            f"Write `save_strategy: best`, or remove `{name}`.",
-        )
-        return
-    saves = _find_interval(checkpoint.save_steps, checkpoint.saves_per_epoch, batch)
-    validations = _find_interval(evaluation.eval_steps, evaluation.evals_per_epoch, batch)
-    matches = saves.falls_on(validations)
-    if matches is False:
-        yield Finding(
-            _find_rhythm_key(checkpoint, evaluation),
-            f"`{chooser}` needs a validation at every checkpoint; some fall between two validations",
-            "Save as often as you validate, or write `save_strategy: best`.",
-        )
-    elif matches is None:
-        yield Finding(
-            _find_rhythm_key(checkpoint, evaluation),
-            f"`{chooser}` needs a validation at every checkpoint; steps here and epochs there may not meet",
-            "Count both in steps or both in epochs, or write `save_strategy: best`.",
-            "warning",
-        )
+    name = "saves_per_epoch" if checkpoint.saves_per_epoch == 0 else "save_strategy"
+    yield Finding(
+        name,
+        f"`{chooser}` needs checkpoints, and `{name}` asks for none",
+        f"Write `save_strategy: best`, or remove `{name}`.",
+    )
 
 
 def _picks_best(checkpoint: CheckpointSection, stopping: StoppingSection, schedule: ScheduleSection) -> bool:
@@ -176,13 +102,13 @@ def _check_direction(
 ) -> Iterator[Finding]:
     """The best loss is the lowest.
 
-    The metric is the validation loss unless `metric_for_best_model` names another; with `greater_is_better: true`
-    the worst model would be taken for the best.
+    The metric is the validation loss unless `metric_for_best_model` names another, such as the perplexity, which is
+    its exponential; with `greater_is_better: true` the worst model would be taken for the best.
     """
-    metric = checkpoint.metric_for_best_model or "eval_loss"
+    metric = checkpoint.best_metric
     if (
         checkpoint.greater_is_better
-        and metric.endswith("loss")
+        and metric.endswith(("loss", "perplexity"))
         and _picks_best(checkpoint, stopping, schedule)
     ):
         yield Finding(
@@ -200,13 +126,13 @@ def _check_known(
 ) -> Iterator[Finding]:
     """The metric that decides is one that is measured.
 
-    That is the validation loss, and the scores of `eval_causal_lm_metrics`.
+    That is the validation loss, its perplexity, and the scores of `eval_causal_lm_metrics`.
     """
     metric = checkpoint.metric_for_best_model
     if metric is None or not _picks_best(checkpoint, stopping, schedule):
         return
     scores = evaluation.eval_causal_lm_metrics or () if evaluation.do_causal_lm_eval else ()
-    measured = ("loss", *scores)
+    measured = tuple(dict.fromkeys(("loss", "perplexity", *scores)))
     if metric.removeprefix("eval_") not in measured:
         known = list_keys([f"eval_{name}" for name in measured])
         yield Finding(
@@ -268,9 +194,9 @@ RULES = (
     Rule("SD0226", _check_judge, wrong="early_stopping_patience: 3", right=_EARLY),
     Rule(
         "SD0227",
-        _check_rhythm,
-        wrong=_EARLY + "eval_steps: 100\nsave_steps: 250",
-        right=_EARLY + "evals_per_epoch: 4\nsaves_per_epoch: 2",
+        _check_kept,
+        wrong=_EARLY + "save_strategy: 'no'",
+        right=_EARLY + "save_strategy: best",
     ),
     Rule(
         "SD0228",

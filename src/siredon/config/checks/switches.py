@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from siredon.config.idle import find_idle_keys, find_useless_keys, keys_but
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.checkpoint import CheckpointSection, DynamicCheckpoint
 from siredon.config.sections.distributed import FsdpSection
 from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.generation import GenerationSection
 from siredon.config.sections.hub import HubSection
+from siredon.config.sections.logging import ProfilerSection
 from siredon.config.sections.loss import StoppingSection
 from siredon.config.sections.memory import MemorySection
 from siredon.config.sections.packing import PackingSection
@@ -61,17 +63,44 @@ _GENERATION_KEYS = (
 def _check_generation(generation: GenerationSection) -> Iterator[Finding]:
     """Settings of samples come with `generate_samples`.
 
-    `generation_max_new_tokens` is left out: under its old name `eval_max_new_tokens` many files carry it along.
+    `generation_max_new_tokens` is left out, as many files carry it along.
     """
     if not generation.generate_samples:
         yield from find_idle_keys(generation, _GENERATION_KEYS, "`generate_samples: true`")
 
 
+_DRAWING_KEYS = ("generation_temperature", "generation_top_p", "generation_top_k")
+
+
+def _check_drawing(generation: GenerationSection) -> Iterator[Finding]:
+    """How tokens are drawn matters where tokens are drawn.
+
+    With `generation_do_sample: false` the likeliest one is taken.
+    """
+    if generation.generate_samples and not generation.generation_do_sample:
+        yield from find_useless_keys(generation, _DRAWING_KEYS, "with `generation_do_sample: false`")
+
+
+def _check_record(profiler: ProfilerSection, batch: BatchSection) -> Iterator[Finding]:
+    """A record begins before the run ends."""
+    start, end = profiler.profiler_steps_start, batch.max_steps
+    if profiler.profiler_steps is not None and end is not None and start >= end:
+        yield Finding(
+            "profiler_steps_start",
+            f"the run ends after `max_steps: {end}`, before the record begins",
+            f"Lower `profiler_steps_start` under {end}.",
+            "warning",
+        )
+
+
 def _check_scores(evaluation: EvaluationSection) -> Iterator[Finding]:
     """Settings of a score come with the score.
 
-    `bench_dataset` and `bench_split` belong to `do_bench_eval`, `eval_causal_lm_metrics` to `do_causal_lm_eval`.
+    `bench_dataset` and `bench_split` belong to `do_bench_eval`, `eval_causal_lm_metrics` to `do_causal_lm_eval`, and
+    `eval_max_new_tokens` to `eval_table_size`.
     """
+    if not evaluation.eval_table_size:
+        yield from find_idle_keys(evaluation, ("eval_max_new_tokens",), "`eval_table_size: 5`")
     if not evaluation.do_bench_eval:
         yield from find_idle_keys(evaluation, ("bench_dataset", "bench_split"), "`do_bench_eval: true`")
     if not evaluation.do_causal_lm_eval:
@@ -136,6 +165,18 @@ def _check_requests(checkpoint: CheckpointSection) -> Iterator[Finding]:
 
 
 RULES = (
+    Rule(
+        "SD0656",
+        _check_drawing,
+        wrong="val_set_size: 0.1\ngenerate_samples: true\ngeneration_do_sample: false\ngeneration_top_k: 20",
+        right="val_set_size: 0.1\ngenerate_samples: true\ngeneration_do_sample: true\ngeneration_top_k: 20",
+    ),
+    Rule(
+        "SD0657",
+        _check_record,
+        wrong="max_steps: 10\nprofiler_steps: 3\nprofiler_steps_start: 50",
+        right="max_steps: 10\nprofiler_steps: 3\nprofiler_steps_start: 5",
+    ),
     Rule(
         "SD0259",
         _check_pose,

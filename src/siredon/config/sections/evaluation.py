@@ -21,6 +21,10 @@ class EvaluationSection(Section):
     )
     eval_steps: Float | None = key("Steps between validations, or a fraction of the run below 1.", None, gt=0)
     evals_per_epoch: Int | None = key("Validations per epoch; 0 makes none.", None, ge=0)
+    eval_table_size: Int | None = key(
+        "Validation rows that the model answers at each validation, into `predictions.jsonl`.", None, ge=0
+    )
+    eval_max_new_tokens: Int = key("Longest of those answers, in tokens.", 128, ge=1)
     do_causal_lm_eval: Bool | None = planned("Let the model answer validation prompts and score the text.")
     eval_causal_lm_metrics: tuple[TextMetric, ...] | None = planned("Scores of those answers.")
     do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siredon.config.fields import Bool, Int, Section, key, planned
+from siredon.config.fields import Bool, Int, Section, key
 
 
 class LoggingSection(Section):
@@ -13,8 +13,13 @@ class LoggingSection(Section):
     )
     use_tensorboard: Bool = key("Write TensorBoard files too.", False)
     log_source_loss: Bool = key("Log the loss of each data set by itself too, as `loss/<its name>`.", False)
-    include_tokens_per_second: Bool | None = planned("Count input tokens and log their rate, per second.")
-    include_tkps: Bool = planned("Log the rate of learned tokens, per second and GPU.", True)
+    include_tokens_per_second: Bool | None = key(
+        "Log how many input tokens have been trained on, as `num_tokens`; their rate is always logged.", None
+    )
+    include_tkps: Bool = key(
+        "Log the rate of learned tokens per second and device, as `learned_tokens_per_second_per_device`.",
+        True,
+    )
 
     def num_logging_steps(self, num_steps: int) -> int:
         """Optimizer steps between log lines for a run of `num_steps`."""
@@ -22,7 +27,9 @@ class LoggingSection(Section):
 
 
 class ProfilerSection(Section):
-    """A record of GPU memory over some steps."""
+    """A record of time and memory over some steps."""
 
-    profiler_steps: Int | None = planned("Optimizer steps that are recorded.")
-    profiler_steps_start: Int = planned("Optimizer step with which the record begins.", 0)
+    profiler_steps: Int | None = key(
+        "Optimizer steps whose operations are recorded, into `output_dir/profile`.", None, ge=1
+    )
+    profiler_steps_start: Int = key("Optimizer steps before the record begins.", 0, ge=0)

@@ -221,7 +221,7 @@ class ScheduleSection(Section):
     lr_quadratic_warmup: Bool | None = key("Warm up along a parabola, with `cosine`.", None)
     cosine_min_lr_ratio: Float | None = key("`cosine` ends at this fraction of the peak.", None, ge=0, le=1)
     cosine_constant_lr_ratio: Float | None = key(
-        "Fraction of the run after which `cosine` is flat.", None, gt=0, le=1
+        "Fraction of the run after which `cosine` is flat.", None, ge=0, le=1
     )
     jagged_restart_steps: Int | None = key(
         "Optimizer steps between restarts of the learning rate (ReLoRA).", None, ge=1

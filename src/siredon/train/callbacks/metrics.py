@@ -26,11 +26,10 @@ class MetricsWriter(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if state.global_step and self.path.is_file():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        if not keep_lines(self.path, state.global_step) and state.global_step:
+            # The run goes on in another folder: what the checkpoint remembers of its log is less, but without gaps.
+            rows = [_row(row["step"], row["epoch"], row) for row in state.log_history]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def on_log(
         self,
@@ -43,7 +42,20 @@ class MetricsWriter(TrainerCallback):
         """Writes one line."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        row = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        row |= {name: value for name, value in logs.items() if name != "epoch"}
+        row = _row(state.global_step, state.epoch or 0.0, logs)
         with self.path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
+
+
+def keep_lines(path: Path, step: int) -> int:
+    """Keeps the lines of a file up to a step, and says how many; a line that a kill cut short is none."""
+    text = path.read_text() if step and path.is_file() else ""
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(kept))
+    return len(kept)
+
+
+def _row(step: int, epoch: float, logs: dict[str, Any]) -> dict[str, Any]:
+    row = {"step": step, "epoch": round(epoch, 4)}
+    return row | {name: value for name, value in logs.items() if name not in ("epoch", "step")}

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from siredon.config.sections.logging import LoggingSection
 from siredon.hardware import Hardware, read_peak_bytes
 from siredon.log import is_terminal, note
 
@@ -18,18 +19,23 @@ class Progress(TrainerCallback):
 
     Args:
         hardware: Whose memory is shown.
-        count_tokens: How many tokens have been trained on so far, padding left out.
+        section: What is logged besides.
+        count_tokens: How many tokens all ranks have trained on so far, padding left out, and how many of them were
+            learned.
     """
 
-    def __init__(self, hardware: Hardware, count_tokens: Callable[[], int]) -> None:
+    def __init__(
+        self, hardware: Hardware, section: LoggingSection, count_tokens: Callable[[], tuple[int, int]]
+    ) -> None:
         self.hardware = hardware
+        self.section = section
         self.count_tokens = count_tokens
         self._bar: Any = None
         self._task: Any = None
         self._first_step = 0
         self._mark = 0.0  # when the clock last ran on
         self._busy = 0.0  # seconds of training, validation and saving left out
-        self._logged = (0.0, 0)  # busy seconds and tokens at the last log
+        self._logged = (0.0, 0, 0)  # busy seconds, tokens and learned tokens at the last log
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -37,7 +43,7 @@ class Progress(TrainerCallback):
         """Starts the clock, and the bar if there is a terminal."""
         self._first_step = state.global_step
         self._mark = time.perf_counter()
-        self._logged = (0.0, self.count_tokens())
+        self._logged = (0.0, *self.count_tokens())
         if state.is_world_process_zero and is_terminal(sys.stderr):
             self._bar, self._task = _build_bar(state)
 
@@ -63,13 +69,22 @@ class Progress(TrainerCallback):
         if logs is None or "train_runtime" in logs:
             return
         if "loss" in logs:
-            seconds, tokens = self._logged
-            self._logged = (self._busy, self.count_tokens())
-            logs["tokens_per_second"] = round((self._logged[1] - tokens) / max(self._busy - seconds, 1e-9), 1)
+            self._add_rates(logs, args.world_size)
             logs["peak_memory_gib"] = round(read_peak_bytes(self.hardware) / 2**30, 3)
         if state.is_world_process_zero:
             self._show(self._line(state, logs))
         self._mark = time.perf_counter()
+
+    def _add_rates(self, logs: dict[str, Any], num_devices: int) -> None:
+        """Tokens per second since the last log, validation and saving left out."""
+        before, self._logged = self._logged, (self._busy, *self.count_tokens())
+        seconds, tokens, learned = (now - then for now, then in zip(self._logged, before, strict=True))
+        seconds = max(seconds, 1e-9)
+        logs["tokens_per_second"] = round(tokens / seconds, 1)
+        if self.section.include_tkps:
+            logs["learned_tokens_per_second_per_device"] = round(learned / seconds / num_devices, 1)
+        if self.section.include_tokens_per_second:
+            logs["num_tokens"] = self._logged[1]
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -93,7 +108,10 @@ class Progress(TrainerCallback):
         width = len(str(state.max_steps))
         head = f"step {state.global_step:>{width}}/{state.max_steps}"
         if "eval_loss" in logs:
-            return f"{head}  validation loss {logs['eval_loss']:.4f}"
+            shown = f"{head}  validation loss {logs['eval_loss']:.4f}"
+            return shown + (
+                f"  perplexity {logs['eval_perplexity']:.4g}" if "eval_perplexity" in logs else ""
+            )
         done = state.global_step - self._first_step
         left = self._busy / done * (state.max_steps - state.global_step) if done else 0.0
         speed = f"{logs['tokens_per_second']:,.0f} tok/s"
