@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.memory import MemorySection
-from siredon.errors import CheckpointError
 from siredon.log import warn
+from siredon.model.adapter_folder import add_frozen_adapters, train_on
+from siredon.model.attach import upcast_trained_
 from siredon.registry import Shelf
 
 ADAPTERS = Shelf("siredon.model.adapters", "ADAPTER", "adapter")
@@ -22,19 +22,30 @@ def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
         model: A model of transformers.
         section: Which adapter.
         seed: Seed of its random weights, which do not depend on what ran before.
+
+    Raises:
+        ModelError: Settings that do not fit the model.
+        CheckpointError: A folder of an earlier adapter that holds none, or one that does not fit.
     """
     import transformers
 
     transformers.set_seed(seed)
     if section.adapter is None:
         return model
-    return ADAPTERS.load(section.adapter)(model, section)
+    model = add_frozen_adapters(model, section)
+    if section.lora_model_dir is None:
+        return ADAPTERS.load(section.adapter)(model, section)
+    adapted = train_on(model, section)
+    if section.peft_autocast_adapter_dtype:
+        upcast_trained_(adapted)
+    return adapted
 
 
 def warn_of_frozen_tokens(tokens: Sequence[str], section: AdapterSection) -> None:
     """New tokens have random embeddings, which an adapter leaves as they are unless it is told otherwise."""
     saved = " ".join(section.lora_modules_to_save)
-    if section.adapter and tokens and not ("embed" in saved or "wte" in saved):
+    trained = "embed" in saved or "wte" in saved or section.peft_trainable_token_indices
+    if section.adapter and tokens and not trained:
         warn(
             f"{len(tokens)} new token(s) ({', '.join(tokens[:3])}) have random embeddings, which are not trained: "
             "add `lora_modules_to_save: [embed_tokens, lm_head]`"
@@ -50,29 +61,3 @@ def recompute_activations_(model: Any, section: MemorySection) -> None:
     if options["use_reentrant"]:
         # Without an input that needs a gradient, reentrant checkpointing gives frozen layers none.
         model.enable_input_require_grads()
-
-
-def load_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter in `folder`.
-
-    Raises:
-        CheckpointError: The folder holds no whole adapter.
-    """
-    from peft import PeftModel
-
-    check_adapter(folder)
-    return PeftModel.from_pretrained(model, str(folder))
-
-
-def check_adapter(folder: Path) -> None:
-    """Refuses a folder that holds no whole adapter.
-
-    Raises:
-        CheckpointError: What is missing, and how it comes about.
-    """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} holds no adapter: {name} is missing",
-                "Train first (`siredon train CONFIG`), and use the same `output_dir`.",
-            )

@@ -18,6 +18,7 @@ from siredon.train.callbacks.progress import Progress
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
+from siredon.train.start import start_adapter_
 from siredon.train.trainer import SiredonTrainer
 
 
@@ -47,9 +48,11 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
 
     Raises:
         ModelError: The model lets packed documents see each other.
+        DataError: The start of an adapter by data finds too little of it.
     """
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
+    start_adapter_(trainer, config.adapter)
     # First of all: it sets right the epoch, which the others show.
     stream = parts.prepared.train
     if isinstance(stream, Stream):
