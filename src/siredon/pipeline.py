@@ -190,11 +190,11 @@ def inference(config: Config, prompts: Prompts) -> None:
 
 
 def merge_lora(config: Config) -> None:
-    """Merges the adapter in `output_dir` into its base: a normal model folder in `output_dir/merged`."""
-    from siredon.export.merge import merge_adapter
+    """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
+    from siredon.export.merge import choose_device, merge_adapter
     from siredon.export.merge_base import load_merge_base
     from siredon.hardware import probe_hardware
-    from siredon.model.adapt import check_adapter
+    from siredon.model.adapter_folder import find_adapter
     from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
@@ -202,14 +202,15 @@ def merge_lora(config: Config) -> None:
     quiet_libraries()
     # 1. Adapter
     output = config.checkpoint.output_folder
-    check_adapter(output)
+    adapter = find_adapter(config.adapter, output, merges=True)
     # 2. Base, in fp32, so that the sum is made in fp32
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     hardware = probe_hardware()
     base = load_merge_base(config, tokenizer, hardware)
     # 3. Merge, and write in the format the run trained in
     precision = resolve_precision(config.precision, hardware, has_adapter=True)
-    merge_adapter(base, output, output / "merged", tokenizer, precision.weights)
+    base.to(choose_device(config.adapter, hardware))
+    merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
     show(f"merged model: {output / 'merged'}")
 
 

@@ -124,8 +124,6 @@ def test_old_checkpoints_go(write_config: Any, tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
 
-
-
 def test_added_special_tokens_are_trained_and_saved(write_config: Any, tmp_path: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -8,7 +8,7 @@ from siredon.config.schema import Config
 from siredon.config.sections.model import ModelSection
 from siredon.data.prompt import build_prompting
 from siredon.hardware import Hardware
-from siredon.model.adapt import load_adapter
+from siredon.model.adapter_folder import add_frozen_adapters, find_adapter, load_adapter
 from siredon.model.load import Source, load_model
 from siredon.model.locate import tuned_model
 from siredon.model.precision import resolve_precision
@@ -21,13 +21,14 @@ def load_tuned(config: Config, hardware: Hardware) -> Engine:
     if not config.writes_adapter:
         return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
     engine = _load_engine(config.model, config, hardware)
-    adapted = load_adapter(engine.model, config.checkpoint.output_folder)
+    folder = find_adapter(config.adapter, config.checkpoint.output_folder)
+    adapted = load_adapter(add_frozen_adapters(engine.model, config.adapter), folder)
     return replace(engine, model=adapted.to(hardware.device).eval(), adapter="on")
 
 
 def load_base(config: Config, hardware: Hardware, tuned: Engine | None) -> Engine:
-    """The base model; the tuned one with its adapter off, where there is an adapter."""
-    if tuned is not None and tuned.adapter == "on":
+    """The base model; the tuned one with its adapter off, where that gives the base back."""
+    if tuned is not None and tuned.adapter == "on" and not config.adapter.hides_base:
         return replace(tuned, adapter="off")
     return _load_engine(config.model, config, hardware)
 

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
+from siredon.model.adapter_folder import free_of_start_
 from siredon.model.relora import RELORA
 from siredon.train.trainer import SiredonTrainer
 
@@ -121,6 +122,7 @@ def publish_checkpoint(folder: Path, output_dir: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name not in state and not path.name.startswith("rng_state"):
             shutil.copy2(path, output_dir / path.name)
+    free_of_start_(output_dir)
 
 
 def restore_token_count_(trainer: SiredonTrainer, folder: Path) -> None:

@@ -36,6 +36,7 @@ from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
+from siredon.train.start import start_adapter_
 from siredon.train.trainer import SiredonTrainer
 
 
@@ -65,10 +66,12 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
 
     Raises:
         ModelError: The model lets packed documents see each other.
+        DataError: The start of an adapter by data finds too little of it.
     """
     trainer.optimizing = OptimizerPlan.of(config)
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
+    start_adapter_(trainer, config.adapter)
     # First of all: it sets right the epoch, which the others show.
     stream = parts.prepared.train
     if isinstance(stream, Stream):

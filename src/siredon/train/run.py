@@ -9,6 +9,7 @@ from typing import Any
 from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.log import note, show, warn
+from siredon.model.adapter_folder import free_of_start_
 from siredon.train.callbacks.progress import show_time
 from siredon.train.callbacks.relora import save_trained
 from siredon.train.plot import plot_losses
@@ -40,6 +41,7 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
     save_trained(trainer, folder)
     if not trainer.is_world_process_zero():
         return
+    free_of_start_(folder)
     base.generation_config.save_pretrained(str(folder))
     plotted = plot_losses(folder / "metrics.jsonl", folder / "loss.png")
     finished = {

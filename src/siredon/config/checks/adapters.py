@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from siredon.config.checks.distributed import has_fsdp
 from siredon.config.idle import find_idle_keys, keys_but, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
-from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.adapter import AdapterSection, is_pattern
 from siredon.config.sections.distributed import DeepspeedSection, FsdpSection
 from siredon.config.sections.embedding import EmbeddingSection
 from siredon.config.sections.freezing import FreezingSection, LisaSection, ReloraSection
@@ -66,6 +66,7 @@ _NOT_OF_TRAINING = (
     "lora_target_modules",
     "lora_target_linear",
     "lora_modules_to_save",
+    "peft",
     "loraplus_lr_embedding",
     "lora_on_cpu",
     "merge_method",
@@ -84,8 +85,9 @@ def _check_idle(
 
     Alone they have no effect.
     """
-    if adapter.adapter not in ("lora", "qlora"):
-        yield from find_idle_keys(adapter, _LORA_KEYS, "`adapter: lora`")
+    if not adapter.is_lora:
+        if adapter.adapter is None:
+            yield from find_idle_keys(adapter, _LORA_KEYS, "`adapter: lora`")
         yield from find_idle_keys(kernels, _FUSED_KEYS, "`adapter: lora`")
     if adapter.adapter != "qlora":
         yield from find_idle_keys(quantization, ("qlora_sharded_model_loading",), "`adapter: qlora`")
@@ -129,20 +131,18 @@ def _check_layers(adapter: AdapterSection) -> Iterator[Finding]:
         )
 
 
-_SPECIAL = re.compile(r"[\\^$*+?(){}|\[\]]")
-
-
 def _check_patterns(adapter: AdapterSection, freezing: FreezingSection) -> Iterator[Finding]:
     """Regular expressions can be read as such.
 
     A plain name is none: only one with a special character other than a dot is looked at.
     """
     asked = [(f"lora_target_modules.{i}", text) for i, text in enumerate(adapter.lora_target_modules)]
+    asked += [(f"lora_exclude_modules.{i}", text) for i, text in enumerate(adapter.lora_exclude_modules)]
     asked += [("lora_rank_pattern", text) for text in adapter.lora_rank_pattern or ()]
     asked += [("lora_alpha_pattern", text) for text in adapter.lora_alpha_pattern or ()]
     asked += [(f"unfrozen_parameters.{i}", found.name) for i, found in enumerate(freezing.patterns)]
     for name, text in asked:
-        reason = _why_unreadable(text) if _SPECIAL.search(text) else ""
+        reason = _why_unreadable(text) if is_pattern(text) else ""
         if reason:
             yield Finding(
                 name,
@@ -232,7 +232,7 @@ def _check_start(adapter: AdapterSection, quantization: QuantizationSection) -> 
 
     `peft_init_lora_weights` is another start.  From weights in few bits LoftQ would start at noise.
     """
-    if adapter.peft is None or adapter.peft.loftq_config is None:
+    if "loftq_config" not in adapter.peft:
         return
     if adapter.peft_init_lora_weights is not None:
         message = "`peft_init_lora_weights` and `peft.loftq_config` exclude each other"

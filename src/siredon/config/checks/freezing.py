@@ -104,7 +104,7 @@ def _check_merged(
     adapted, rounded = adapter.model_dump(), quantization.model_dump()
     found = [name for name in _FEW_BITS if rounded.get(name)]
     found += [name for name in _NOT_RESTARTED if adapted.get(name)]
-    found += ["peft.loftq_config"] if adapter.peft is not None and adapter.peft.loftq_config else []
+    found += ["peft.loftq_config"] if "loftq_config" in adapter.peft else []
     for name in found:
         yield Finding(name, f"`{name}` does not work with `relora: true`", f"Remove `{name}`, or `relora`.")
 

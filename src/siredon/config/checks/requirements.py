@@ -68,7 +68,7 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
     """An adapter knows its rank, its scale and its layers, and its settings come with `adapter`.
 
     LoRA's rank and alpha have no default that is right for every model.  Without `adapter`, settings of LoRA
-    would be passed over and every weight trained.
+    would be passed over and every weight trained.  An adapter that is trained on (`lora_model_dir`) has its own.
     """
     if adapter.adapter is None:
         idle = [name for name in type(adapter).model_fields if name in adapter.model_fields_set & _LORA_KEYS]
@@ -79,9 +79,9 @@ def _check_adapter(adapter: AdapterSection) -> Iterator[Finding]:
                 "Add `adapter: lora`, or remove the key.",
                 "warning",
             )
-    if adapter.adapter not in ("lora", "qlora"):
+    if adapter.adapter in (None, "llama-adapter") or adapter.lora_model_dir is not None:
         return
-    for name in ("lora_r", "lora_alpha"):
+    for name in ("lora_r", "lora_alpha") if adapter.is_lora else ():
         if name not in adapter.model_fields_set:
             yield Finding(
                 "adapter", f"`adapter: {adapter.adapter}` needs `{name}`", f"Add `{name}: 16`, for example."

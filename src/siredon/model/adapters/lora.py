@@ -7,82 +7,57 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from siredon.config.sections.adapter import AdapterSection
-from siredon.errors import ModelError
+from siredon.model.attach import as_peft, build_settings, wrap_
+from siredon.model.lora_fit import check_fit, fit_transposed, fit_tying
+from siredon.model.targets import find_targets
 
 
 def attach_lora_(model: Any, section: AdapterSection) -> Any:
-    """Freezes the model and puts LoRA beside the chosen layers; LoRA's own weights are fp32.
+    """Freezes the model and puts LoRA on the chosen layers; what is trained is fp32.
 
     Returns:
         The model, wrapped by PEFT.
 
     Raises:
-        ModelError: A name in `lora_target_modules` or `lora_modules_to_save` matches no layer.
+        ModelError: A name that matches nothing in this model, or a setting that its layers do not allow.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    everything = {name for name, _ in model.named_modules()}
-    _check_names("lora_target_modules", section.lora_target_modules, everything, linear)
-    _check_names("lora_modules_to_save", section.lora_modules_to_save, everything, everything)
-    _check_tied(model, section.lora_target_modules)
-    names: list[str] | str = list(section.lora_target_modules)
-    if section.lora_target_linear:
-        names = "all-linear" if not names else sorted({*names, *_linear_names(model, linear)})
-    config = LoraConfig(
-        r=section.lora_r or 0,
-        lora_alpha=section.lora_alpha or 0,
-        lora_dropout=section.lora_dropout,
-        target_modules=names,
-        modules_to_save=list(section.lora_modules_to_save) or None,
-        ensure_weight_tying=bool(_tied_names(model, section.lora_modules_to_save)),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(model, config)
-    # PEFT keeps LoRA's own weights in fp32 whatever the base has; what is trained in full beside them too.
-    for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad and ".modules_to_save." in name:
-            parameter.data = parameter.data.float()
-    return adapted
-
-
-def _linear_names(model: Any, linear: set[str]) -> set[str]:
-    head = model.get_output_embeddings()
-    skip = {name for name, module in model.named_modules() if module is head}
-    return {name.rpartition(".")[2] for name in linear - skip}
+    targets = find_targets(model, section)
+    check_fit(model, section, targets)
+    start = section.peft_init_lora_weights
+    tokens = section.peft_trainable_token_indices
+    settings = {
+        "r": section.lora_r or 0,
+        "lora_alpha": section.lora_alpha or 0,
+        "lora_dropout": section.lora_dropout,
+        "target_modules": as_peft(targets.short) if targets.modules else [],
+        "target_parameters": list(targets.parameters) or None,
+        "modules_to_save": list(section.lora_modules_to_save) or None,
+        "ensure_weight_tying": fit_tying(model, section),
+        "fan_in_fan_out": fit_transposed(model, section, targets),
+        "bias": section.lora_bias,
+        "rank_pattern": dict(section.lora_rank_pattern or {}),
+        "alpha_pattern": dict(section.lora_alpha_pattern or {}),
+        "use_dora": bool(section.peft_use_dora),
+        "use_rslora": bool(section.peft_use_rslora),
+        "init_lora_weights": True if start is None else start,
+        "layer_replication": [tuple(pair) for pair in section.peft_layer_replication or ()] or None,
+        "trainable_token_indices": _as_lists(tokens) if tokens else None,
+        **section.peft,
+    }
+    if start == "eva":
+        settings.setdefault("eva_config", {})
+    return wrap_(model, build_settings(section, LoraConfig, settings), section)
 
 
-def _tied_names(model: Any, names: tuple[str, ...]) -> list[str]:
-    """Those of `names` that mean embeddings or head, while the two are one tensor."""
-    if not model.config.tie_word_embeddings:
-        return []
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    tied = {name for name, module in model.named_modules() if any(module is end for end in ends)}
-    return [name for name in names if any(full == name or full.endswith(f".{name}") for full in tied)]
-
-
-def _check_tied(model: Any, names: tuple[str, ...]) -> None:
-    tied = _tied_names(model, names)
-    if tied:
-        raise ModelError(
-            f"`lora_target_modules: {tied[0]}`: this model's embeddings and head are one tensor, "
-            "and LoRA on one of them could not be merged",
-            f"Train it in full: `lora_modules_to_save: [{tied[0]}]`.",
-        )
-
-
-def _check_names(key: str, names: tuple[str, ...], everything: set[str], offered: set[str]) -> None:
-    for name in names:
-        if not any(full == name or full.endswith(f".{name}") for full in everything):
-            there = sorted({full.rpartition(".")[2] for full in offered if full})
-            raise ModelError(
-                f"`{key}: {name}` matches no layer of this model",
-                f"Its layers: {', '.join(there)}.",
-            )
+def _as_lists(
+    tokens: tuple[int, ...] | dict[str, tuple[int, ...]],
+) -> list[int] | dict[str, list[int]]:
+    if isinstance(tokens, dict):
+        return {name: list(ids) for name, ids in tokens.items()}
+    return list(tokens)
 
 
 ADAPTER = attach_lora_
