@@ -88,7 +88,7 @@ _NOT_RESTARTED = (
     "peft_trainable_token_indices",
     "lora_target_parameters",
 )
-_FEW_BITS = ("load_in_4bit", "load_in_8bit", "gptq", "model_quantization_config")
+_FEW_BITS = ("load_in_4bit", "load_in_8bit", "load_in_torchao", "gptq", "model_quantization_config")
 
 
 def _check_merged(
