@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+from safetensors import SafetensorError
 
 from siredon.config.model_folder import PICKLE_FIX, Place, find_place, list_pickles
 from siredon.config.sections.model import ModelSection
@@ -11,7 +15,16 @@ from siredon.errors import CheckpointError, ModelError
 from siredon.registry import suggest
 
 #: What transformers raises when something cannot be loaded, for whatever reason.
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, NotImplementedError)
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+    struct.error,
+)
 
 
 def tuned_model(section: ModelSection, output_dir: Path) -> ModelSection:
@@ -55,6 +68,16 @@ def explain_loading(name: str, what: str, error: Exception) -> ModelError:
         return ModelError(
             f"base_model: {name} needs Python code that comes with its weights",
             "Read that code, then set `trust_remote_code: true`.",
+        )
+    if isinstance(error, UnpicklingError):
+        return ModelError(
+            f"base_model: the pickle in {name} holds more than tensors, and is not read: {reason}",
+            "Take the model from a source that has safetensors.",
+        )
+    if "out of memory" in reason:
+        return ModelError(
+            f"base_model: there is no room for the weights of {name}: {reason}",
+            "Use fewer bits a weight, a smaller model, or a device with more memory.",
         )
     if place.gguf_file is not None:
         return _explain_gguf(place, what, reason)

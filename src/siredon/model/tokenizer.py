@@ -81,7 +81,7 @@ def load_own_tokenizer(tokenizer: TokenizerSection, model: ModelSection) -> Any:
 def _read(place: Place, kind: str, tokenizer: TokenizerSection, model: ModelSection, **options: Any) -> Any:
     loaded = find_class("tokenizer_type", kind, "Leave it out: AutoTokenizer finds the class.")
     try:
-        return loaded.from_pretrained(
+        built = loaded.from_pretrained(
             place.folder,
             trust_remote_code=model.trust_remote_code,
             revision=model.revision or "main",
@@ -90,6 +90,10 @@ def _read(place: Place, kind: str, tokenizer: TokenizerSection, model: ModelSect
         )
     except LOADING_ERRORS as error:
         raise explain_loading(tokenizer.path_for(model.base_model), "tokenizer", error) from error
+    if "legacy" in vars(built):
+        # transformers does not write it down, so that a saved tokenizer would split in another way than it did here.
+        built.init_kwargs["legacy"] = built.legacy
+    return built
 
 
 def _is_plain(folder: Path) -> bool:
