@@ -93,7 +93,7 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
                 use_safetensors=True,
                 **choose_reading(source.quantization, config, dtype, hardware),
             )
-            settle_quantized_(model, source.quantization)
+            settle_quantized_(model)
     except (OSError, ValueError) as error:
         raise explain_loading(section.base_model, "model", error) from error
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
