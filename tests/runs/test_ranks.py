@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from tests.runs.test_train import metrics_of, weights_of
+from tests.runs.test_train import LORA, metrics_of, weights_of
 
 from siredon import pipeline
 from siredon.config.load import load_config
@@ -56,6 +57,20 @@ def test_two_ranks_give_the_weights_and_losses_of_one(write_config: Any, tmp_pat
     one_weights, two_weights = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     assert max((one_weights[n] - two_weights[n]).abs().max().item() for n in one_weights) < 1e-4
     assert all(torch.isfinite(value).all() for value in two_weights.values())
+
+
+@pytest.mark.parametrize("few_bits", [{"load_in_4bit": True}, {"load_in_torchao": "int8"}])
+def test_two_ranks_train_beside_weights_in_few_bits_as_one_does(
+    write_config: Any, tmp_path: Path, few_bits: dict[str, Any]
+):
+    adapter = {**LORA, "adapter": "qlora" if "load_in_4bit" in few_bits else "lora"}
+    keys = {**adapter, **few_bits, "max_steps": 2, "save_strategy": "no"}
+    one = write_config("one.yml", **keys, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one"))
+    two = write_config("two.yml", **keys, gradient_accumulation_steps=1, output_dir=str(tmp_path / "two"))
+    pipeline.train(load_config(str(one))[0])
+    train_on_two_ranks(two)
+    first, second = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-4
 
 
 def test_an_odd_number_of_rows_is_shared_without_training_on_any_twice(write_config: Any, tmp_path: Path):

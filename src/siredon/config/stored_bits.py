@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from siredon.config.rule import Finding
@@ -16,6 +17,32 @@ _METHODS = {
     "torchao": ("load_in_torchao",),
 }
 _CLASSES = {"Mxfp4Config": "mxfp4", "FineGrainedFP8Config": "fp8"}
+
+_OURS = "pip install 'siredon[quantization]'"
+_GPTQ = "pip install gptqmodel optimum"
+#: A key, or how weights are stored -> the packages that it takes, and how they are installed.
+_PACKAGES: dict[str, tuple[tuple[str, str], ...]] = {
+    "load_in_4bit": (("bitsandbytes", _OURS),),
+    "load_in_8bit": (("bitsandbytes", _OURS),),
+    "bitsandbytes": (("bitsandbytes", _OURS),),
+    "load_in_torchao": (("torchao", _OURS),),
+    "torchao": (("torchao", _OURS),),
+    "qat": (("torchao", _OURS),),
+    "gptq": (("gptqmodel", _GPTQ), ("optimum", _GPTQ)),
+    "awq": (("gptqmodel", "pip install gptqmodel"),),
+    "compressed-tensors": (("compressed_tensors", "pip install compressed-tensors"),),
+}
+
+
+def find_lacking(name: str) -> Iterator[tuple[str, str]]:
+    """The packages that are not installed, with the command that installs each.
+
+    Args:
+        name: A key, or how weights are stored.
+    """
+    for package, install in _PACKAGES.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            yield package, install
 
 
 def find_contradiction(section: QuantizationSection, stored: Mapping[str, Any]) -> Finding | None:

@@ -5,6 +5,9 @@ locate.py      a name -> a local folder, or a hub id
 tokenizer.py   tokenizer, with its special tokens
 precision.py   number formats, decided by config and hardware
 load.py        config and weights -> model
+quantized.py   weights in few bits: read, trained beside, widened
+quantizers/    how frozen weights come to few bits, one file per key
+rounding.py    weights that are rounded as they are used, in training
 adapt.py       what is trained, and what is recomputed
 quiet.py       keeps the chatter of libraries off the screen
 adapters/      what is trained beside frozen weights, one file per `adapter:`

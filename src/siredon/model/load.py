@@ -188,7 +188,7 @@ def _read_weights(
         model, info = _read_safely(model_class, place.folder, section, options)
     check_whole(section.base_model, type(model).__name__, info)
     check_placement(model, hardware)
-    settle_quantized_(model, source.quantization)
+    settle_quantized_(model)
     return model
 
 

@@ -12,7 +12,7 @@ import torch
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.quantization import QuantizationSection
-from siredon.config.stored_bits import find_contradiction
+from siredon.config.stored_bits import find_contradiction, find_lacking
 from siredon.errors import ModelError
 from siredon.hardware import Hardware, name_local_device
 from siredon.log import note
@@ -74,6 +74,11 @@ def choose_reading(
             f"base: stored in {method.upper()}, widened to {_name(dtype)} as it is read, so that it can be trained"
         )
         return {"quantization_config": build(**{**options, "dequantize": True})}
+    for package, install in find_lacking(method):
+        raise ModelError(
+            f"base_model: its weights are stored by {method}, which takes the package {package}",
+            f"Install it: `{install}`; or name the model's 16-bit weights.",
+        )
     if method:
         note(
             f"base: stored in few bits ({method}); its own settings hold, and only an adapter can be trained"
@@ -86,12 +91,12 @@ def choose_reading(
     return {}
 
 
-def settle_quantized_(model: Any, section: QuantizationSection) -> None:
+def settle_quantized_(model: Any) -> None:
     """Makes a model that was just loaded in few bits fit to be trained beside."""
-    for way in section.ways if _quantizer(model) else ():
-        settle_ = QUANTIZERS.load(way).settle_
-        if settle_ is not None:
-            settle_(model)
+    quantizer = _quantizer(model)
+    part = None if quantizer is None else _find_part(quantizer.quantization_config)
+    if part is not None and part.settle_ is not None:
+        part.settle_(model)
 
 
 def check_trainable(model: Any, section: AdapterSection) -> None:
@@ -151,6 +156,12 @@ def widen_(model: Any) -> Any:
     if quantizer is None:
         return model.float()
     part = _find_part(quantizer.quantization_config)
+    if part is None:
+        raise ModelError(
+            f"weights held by {_method(quantizer.quantization_config.quant_method)} cannot be widened, "
+            "so nothing can be merged into them",
+            "Use the adapter beside them, or name the model's 16-bit weights as `base_model` and merge into those.",
+        )
     for name, rounded in list(find_rounded(model)):
         layer = torch.nn.Linear(rounded.in_features, rounded.out_features, bias=False, device="meta")  # type: ignore[arg-type]
         layer.weight = torch.nn.Parameter(part.widen(rounded).float().cpu(), requires_grad=False)
@@ -161,19 +172,13 @@ def widen_(model: Any) -> Any:
     return torch.nn.Module.to(model, device="cpu", dtype=torch.float32)
 
 
-def _find_part(settings: Any) -> Quantizer:
-    """The part that holds weights as these settings of transformers say."""
+def _find_part(settings: Any) -> Quantizer | None:
+    """The part that holds weights as these settings of transformers say; None for those of other libraries."""
     method = _method(settings.quant_method)
     if method == "bitsandbytes":
         part: Quantizer = QUANTIZERS.load("load_in_4bit" if settings.load_in_4bit else "load_in_8bit")
-    elif method == "torchao":
-        part = QUANTIZERS.load("load_in_torchao")
-    else:
-        raise ModelError(
-            f"weights held by {method} cannot be widened, so nothing can be merged into them",
-            "Use the adapter beside them, or name the model's 16-bit weights as `base_model` and merge into those.",
-        )
-    return part
+        return part
+    return QUANTIZERS.load("load_in_torchao") if method == "torchao" else None
 
 
 def _quantizer(model: Any) -> Any:

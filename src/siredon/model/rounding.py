@@ -95,4 +95,7 @@ def _check_groups(sizes: dict[str, int], group: int) -> None:
             )
 
 
-_WEIGHTS = {"int4": vars(torch)["int4"], "int8": torch.int8}
+_WEIGHTS = {
+    "int4": torch.int4,  # type: ignore[attr-defined]
+    "int8": torch.int8,
+}

@@ -52,11 +52,9 @@ def idle(code: str, key: str, bad: str, good: str) -> Case:
 ADAPTERS = [
     Case("SD0301", "adapter", LORA.replace("lora", "qlora", 1), QLORA),
     Case("SD0301", "adapter", QLORA.replace("4bit", "8bit"), LORA + "load_in_8bit: true\n"),
-    Case("SD0301", "adapter", QLORA.replace("load_in_4bit", "gptq"), LORA + "gptq: true\n"),
     Case("SD0301", "load_in_4bit", "load_in_4bit: true\n", "load_in_4bit: false\n"),
     Case("SD0301", "load_in_8bit", "load_in_8bit: true\n", LORA + "load_in_8bit: true\n"),
     Case("SD0301", "adapter", LLAMA + "load_in_8bit: true\n", LLAMA),
-    Case("SD0302", "gptq", QLORA + "gptq: true\n", QLORA),
     Case(
         "SD0302",
         "model_quantization_config",

@@ -80,6 +80,21 @@ def test_ways_of_few_bits_are_refused_where_they_cannot_work(text: str, expected
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (QLORA.replace("load_in_4bit", "gptq"), {"SD0301", "SD0566"}),
+        (QLORA + "gptq: true\n", {"SD0302", "SD0566"}),
+        (LORA + "gptq: true\n", {"SD0566"}),
+        ("gptq: true\n", {"SD0301"}),
+        (LORA.replace("lora_target_linear: true", "lora_target_modules: [q_proj]") + "gptq: true\n", set()),
+    ],
+)
+def test_weights_of_gptq_have_an_adapter_on_named_layers(text: str, expected: set[str]):
+    # Whether their packages are installed is another rule.
+    assert {code for code, _, _ in found(text)} - {"SD0560"} == expected
+
+
+@pytest.mark.parametrize(
     ("stored", "text", "fix"),
     [
         ({}, "model_quantization_config: Mxfp4Config\n", "Round them as they are read: `load_in_4bit: true`"),

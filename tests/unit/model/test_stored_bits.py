@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import build_model
 from tests.unit.model.test_quantized import IDS, LORA, QLORA, load
 
+from siredon.config.stored_bits import find_lacking
 from siredon.errors import ModelError
 from siredon.model.adapt import attach_adapter_
-from siredon.model.quantized import check_trainable, find_rounded
+from siredon.model.quantized import check_trainable, find_rounded, widen_
 
 #: The values of a 4-bit float with 2 bits of exponent and 1 of mantissa, and the bit of the sign.
 FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -150,3 +151,83 @@ def test_what_the_weights_contradict_is_refused_wherever_they_come_from(write_co
     path.write_text(base + "model_quantization_config: Mxfp4Config\n")
     with pytest.raises(ConfigError, match="by fp8: not what `model_quantization_config` says"):
         load_config(str(path))
+
+
+def pack_gptq(weight: torch.Tensor, group: int = 32) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A weight, [outputs, inputs], in 4 bits as GPTQ stores it, rounded to the nearest; and what it comes to."""
+    outputs, inputs = weight.shape
+    groups = weight.reshape(outputs, -1, group)
+    scales = (groups.abs().amax(-1) / 7).half()
+    codes = (groups / scales.float().unsqueeze(-1)).round().clamp(-8, 7)
+    truth = (codes * scales.float().unsqueeze(-1)).reshape(outputs, inputs)
+    shifts = 4 * torch.arange(8, dtype=torch.int32)
+    columns = (codes + 8).reshape(outputs, inputs).t().to(torch.int32)
+    zeros = torch.full((inputs // group, outputs // 8, 8), 7, dtype=torch.int32)
+    stored = {
+        "qweight": (columns.reshape(-1, 8, outputs) << shifts[None, :, None]).sum(1).to(torch.int32),
+        "qzeros": (zeros << shifts).sum(-1).to(torch.int32),
+        "scales": scales.t().contiguous(),
+        "g_idx": (torch.arange(inputs) // group).to(torch.int32),
+    }
+    return stored, truth
+
+
+@pytest.fixture
+def gptq_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A Llama in 4 bits by GPTQ, and what each of its weights comes to."""
+    folder = tmp_path / "gptq"
+    build_model(len(tokenizer), tied=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights, truth = {}, {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if not name.endswith("proj.weight"):
+            weights[name] = weight
+            continue
+        layer = name.removesuffix(".weight")
+        parts, truth[layer] = pack_gptq(weight)
+        weights |= {f"{layer}.{part}": tensor for part, tensor in parts.items()}
+    settings = {"bits": 4, "group_size": 32, "desc_act": False, "sym": True, "checkpoint_format": "gptq"}
+    rewrite(folder, weights, quant_method="gptq", **settings)
+    return folder, truth
+
+
+ON_QUERIES = {
+    "adapter": "lora",
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_target_modules": ["q_proj", "down_proj"],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(bool(list(find_lacking("gptq"))), reason="gptqmodel and optimum are not installed")
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_of_gptq_are_read_as_their_formula_says_and_trained_beside(
+    write_config: Any, gptq_folder: Any, named: bool
+):
+    folder, truth = gptq_folder
+    base, config = load(
+        write_config(base_model=str(folder), **ON_QUERIES, **({"gptq": True} if named else {}))
+    )
+    layer = "model.layers.1.mlp.down_proj"
+    inputs = torch.randn(5, truth[layer].shape[1], generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(base.get_submodule(layer)(inputs), inputs @ truth[layer].t(), atol=2e-3)
+    check_trainable(base, config.adapter)
+    model = attach_adapter_(base, config.adapter, seed=0)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], 1e-2)
+    losses = []
+    for _ in range(4):
+        loss = model(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05
+    with pytest.raises(ModelError, match="held by gptq cannot be widened"):
+        widen_(base)
+
+
+@pytest.mark.skipif(not list(find_lacking("gptq")), reason="gptqmodel and optimum are installed")
+def test_a_package_that_stored_weights_take_is_named(write_config: Any, gptq_folder: Any):
+    with pytest.raises(ModelError, match=r"takes the package gptqmodel\n.*pip install gptqmodel optimum"):
+        load(write_config(base_model=str(gptq_folder[0]), **ON_QUERIES))

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 from siredon.config.model_folder import read_model_config
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.quantization import QuantizationSection
-from siredon.config.stored_bits import find_contradiction
+from siredon.config.stored_bits import find_contradiction, find_lacking
 from siredon.registry import suggest
-
-_PACKAGES = {
-    "load_in_4bit": "bitsandbytes",
-    "load_in_8bit": "bitsandbytes",
-    "load_in_torchao": "torchao",
-    "qat": "torchao",
-}
 
 
 def _check_packages(quantization: QuantizationSection) -> Iterator[Finding]:
     """The package that holds weights in few bits, or rounds them in training, is installed."""
     asked = list(quantization.ways) + (["qat"] if quantization.qat is not None else [])
     for name in asked:
-        package = _PACKAGES.get(name)
-        if package is not None and importlib.util.find_spec(package) is None:
-            yield Finding(
-                name,
-                f"`{name}` needs the package {package}, which is not installed",
-                "Install it: `pip install 'siredon[quantization]'`.",
-            )
+        for package, install in find_lacking(name):
+            message = f"`{name}` needs the package {package}, which is not installed"
+            yield Finding(name, message, f"Install it: `{install}`.")
+
+
+def _check_gptq(quantization: QuantizationSection, adapter: AdapterSection) -> Iterator[Finding]:
+    """LoRA beside weights of GPTQ names its layers.
+
+    Layers of GPTQ are no linear layers to PEFT, so `lora_target_linear` does not find them.
+    """
+    if quantization.gptq and adapter.lora_target_linear:
+        yield Finding(
+            "lora_target_linear",
+            "`lora_target_linear` does not find layers of GPTQ",
+            "Name them: `lora_target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]`.",
+        )
 
 
 _FORMATS = ("bfloat16", "float16", "float32")
@@ -193,5 +195,12 @@ RULES = (
         _check_start,
         wrong="max_steps: 100\nqat:\n  fake_quant_after_n_steps: 100",
         right="max_steps: 100\nqat:\n  fake_quant_after_n_steps: 50",
+    ),
+    Rule(
+        "SD0566",
+        _check_gptq,
+        wrong=_LORA + "gptq: true",
+        right=_LORA + "load_in_8bit: true",
+        portable=False,
     ),
 )

@@ -58,7 +58,7 @@ class QuantizationSection(Section):
         "dequantized",
     )
     qlora_sharded_model_loading: Bool = planned("Quantize shard by shard (QLoRA with FSDP).", False)
-    gptq: Bool | None = planned("The weights were quantized by GPTQ.")
+    gptq: Bool | None = key("The weights were quantized by GPTQ; with `adapter: lora`.", None)
     use_onebitllms: Bool | None = planned("Three-valued weights, as in BitNet (1.58 bits).")
     model_quantization_config: Literal["Mxfp4Config", "FineGrainedFP8Config"] | None = key(
         "Class of transformers that reads weights quantized by others; they are widened as they are read.",

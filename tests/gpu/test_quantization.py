@@ -1,0 +1,114 @@
+"""On a GPU: weights are rounded there, one at a time; trained beside, asked and merged as on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.runs.test_train import config_of, metrics_of
+from tests.unit.model.test_quantized import IDS, LORA, QLORA, WAYS, bytes_of, load
+from tests.unit.model.test_stored_bits import fp8_folder, mxfp4_folder
+
+from siredon import pipeline
+from siredon.hardware import probe_hardware, read_peak_bytes
+from siredon.model.adapt import attach_adapter_
+from siredon.model.quantized import find_rounded, widen_
+
+__all__ = ["fp8_folder", "mxfp4_folder"]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not probe_hardware().is_gpu, reason="this machine has no GPU"),
+]
+
+
+def frozen_bytes(model: Any) -> dict[str, bytes]:
+    """As `bytes_of`, from the GPU."""
+    return bytes_of(model.cpu())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_training_moves_the_adapter_alone(write_config: Any, way: str):
+    device = probe_hardware().device
+    path = write_config(**WAYS[way])
+    before = frozen_bytes(load(path, torch.bfloat16)[0])
+    base, config = load(path, torch.bfloat16)
+    assert {weight.device.type for weight in base.parameters()} == {device}
+    model = attach_adapter_(base, config.adapter, seed=0).to(device)
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], 0.5)
+    losses = []
+    for _ in range(6):
+        with torch.autocast(device, torch.bfloat16):
+            loss = model(input_ids=IDS.to(device), labels=IDS.to(device)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05
+    after = frozen_bytes(model)
+    assert {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): part
+        for name, part in after.items()
+    } == before
+
+
+def test_the_model_in_16_bits_is_never_whole_on_the_gpu(write_config: Any, tmp_path: Path, tokenizer: Any):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+    }
+    folder = tmp_path / "large"
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).to(torch.bfloat16)
+    whole = sum(2 * weight.numel() for weight in model.parameters())
+    model.save_pretrained(folder, max_shard_size="100MB")
+    tokenizer.save_pretrained(folder)
+    hardware = probe_hardware()
+    torch.accelerator.reset_peak_memory_stats()
+    held = torch.accelerator.memory_allocated()
+    base, _ = load(write_config(base_model=str(folder), **QLORA), torch.bfloat16)
+    peak = read_peak_bytes(hardware) - held
+    assert len(list(find_rounded(base))) == 12 * 7
+    assert peak < 0.6 * whole
+
+
+@pytest.mark.parametrize("way", ["nf4-twice", "8bit", "torchao-int8", "torchao-fp8"])
+def test_a_widened_model_gives_the_logits_of_the_rounded_one(write_config: Any, way: str):
+    base, _ = load(write_config(**WAYS[way]))
+    device = probe_hardware().device
+    with torch.no_grad():
+        rounded = base.eval()(IDS.to(device)).logits.cpu()
+        difference = (widen_(base)(IDS).logits - rounded).abs().max().item()
+    assert difference < (0.5 if way == "8bit" else 5e-3)
+
+
+@pytest.mark.parametrize("keys", [QLORA, {**LORA, "load_in_8bit": True}, {**LORA, "load_in_torchao": "fp8"}])
+def test_a_whole_run_is_validated_and_merged(write_config: Any, tmp_path: Path, keys: dict[str, Any]):
+    from transformers import AutoModelForCausalLM
+
+    from siredon.serve.load import load_tuned
+
+    run = {"max_steps": 10, "learning_rate": 5e-2, "val_set_size": 2, "eval_steps": 5, "bf16": True}
+    config = config_of(write_config(**keys, **run, gradient_checkpointing=True))
+    pipeline.train(config)
+    losses = [row["eval_loss"] for row in metrics_of(tmp_path / "out") if "eval_loss" in row]
+    assert losses[-1] < losses[0]
+    tuned = load_tuned(config, probe_hardware()).model
+    with torch.no_grad():
+        answering = tuned.eval()(IDS.to(probe_hardware().device)).logits.float().cpu()
+        pipeline.merge_lora(config)
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out/merged", dtype=torch.float32)
+        difference = (merged.eval()(IDS).logits - answering).abs().max().item()
+    assert difference < 1.0
+
+
+def test_fp8_and_mxfp4_are_widened_here_too(write_config: Any, fp8_folder: Any, mxfp4_folder: Any):
+    for folder, truth in (fp8_folder, mxfp4_folder):
+        base, _ = load(write_config(base_model=str(folder), attn_implementation="eager"), torch.bfloat16)
+        for name, weight in truth.items():
+            found = base.get_parameter(name).float().cpu()
+            assert torch.allclose(found, weight.to(torch.bfloat16).float(), rtol=1e-2, atol=1e-6)
