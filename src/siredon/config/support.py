@@ -18,6 +18,7 @@ from siredon.registry import Shelf
 
 _DESCRIBED = re.compile(r"[`)]: ")
 _METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
+_OPTIMIZERS = Shelf("siredon.train.optimizers", "OPTIMIZER", "optimizer")
 
 
 #: Values of `chat_template` that are no part of the shelf.
@@ -52,7 +53,7 @@ def all_areas() -> tuple[Area, ...]:
         _shelf_area("Chat templates", "chat_template", TEMPLATES, KNOWN_TEMPLATES, _OTHER_TEMPLATES),
         _word_area("Adapters", "adapter"),
         _method_area(),
-        _word_area("Optimizers", "optimizer"),
+        _shelf_area("Optimizers", "optimizer", _OPTIMIZERS, _words_of("optimizer")),
         _word_area("Schedules of the learning rate", "lr_scheduler"),
         _word_area("Attention", "attn_implementation"),
         _key_area("Number formats", ("precision",)),
@@ -131,6 +132,13 @@ def _about(shelf: Shelf, name: str) -> str:
     doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
     first = " ".join(doc.partition("\n\n")[0].split())
     return first.partition("`: ")[2].rstrip(".") or first
+
+
+def _words_of(key: str) -> tuple[str, ...]:
+    """Every word of a key, built or not."""
+    entry = find_entry(key)
+    assert entry is not None
+    return literal_words(entry.info.field.annotation)
 
 
 def _word_area(title: str, key: str) -> Area:

@@ -70,7 +70,7 @@ class Problem(torch.nn.Module):
 
     def forward(self, step: int) -> torch.Tensor:
         """Each token is followed by its successor, modulo 32; a batch of each step."""
-        ids = (torch.arange(24) * 7 + step) % 32
+        ids = (torch.arange(24, device=self.embed.weight.device) * 7 + step) % 32
         hidden = self.norm(torch.relu(self.first(self.embed(ids))))
         logits = self.head(torch.relu(self.second(hidden)))
         return torch.nn.functional.cross_entropy(logits.float(), (ids + 1) % 32)
