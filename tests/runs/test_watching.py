@@ -166,6 +166,21 @@ def test_early_stopping_ends_with_the_best_and_counts_on_after_a_resume(
     assert same(out, out / f"checkpoint-{best}")
 
 
+def test_a_run_that_has_stopped_early_has_nothing_left_to_do(write_config: Any, tmp_path: Path, capsys: Any):
+    keys = {**LORA, "val_set_size": 4, "eval_steps": 1, "save_steps": 1, "max_steps": 9, "learning_rate": 9.0}
+    keys |= {"lr_scheduler": "constant", "early_stopping_patience": 2, "save_total_limit": 9}
+    pipeline.train(config_of(write_config(**keys)))
+    out = tmp_path / "out"
+    losses = [row["eval_loss"] for row in metrics_of(out) if "eval_loss" in row][1:]
+    best = losses.index(min(losses)) + 1
+    assert len(losses) == best + 2
+    # Killed after its last checkpoint, before the weights were written: they are those of the best one.
+    (out / "adapter_model.safetensors").unlink()
+    pipeline.train(config_of(write_config(**keys, auto_resume_from_checkpoints=True)))
+    assert "nothing to do" in capsys.readouterr().out
+    assert same(out, out / f"checkpoint-{best}")
+
+
 def test_load_best_can_go_by_perplexity_and_by_its_own_rhythm(write_config: Any, tmp_path: Path):
     keys = {**LORA, "val_set_size": 4, "eval_steps": 2, "save_steps": 5, "max_steps": 8, "learning_rate": 0.5}
     keys |= {"load_best_model_at_end": True, "metric_for_best_model": "perplexity", "save_total_limit": 1}
