@@ -100,7 +100,9 @@ def test_watching_a_run_does_not_change_it(write_config: Any, tmp_path: Path, to
     assert same(tmp_path / "plain", out)
 
 
-def test_the_metrics_of_a_resumed_run_have_neither_gaps_nor_repeats(write_config: Any, tmp_path: Path):
+def test_the_metrics_of_a_resumed_run_have_neither_gaps_nor_repeats(
+    write_config: Any, tmp_path: Path, capsys: Any
+):
     # A checkpoint within a line of the log, whose loss is a mean over the steps before it and after
     keys = {
         "max_steps": 8,
@@ -127,8 +129,9 @@ def test_the_metrics_of_a_resumed_run_have_neither_gaps_nor_repeats(write_config
         "resume_from_checkpoint": str(out / "checkpoint-6"),
         "output_dir": str(tmp_path / "new"),
     }
-    pipeline.train(config_of(write_config("c.yml", **elsewhere)))
+    pipeline.train(config_of(write_config("c.yml", **elsewhere, learning_rate=0.5)))
     assert untimed(tmp_path / "new") == whole
+    assert "`learning_rate: 0.5` has no effect" in capsys.readouterr().err
 
 
 def test_early_stopping_ends_with_the_best_and_counts_on_after_a_resume(
