@@ -103,6 +103,7 @@ def train(config: Config) -> None:
     from siredon.train.arguments import count_steps
     from siredon.train.checkpoint import count_steps_done, find_resume_folder, publish_checkpoint
     from siredon.train.equip import Parts
+    from siredon.train.finished import find_result
     from siredon.train.record import identify_run, write_record
     from siredon.train.run import finish_run, warn_of_idle_devices
 
@@ -119,9 +120,10 @@ def train(config: Config) -> None:
     identity = identify_run(config, prepared)
     resume = find_resume_folder(config.checkpoint, identity)
     output = config.checkpoint.output_folder
-    if resume and count_steps_done(resume) >= schedule.num_steps:
-        publish_checkpoint(resume, output)
-        show(f"nothing to do: {output} has all {schedule.num_steps:,} steps behind it")
+    result = find_result(resume, config, schedule.num_steps) if resume else None
+    if resume and result:
+        publish_checkpoint(result, output)
+        show(f"nothing to do: {output} has all {count_steps_done(resume):,} steps behind it")
         return
     # 4. Model: weights, adapter, what is trained and what is recomputed
     stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids

@@ -100,7 +100,9 @@ def test_watching_a_run_does_not_change_it(write_config: Any, tmp_path: Path, to
     assert same(tmp_path / "plain", out)
 
 
-def test_the_metrics_of_a_resumed_run_have_neither_gaps_nor_repeats(write_config: Any, tmp_path: Path):
+def test_the_metrics_of_a_resumed_run_have_neither_gaps_nor_repeats(
+    write_config: Any, tmp_path: Path, capsys: Any
+):
     # A checkpoint within a line of the log, whose loss is a mean over the steps before it and after
     keys = {
         "max_steps": 8,
@@ -127,8 +129,9 @@ def test_the_metrics_of_a_resumed_run_have_neither_gaps_nor_repeats(write_config
         "resume_from_checkpoint": str(out / "checkpoint-6"),
         "output_dir": str(tmp_path / "new"),
     }
-    pipeline.train(config_of(write_config("c.yml", **elsewhere)))
+    pipeline.train(config_of(write_config("c.yml", **elsewhere, learning_rate=0.5)))
     assert untimed(tmp_path / "new") == whole
+    assert "`learning_rate: 0.5` has no effect" in capsys.readouterr().err
 
 
 def test_early_stopping_ends_with_the_best_and_counts_on_after_a_resume(
@@ -163,6 +166,21 @@ def test_early_stopping_ends_with_the_best_and_counts_on_after_a_resume(
     ended = untimed(out)
     pipeline.train(config_of(write_config("b.yml", **keys, auto_resume_from_checkpoints=True)))
     assert untimed(out) == ended
+    assert same(out, out / f"checkpoint-{best}")
+
+
+def test_a_run_that_has_stopped_early_has_nothing_left_to_do(write_config: Any, tmp_path: Path, capsys: Any):
+    keys = {**LORA, "val_set_size": 4, "eval_steps": 1, "save_steps": 1, "max_steps": 9, "learning_rate": 9.0}
+    keys |= {"lr_scheduler": "constant", "early_stopping_patience": 2, "save_total_limit": 9}
+    pipeline.train(config_of(write_config(**keys)))
+    out = tmp_path / "out"
+    losses = [row["eval_loss"] for row in metrics_of(out) if "eval_loss" in row][1:]
+    best = losses.index(min(losses)) + 1
+    assert len(losses) == best + 2
+    # Killed after its last checkpoint, before the weights were written: they are those of the best one.
+    (out / "adapter_model.safetensors").unlink()
+    pipeline.train(config_of(write_config(**keys, auto_resume_from_checkpoints=True)))
+    assert "nothing to do" in capsys.readouterr().out
     assert same(out, out / f"checkpoint-{best}")
 
 

@@ -13,7 +13,7 @@ from siredon.config.deal import built_words, literal_words
 from siredon.config.entries import Entry, all_groups, find_entry
 from siredon.config.pages import describe_integration, head, is_built, link_key, slug, table
 from siredon.config.plugins import INTEGRATIONS
-from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_TEMPLATES, TEMPLATES
+from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_TEMPLATES, SCHEDULES, TEMPLATES
 from siredon.registry import Shelf
 
 _DESCRIBED = re.compile(r"[`)]: ")
@@ -54,7 +54,7 @@ def all_areas() -> tuple[Area, ...]:
         _word_area("Adapters", "adapter"),
         _method_area(),
         _shelf_area("Optimizers", "optimizer", _OPTIMIZERS, _words_of("optimizer")),
-        _word_area("Schedules of the learning rate", "lr_scheduler"),
+        _shelf_area("Schedules of the learning rate", "lr_scheduler", SCHEDULES, ()),
         _word_area("Attention", "attn_implementation"),
         _key_area("Number formats", ("precision",)),
         _key_area("Weights with few bits", ("quantization",)),

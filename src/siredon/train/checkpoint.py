@@ -15,6 +15,7 @@ from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
 from siredon.model.adapter_folder import free_of_start_
 from siredon.model.relora import RELORA
+from siredon.log import warn
 from siredon.train.trainer import SiredonTrainer
 
 _PREFIX = "checkpoint-"
@@ -51,14 +52,23 @@ class IdentityWriter(TrainerCallback):
         self.identity = identity
         self.trainer = trainer
         self.resume = resume
+        self.learning_rate = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Goes on with the log line that the checkpoint fell into."""
+        self.learning_rate = args.learning_rate
         facts = json.loads((self.resume / _STATE).read_text()) if self.resume else {}
         if "log" in facts:
             self.trainer.restore_log_(facts["log"])
+        if facts.get("learning_rate", args.learning_rate) != args.learning_rate:
+            # The peak is a part of the schedule's saved state
+            self.learning_rate = facts["learning_rate"]
+            warn(
+                f"`learning_rate: {args.learning_rate:g}` has no effect: the run goes on with that of its checkpoint, "
+                f"{self.learning_rate:g}"
+            )
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -68,7 +78,12 @@ class IdentityWriter(TrainerCallback):
         log = self.trainer.gather_log()
         if not state.is_world_process_zero or not folder.is_dir():
             return
-        facts = {"identity": asdict(self.identity), "num_tokens": self.trainer.num_tokens_seen, "log": log}
+        facts = {
+            "identity": asdict(self.identity),
+            "num_tokens": self.trainer.num_tokens_seen,
+            "learning_rate": self.learning_rate,
+            "log": log,
+        }
         beside = folder / f".{_STATE}"
         beside.write_text(json.dumps(facts))
         os.replace(beside, folder / _STATE)

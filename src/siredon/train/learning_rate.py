@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from siredon.config.sections.optimizer import ScheduleSection
 from siredon.config.shelves import SCHEDULES
+from siredon.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,15 @@ class JaggedRestarts(LRScheduler):
         return {"own": own, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on from there.
+
+        Raises:
+            CheckpointError: It is the state of a schedule without restarts.
+        """
+        if "own" not in state_dict:
+            raise CheckpointError(
+                "jagged_restart_steps: the checkpoint is of a run without restarts of the learning rate",
+                "Remove `jagged_restart_steps`, or start anew.",
+            )
         super().load_state_dict(state_dict["own"])
         self.inner.load_state_dict(state_dict["inner"])

@@ -350,7 +350,7 @@ SAVING = [
         "SD0228",
         "greater_is_better",
         VALIDATION + "greater_is_better: true\n",
-        VALIDATION + "greater_is_better: false\n",
+        EARLY + "greater_is_better: false\n",
     ),
     Case(
         "SD0229",

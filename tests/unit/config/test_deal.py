@@ -135,7 +135,6 @@ def test_a_planned_key_without_a_default_may_be_off(value: str):
     "text",
     [
         "kd_ce_alpha: 5\n",
-        "include_tkps: false\n",
         "lm_eval_post_train: false\n",
         "lm_eval_tasks: [arc]\n",
         "fsdp_config: {offload_params: true}\n",
@@ -241,7 +240,6 @@ def test_settings_that_no_fsdp_needs_are_passed_over_inside_its_mapping_only(nam
         "dataloader_pin_memory: false\n",
         "low_cpu_mem_usage: false\n",
         "comet_online: false\n",
-        "cosine_min_lr_ratio: 0\n",
         "dataset_shard_idx: 0\n",
     ],
 )

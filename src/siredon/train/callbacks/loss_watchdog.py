@@ -58,10 +58,23 @@ class LossWatchdog(TrainerCallback, ExportableState):
         Raises:
             TrainingError: The loss has been too high for too long.
         """
+        self._check(state, f", kept as checkpoint-{state.global_step}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ends the run with its last step, where `save_strategy: best` has written nothing.
+
+        Raises:
+            TrainingError: The loss has been too high for too long.
+        """
+        self._check(state, "")
+
+    def _check(self, state: TrainerState, kept: str) -> None:
         if self.num_failed < self.patience:
             return
         raise TrainingError(
             f"the loss was above `loss_watchdog_threshold: {self.threshold:g}` for {self.num_failed} optimizer steps "
-            f"in a row: {self._last:.4g} at step {state.global_step}, kept as checkpoint-{state.global_step}",
+            f"in a row: {self._last:.4g} at step {state.global_step}{kept}",
             "Lower `learning_rate`, look at the rows with `siredon inspect`, or raise the threshold.",
         )

@@ -1,4 +1,4 @@
-"""`lr_scheduler: cosine_warmup_with_min_lr`: the same, with a first step that is not in vain."""
+"""`lr_scheduler: cosine_warmup_with_min_lr`: half a cosine to a lowest rate, with a first step that is not in vain."""
 
 from __future__ import annotations
 
