@@ -26,20 +26,21 @@ Gradients = dict[str, torch.Tensor]
 Change = Callable[[Any, Any, Path], object]
 
 
-def build(adapter: bool, targets: tuple[str, ...] = (), **settings: Any) -> tuple[Any, Any]:
+def build(
+    adapter: bool, targets: tuple[str, ...] = (), dropout: float = 0.2, **settings: Any
+) -> tuple[Any, Any]:
     """A Llama in fp32, and what is trained of it: all, or LoRA with dropout."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    config = LlamaConfig(
-        num_hidden_layers=NUM_LAYERS, num_key_value_heads=2, initializer_range=0.2, **sizes, **settings
-    )
+    sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": NUM_LAYERS}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(**{**sizes, **heads, "initializer_range": 0.2, **settings})
     base = LlamaForCausalLM(config).train()
     if not adapter:
         return base, base
     where: dict[str, Any] = {"lora_target_modules": targets} if targets else {"lora_target_linear": True}
-    section = AdapterSection(adapter="lora", lora_r=4, lora_alpha=8, lora_dropout=0.2, **where)
+    section = AdapterSection(adapter="lora", lora_r=4, lora_alpha=8, lora_dropout=dropout, **where)
     model = attach_adapter_(base, section, seed=1)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -47,11 +48,11 @@ def build(adapter: bool, targets: tuple[str, ...] = (), **settings: Any) -> tupl
     return model, base
 
 
-def backward(model: Any, *, num_passes: int = 2) -> Gradients:
+def backward(model: Any, *, num_passes: int = 2, device: torch.device | None = None) -> Gradients:
     """Gradients of two passes, of two lengths, with the same random numbers each time."""
     torch.manual_seed(7)
     for length in (24, 17)[:num_passes]:
-        ids = torch.randint(0, 128, (2, length))
+        ids = torch.randint(0, 128, (2, length)).to(device or "cpu")
         logits = model(input_ids=ids, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
