@@ -61,7 +61,7 @@ def _build_saver(
     if not kind:
         return None
     if kind == "disk":
-        return Saver(DiskPark(output / "activations" / f"rank-{rank()}"), model, hardware.device)
+        return Saver(DiskPark(output / f"activations-rank-{rank()}"), model, hardware.device)
     if not hardware.is_gpu:
         warn(
             "`activation_offloading` has no effect: this run computes on the CPU, and activations are in RAM already. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -88,7 +89,7 @@ def resolve_precision(section: PrecisionSection, hardware: Hardware, *, has_adap
     return Precision(torch.float32, None, tf32)
 
 
-def set_formats_(model: torch.nn.Module, base: Any, section: PrecisionSection, precision: Precision) -> str:
+def set_formats_(model: Any, base: Any, section: PrecisionSection, precision: Precision) -> str:
     """Gives what is trained, and norms, the formats that the config asks for.
 
     Args:
@@ -105,6 +106,9 @@ def set_formats_(model: torch.nn.Module, base: Any, section: PrecisionSection, p
     """
     if precision.is_pure:
         cast_trained_(model, precision.weights)
+        if model is not base:
+            # A run that goes on reads its adapter anew, which PEFT would turn into fp32.
+            model.load_adapter = partial(model.load_adapter, autocast_adapter_dtype=False)
     if not section.fp32_norms or precision.weights == torch.float32:
         return ""
     number = hold_norms_in_fp32_(base, tuple(section.fp32_norm_classes or NORMS))

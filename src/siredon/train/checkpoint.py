@@ -13,9 +13,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
+from siredon.log import warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.model.relora import RELORA
-from siredon.log import warn
 from siredon.train.trainer import SiredonTrainer
 
 _PREFIX = "checkpoint-"

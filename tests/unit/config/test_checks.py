@@ -197,6 +197,17 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_install_command(monke
     assert list(rule.check(LoggingSection(use_tensorboard=True))) == []
 
 
+def test_attention_that_is_not_installed_is_named_with_its_install_command_and_what_there_is():
+    from siredon.config.attentions import NEEDS
+
+    if NEEDS["flash_attention_2"].is_missing:
+        (problem,) = check("attn_implementation: flash_attention_2\n").diagnostics
+        assert (problem.code, problem.key, problem.severity) == ("SD0687", "attn_implementation", "error")
+        assert "`pip install flash-attn --no-build-isolation`" in problem.fix
+        assert "`attn_implementation: sdpa`" in problem.fix
+    accept("attn_implementation: flex_attention\n")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}-{case.key}")
 def test_a_rule_points_at_a_line_of_the_file(case: Case, checkpoint: str):
     (problem,) = problems_of(case, case.bad, checkpoint)

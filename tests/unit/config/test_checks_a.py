@@ -542,6 +542,37 @@ MEMORY = [
         RECOMPUTING + "selective_checkpointing: true\ntorch_compile: auto\n",
         RECOMPUTING + "torch_compile: auto\n",
     ),
+    Case(
+        "SD0680",
+        "gradient_checkpointing_every_n_layers",
+        "gradient_checkpointing_every_n_layers: 2\n",
+        "gradient_checkpointing: true\ngradient_checkpointing_every_n_layers: 2\n",
+    ),
+    Case(
+        "SD0682",
+        "selective_checkpointing.save",
+        RECOMPUTING + "selective_checkpointing:\n  save: aten.native_dropout\n",
+        RECOMPUTING + "attn_implementation: eager\nselective_checkpointing:\n  save: aten.silu\n",
+    ),
+    Case(
+        "SD0683",
+        "layer_offloading",
+        LORA + "layer_offloading: true\ntorch_compile: true\n",
+        LORA + "layer_offloading: true\n",
+    ),
+    warning("SD0685", "fp32_norms", "float32: true\nfp32_norms: true\n", "bf16: full\nfp32_norms: true\n"),
+    Case(
+        "SD0686",
+        "adam_epsilon",
+        "float16: true\nadam_epsilon: 1e-8\n",
+        "float16: true\noptimizer: sgd\nadam_epsilon: 1e-8\n",
+    ),
+    Case(
+        "SD0688",
+        "attn_implementation",
+        "float32: true\nattn_implementation: flash_attention_3\n",
+        "bf16: false\nfp16: true\nattn_implementation: flash_attention_3\n",
+    ),
 ]
 
 MODELS = [
