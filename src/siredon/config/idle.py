@@ -21,6 +21,13 @@ def keys_set(section: Section, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in section.model_fields_set)
 
 
+def keys_asking(section: Section, names: Iterable[str]) -> tuple[str, ...]:
+    """Those keys that the file sets to something else than their default, and not to false or nothing."""
+    values = ((name, vars(section)[name]) for name in keys_set(section, names))
+    fields = type(section).model_fields
+    return tuple(name for name, value in values if value and value != fields[name].default)
+
+
 def find_idle_keys(section: Section, names: Iterable[str], needs: str, prefix: str = "") -> Iterator[Finding]:
     """A warning for the keys that are set although what they need is not.
 

@@ -17,6 +17,7 @@ from siredon.config.sections.adapter import AdapterSection
 from siredon.errors import CheckpointError, ModelError
 from siredon.log import note
 from siredon.model.attach import without_needless_warnings
+from siredon.model.loftq import round_base_
 from siredon.model.targets import find_targets
 
 SETTINGS = "adapter_config.json"
@@ -84,7 +85,7 @@ def load_adapter(model: Any, folder: Path, **options: Any) -> Any:
     check_adapter(folder)
     with _free_of_start(folder) as free, without_needless_warnings():
         try:
-            return PeftModel.from_pretrained(
+            adapted = PeftModel.from_pretrained(
                 model, str(free), torch_device=str(model.get_input_embeddings().weight.device), **options
             )
         except (RuntimeError, ValueError, KeyError) as error:
@@ -93,6 +94,8 @@ def load_adapter(model: Any, folder: Path, **options: Any) -> Any:
                 f"the adapter in {folder} does not fit this model: {reason}",
                 "Use the `base_model` that it was trained on.",
             ) from error
+    round_base_(adapted, folder)
+    return adapted
 
 
 def add_frozen_adapters(model: Any, section: AdapterSection) -> Any:

@@ -12,9 +12,9 @@ from siredon.model.attach import holds_transposed
 from siredon.model.targets import Targets, check_patterns, tied_names
 
 #: Starts that decompose a weight, or that only linear layers have.
-_OF_MATRICES = ("pissa", "olora", "orthogonal", "mica", "eva")
+_OF_MATRICES = ("pissa", "olora", "orthogonal", "mica", "eva", "loftq")
 #: Those of them that take singular or orthogonal vectors of the weight: no more than it has.
-_OF_VECTORS = ("pissa", "olora", "mica")
+_OF_VECTORS = ("pissa", "olora", "mica", "loftq")
 
 
 def check_fit(model: Any, section: AdapterSection, targets: Targets) -> None:
@@ -72,21 +72,21 @@ def fit_tying(model: Any, section: AdapterSection) -> bool:
 
 
 def _check_start(model: Any, section: AdapterSection, targets: Targets) -> None:
-    start = section.start
+    start = "loftq" if section.rounds_base else section.start
     if start not in _OF_MATRICES:
         return
+    asked = "peft: loftq_config" if start == "loftq" else f"peft_init_lora_weights: {start}"
     for name in targets.modules:
         module = model.get_submodule(name)
         if isinstance(module, torch.nn.Embedding) and start != "mica":
             raise ModelError(
-                f"`peft_init_lora_weights: {start}` is for linear layers, and {name} is an embedding",
+                f"`{asked}` is for linear layers, and {name} is an embedding",
                 "Leave it out of `lora_target_modules`.",
             )
-        largest = min(module.weight.shape)
-        rank = _largest_rank(section)
+        largest, rank = min(module.weight.shape), _largest_rank(section)
         if start in _OF_VECTORS and rank > largest:
             raise ModelError(
-                f"`peft_init_lora_weights: {start}`: a rank of {rank} is more than {name} has, {largest}",
+                f"`{asked}`: a rank of {rank} is more than {name} has, {largest}",
                 "Lower `lora_r` or `lora_rank_pattern`.",
             )
 

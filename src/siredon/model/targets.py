@@ -25,11 +25,13 @@ class Targets:
         modules: Full names of the layers.
         parameters: Full names of the bare tensors.
         short: The layers as PEFT takes them: as they stand in the YAML where that says the same, else full names.
+        short_parameters: The same for the tensors.
     """
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...]
     short: str | tuple[str, ...]
+    short_parameters: tuple[str, ...]
 
 
 def find_targets(model: Any, section: AdapterSection) -> Targets:
@@ -66,7 +68,10 @@ def find_targets(model: Any, section: AdapterSection) -> Targets:
         )
     _check_overlap(chosen, parameters)
     modules = tuple(name for name in everything if name in chosen)
-    return Targets(modules, tuple(sorted(parameters)), _shorten(section, modules))
+    names = tuple(section.lora_target_parameters or ())
+    if section.peft_layers_to_transform is not None or any(map(is_pattern, names)):
+        names = tuple(sorted(parameters))
+    return Targets(modules, tuple(sorted(parameters)), _shorten(section, modules), names)
 
 
 def linear_layers(model: Any) -> list[str]:

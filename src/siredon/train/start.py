@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from siredon.errors import DataError
 from siredon.log import note
 from siredon.model.adapter_folder import read_start
 from siredon.model.attach import upcast_trained_
+from siredon.model.loftq import ROUNDED
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.trainer import SiredonTrainer
 
@@ -27,8 +29,11 @@ def start_adapter_(trainer: SiredonTrainer, section: AdapterSection) -> None:
     Raises:
         DataError: EVA finds too few tokens in a batch.
     """
-    if section.adapter is None or section.lora_model_dir is not None:
+    if section.adapter is None:
         return
+    continued = section.lora_model_dir
+    if section.rounds_base or (continued and (Path(continued).expanduser() / ROUNDED).is_file()):
+        trainer.add_callback(StartKeeper({}, is_rounded=True))
     if section.start == "eva":
         start_by_data_(trainer)
         if section.peft_autocast_adapter_dtype:

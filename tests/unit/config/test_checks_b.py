@@ -14,13 +14,19 @@ from siredon.config.sections.ray import RaySection
 LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
 QUERIES = LORA.replace("lora_target_linear: true", "lora_target_modules: [q_proj]")
 QLORA = LORA.replace("adapter: lora", "adapter: qlora\nload_in_4bit: true")
-LLAMA = "adapter: llama-adapter\n"
+LLAMA = "adapter: llama-adapter\npeft: {adapter_len: 4, adapter_layers: 2}\n"
 FSDP1 = "fsdp_version: 1\nfsdp_config:\n  reshard_after_forward: true\n"
 FSDP2 = FSDP1.replace("1", "2")
 OFFLOAD = "  offload_params: true\n"
 ZERO2 = "deepspeed: zero2.json\n"
 GRPO = "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\n"
 VLLM = GRPO + "  use_vllm: true\n"
+LOKR = "adapter: lokr\nlora_target_linear: true\n"
+EVA = LORA + "peft_init_lora_weights: eva\n"
+NITER = LORA + "peft_init_lora_weights: pissa_niter_16\n"
+ODD = LORA.replace("lora_r: 8", "lora_r: 7") + "peft_init_lora_weights: "
+STACK = LORA + "peft_layer_replication: [[0, 2], [1, 3]]\n"
+LOFTQ = LORA + "peft: {loftq_config: {loftq_bits: 4}}\n"
 RELORA = LORA + "relora: true\njagged_restart_steps: 500\n"
 GYM = "rl: grpo\nnemo_gym_enabled: true\nnemo_gym_datasets:\n  - path: a\nnemo_gym_auto_start: false\n"
 EBFT = "rl: ebft\nebft:\n  embed_method: mean_pooling\n"
@@ -62,7 +68,7 @@ ADAPTERS = [
         LORA + "model_quantization_config: Mxfp4Config\n",
     ),
     idle("SD0303", "lora_rank_pattern", "lora_rank_pattern: {q_proj: 4}\n", "lora_rank_pattern: {}\n"),
-    idle("SD0303", "loraplus_lr_ratio", LLAMA + "loraplus_lr_ratio: 16\n", LORA + "loraplus_lr_ratio: 16\n"),
+    idle("SD0303", "loraplus_lr_ratio", "loraplus_lr_ratio: 16\n", LORA + "loraplus_lr_ratio: 16\n"),
     idle("SD0303", "lora_mlp_kernel", "lora_mlp_kernel: true\n", "lora_mlp_kernel: false\n"),
     idle(
         "SD0303",
@@ -157,6 +163,38 @@ ADAPTERS = [
         "lisa_layers_attribute: h\n",
         "lisa_layers_attribute: h\nlisa_step_interval: 9\nlisa_n_layers: 2\n",
     ),
+    Case("SD0530", "lora_alpha", LOKR + "lora_alpha: 8\n", LOKR + "peft: {alpha: 8}\n"),
+    Case("SD0530", "peft_use_dora", LOKR + "peft_use_dora: true\n", LOKR + "peft_use_dora: false\n"),
+    Case("SD0530", "lora_target_linear", LLAMA + "lora_target_linear: true\n", LLAMA),
+    Case("SD0531", "peft", "peft: {r: 8}\n", LOKR + "peft: {r: 8}\n"),
+    Case("SD0531", "peft.r", LORA + "peft: {r: 8}\n", LORA),
+    Case("SD0531", "peft.bias", LOKR + "peft: {bias: all}\n", LORA + "lora_bias: all\n"),
+    Case("SD0531", "peft.task_type", LOKR + "peft: {task_type: CAUSAL_LM}\n", LOKR),
+    Case("SD0531", "peft.eva_config", EVA + "peft: {eva_config: 2}\n", EVA),
+    Case("SD0531", "peft.eva_config.rhoo", EVA + "peft: {eva_config: {rhoo: 1}}\n", EVA),
+    Case("SD0532", "peft_init_lora_weights", LORA + "peft_init_lora_weights: corda\n", LORA),
+    Case("SD0532", "peft_init_lora_weights", LORA + "peft_init_lora_weights: loftq\n", LORA),
+    Case("SD0532", "peft_init_lora_weights", LORA + "peft_init_lora_weights: pissa_niter_x\n", NITER),
+    Case("SD0532", "lora_r", ODD + "orthogonal\n", ODD + "gaussian\n"),
+    Case("SD0532", "peft_init_lora_weights", EVA + "lora_target_parameters: [experts.w]\n", EVA),
+    Case("SD0532", "peft_init_lora_weights", EVA + "peft_use_dora: true\n", EVA),
+    Case(
+        "SD0532",
+        "peft.eva_config",
+        LORA + "peft: {eva_config: {rho: 1}}\n",
+        EVA + "peft: {eva_config: {rho: 1}}\n",
+    ),
+    Case(
+        "SD0533",
+        "peft_trainable_token_indices",
+        LORA + "peft_trainable_token_indices: [5]\nlora_modules_to_save: [embed_tokens]\n",
+        LORA + "peft_trainable_token_indices: [5]\n",
+    ),
+    Case("SD0534", "lora_model_dir", LORA + "lora_model_dir: no/such/folder\n", LORA),
+    Case("SD0536", "lora_target_modules", STACK + "lora_target_modules: [q_proj]\n", STACK),
+    Case("SD0537", "adapter", "adapter: llama-adapter\npeft: {adapter_layers: 2}\n", LLAMA),
+    Case("SD0538", "peft.loftq_config.loftq_iter", LORA + "peft: {loftq_config: {loftq_iter: 2}}\n", LOFTQ),
+    Case("SD0538", "peft_use_dora", LOFTQ + "peft_use_dora: true\n", LOFTQ),
     Case("SD0309", "relora", "relora: true\njagged_restart_steps: 500\n", RELORA),
     Case("SD0309", "relora", RELORA + FSDP2, RELORA + "ddp: true\n"),
     Case("SD0309", "relora", RELORA + ZERO2, RELORA),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os.path
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from siredon.config.idle import keys_but, keys_set, list_keys
+from siredon.config.idle import keys_asking, keys_but, list_keys
 from siredon.config.peft_options import (
     NESTED,
     OPTIONS,
@@ -20,6 +21,7 @@ from siredon.config.peft_options import (
 )
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection, is_pattern
+from siredon.config.sections.streaming import StreamingSection
 from siredon.registry import find_clear, suggest
 
 #: What every adapter has.
@@ -61,9 +63,9 @@ def _check_keys(adapter: AdapterSection) -> Iterator[Finding]:
     """
     if adapter.adapter is None or adapter.is_lora:
         return
-    wrong = keys_set(adapter, _OF_LORA)
+    wrong = keys_asking(adapter, _OF_LORA)
     if adapter.adapter == "llama-adapter":
-        wrong += keys_set(adapter, _OF_LAYERS)
+        wrong += keys_asking(adapter, _OF_LAYERS)
     for name in wrong:
         there = [word for word in _OTHER_NAMES.get(name, ()) if word in OPTIONS.get(adapter.adapter, ())]
         fix = f"Write `peft: {{{there[0]}: ...}}` in place of it." if there else "Remove the key."
@@ -217,7 +219,7 @@ def _check_continued(adapter: AdapterSection) -> Iterator[Finding]:
         "peft_ensure_weight_tying",
         "peft",
     )
-    for name in keys_set(adapter, names):
+    for name in keys_asking(adapter, names):
         yield Finding(
             name,
             f"`{name}` has no effect with `lora_model_dir`: the adapter there has its own",
@@ -232,7 +234,9 @@ def _check_blocks(adapter: AdapterSection) -> Iterator[Finding]:
     """
     if not adapter.peft_layer_replication:
         return
-    wrong = keys_set(adapter, ("peft_layers_to_transform", "lora_exclude_modules", "lora_target_parameters"))
+    wrong = keys_asking(
+        adapter, ("peft_layers_to_transform", "lora_exclude_modules", "lora_target_parameters")
+    )
     wrong += tuple("lora_target_modules" for name in adapter.named_targets if is_pattern(name))[:1]
     if adapter.targets_linear and adapter.named_targets:
         wrong += ("lora_target_modules",)
@@ -242,6 +246,47 @@ def _check_blocks(adapter: AdapterSection) -> Iterator[Finding]:
             f"{list_keys(wrong)} cannot be used with `peft_layer_replication`",
             "Use `lora_target_linear: true`, or plain names in `lora_target_modules`.",
         )
+
+
+def _check_rounding(adapter: AdapterSection) -> Iterator[Finding]:
+    """LoftQ rounds linear layers to 4 bits, and starts plain LoRA.
+
+    The length that DoRA learns would be that of the weights before.
+    """
+    if not adapter.rounds_base or not adapter.is_lora:
+        return
+    name, settings = "peft.loftq_config", adapter.peft["loftq_config"]
+    if isinstance(settings, dict):
+        bits, turns = settings.get("loftq_bits", 4), settings.get("loftq_iter", 1)
+        if bits != 4:
+            yield Finding(f"{name}.loftq_bits", f"`loftq_bits: {bits}` is not built", "Built: `4`.")
+        if turns != 1:
+            message = (
+                f"`loftq_iter: {turns}` is not built: the base would be none that can be loaded in 4 bits"
+            )
+            yield Finding(f"{name}.loftq_iter", message, "Write `1`, or remove it.")
+    for other in keys_asking(adapter, ("peft_use_dora", "lora_target_parameters")):
+        yield Finding(other, f"`{other}` does not work with `peft: loftq_config`", "Remove one of them.")
+
+
+def _check_packages(adapter: AdapterSection) -> Iterator[Finding]:
+    """What rounds weights for LoftQ is installed: bitsandbytes."""
+    if adapter.rounds_base and importlib.util.find_spec("bitsandbytes") is None:
+        yield Finding(
+            "peft.loftq_config",
+            "`peft: loftq_config` needs the package bitsandbytes, which is not installed",
+            "Install it: `pip install 'siredon[quantization]'`.",
+        )
+
+
+def _check_stream(adapter: AdapterSection, streaming: StreamingSection) -> Iterator[Finding]:
+    """EVA looks at the first batches before it trains on them: they are not read from a stream.
+
+    A stream is read once, and what was looked at would be passed over.
+    """
+    if adapter.start == "eva" and streaming.streams:
+        message = "`peft_init_lora_weights: eva` does not work with rows that are read while training"
+        yield Finding("peft_init_lora_weights", message, "Prepare the rows ahead, or use another start.")
 
 
 def _check_prompts(adapter: AdapterSection) -> Iterator[Finding]:
@@ -306,5 +351,24 @@ RULES = (
         _check_prompts,
         wrong="adapter: llama-adapter\npeft:\n  adapter_len: 10",
         right="adapter: llama-adapter\npeft:\n  adapter_len: 10\n  adapter_layers: 30",
+    ),
+    Rule(
+        "SD0538",
+        _check_rounding,
+        wrong=_LORA + "peft:\n  loftq_config:\n    loftq_bits: 8",
+        right=_LORA + "peft:\n  loftq_config:\n    loftq_bits: 4",
+    ),
+    Rule(
+        "SD0539",
+        _check_packages,
+        wrong=_LORA + "peft:\n  loftq_config:\n    loftq_bits: 4",
+        right=_LORA,
+        portable=False,
+    ),
+    Rule(
+        "SD0540",
+        _check_stream,
+        wrong=_LORA + "peft_init_lora_weights: eva\nstreaming: true\nmax_steps: 100",
+        right=_LORA + "peft_init_lora_weights: eva",
     ),
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from siredon.config.checks.distributed import has_fsdp
-from siredon.config.idle import find_idle_keys, keys_but, keys_set, list_keys
+from siredon.config.idle import find_idle_keys, keys_asking, keys_but, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection, is_pattern
 from siredon.config.sections.distributed import DeepspeedSection, FsdpSection
@@ -87,7 +87,7 @@ def _check_idle(
     """
     if not adapter.is_lora:
         if adapter.adapter is None:
-            yield from find_idle_keys(adapter, _LORA_KEYS, "`adapter: lora`")
+            yield from find_idle_keys(adapter, keys_asking(adapter, _LORA_KEYS), "`adapter: lora`")
         yield from find_idle_keys(kernels, _FUSED_KEYS, "`adapter: lora`")
     if adapter.adapter != "qlora":
         yield from find_idle_keys(quantization, ("qlora_sharded_model_loading",), "`adapter: qlora`")

@@ -122,6 +122,11 @@ class AdapterSection(Section):
         return self.start in ("pissa", "olora")
 
     @property
+    def rounds_base(self) -> bool:
+        """Whether LoftQ rounds the base weights."""
+        return "loftq_config" in self.peft
+
+    @property
     def hides_base(self) -> bool:
         """Whether the base cannot be had back by switching the adapter off."""
         return bool(

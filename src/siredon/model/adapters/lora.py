@@ -9,6 +9,7 @@ from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.model.attach import as_peft, build_settings, wrap_
+from siredon.model.loftq import start_loftq_
 from siredon.model.lora_fit import check_fit, fit_transposed, fit_tying
 from siredon.model.targets import find_targets
 
@@ -33,7 +34,7 @@ def attach_lora_(model: Any, section: AdapterSection) -> Any:
         "lora_alpha": section.lora_alpha or 0,
         "lora_dropout": section.lora_dropout,
         "target_modules": as_peft(targets.short) if targets.modules else [],
-        "target_parameters": list(targets.parameters) or None,
+        "target_parameters": list(targets.short_parameters) or None,
         "modules_to_save": list(section.lora_modules_to_save) or None,
         "ensure_weight_tying": fit_tying(model, section),
         "fan_in_fan_out": fit_transposed(model, section, targets),
@@ -45,11 +46,14 @@ def attach_lora_(model: Any, section: AdapterSection) -> Any:
         "init_lora_weights": True if start is None else start,
         "layer_replication": [tuple(pair) for pair in section.peft_layer_replication or ()] or None,
         "trainable_token_indices": _as_lists(tokens) if tokens else None,
-        **section.peft,
+        **{name: value for name, value in section.peft.items() if name != "loftq_config"},
     }
     if start == "eva":
         settings.setdefault("eva_config", {})
-    return wrap_(model, build_settings(section, LoraConfig, settings), section)
+    adapted = wrap_(model, build_settings(section, LoraConfig, settings), section)
+    if section.rounds_base:
+        start_loftq_(adapted)
+    return adapted
 
 
 def _as_lists(
