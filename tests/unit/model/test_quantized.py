@@ -11,7 +11,8 @@ import torch
 from siredon.config.load import load_config
 from siredon.errors import ModelError
 from siredon.hardware import probe_hardware
-from siredon.model.adapt import attach_adapter_, load_adapter
+from siredon.model.adapt import attach_adapter_
+from siredon.model.adapter_folder import load_adapter
 from siredon.model.load import Source, count_parameters, load_model
 from siredon.model.quantized import check_trainable, find_rounded, widen_
 
