@@ -12,7 +12,7 @@ CONFIG := examples/smollm2/identity-lora-cpu.yml
 # One thread a test process: several of them share the cores.
 WORKERS ?= auto
 
-.PHONY: quickstart test test-long lint docs docs-serve install model clean
+.PHONY: quickstart test test-long lint matrix docs docs-serve install model clean
 
 quickstart: $(VENV)/.installed model
 	@echo "== fine-tuning (a few minutes) =="
@@ -39,6 +39,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+matrix: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.matrix docs/matrix.md
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m siredon.cli.pages docs/reference
