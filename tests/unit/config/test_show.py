@@ -79,6 +79,7 @@ def test_what_follows_from_other_keys_is_derived(resolve):
         "multipack_real_batches": True,
         "save_strategy": "steps",
         "eval_strategy": "steps",
+        "max_grad_norm": 1.0,
     }
     assert resolve()["eval_strategy"].value == "no"
 

@@ -80,9 +80,9 @@ def plan_of(optimizer: str, grokfast: bool = False, **keys: Any) -> OptimizerPla
     if optimizer.startswith(("galore", "apollo", "q_galore")):
         keys = {"optim_target_modules": ["first", "second"], **keys}
     if optimizer.startswith(("galore", "apollo")):
-        keys = {"optim_args": {"rank": 8, "update_proj_gap": 4}, **keys}
+        keys = {"optim_args": {"rank": 8, "update_proj_gap": 3}, **keys}
     keys = {"learning_rate": RATES.get(optimizer, 1e-2), "weight_decay": 0.01, **keys}
-    qgalore = QGaloreSection(qgalore_rank=8, qgalore_update_proj_gap=2, qgalore_queue_size=1)
+    qgalore = QGaloreSection(qgalore_rank=8, qgalore_update_proj_gap=3, qgalore_queue_size=1)
     return OptimizerPlan(
         OptimizerSection(optimizer=optimizer, **keys),
         DionSection(dion_rank_fraction=0.25),
