@@ -199,8 +199,8 @@ EXAMPLES = {
     ],
     "unbuilt_keys": [
         (f"{KEYS}| `seed`, `lora_rank` | a |\n", f"{KEYS}| `seed`, `lora_r` | a |\n"),
-        (f"{KEYS}| `load_in_4bit` | a |\n", f"{KEYS}| `field_messages` | a |\n"),
-        (f"{KEYS}| seed | a |\n", "| kind | a |\n|---|---|\n| `load_in_4bit` | a |\n"),
+        (f"{KEYS}| `qlora_sharded_model_loading` | a |\n", f"{KEYS}| `field_messages` | a |\n"),
+        (f"{KEYS}| seed | a |\n", "| kind | a |\n|---|---|\n| `qlora_sharded_model_loading` | a |\n"),
     ],
     "unknown_names": [
         (

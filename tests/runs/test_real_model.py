@@ -23,7 +23,8 @@ MARGIN = 0.10
 @pytest.mark.long
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the shared data folder is not beside this checkout")
 @pytest.mark.skipif(locate_model(MODEL) == MODEL, reason="run examples/smollm2/fetch_model.py first")
-def test_lora_on_real_alpaca_rows_lowers_the_validation_loss(tmp_path: Path):
+@pytest.mark.parametrize("few_bits", [{}, {"adapter": "qlora", "load_in_4bit": True}], ids=["lora", "qlora"])
+def test_an_adapter_on_real_alpaca_rows_lowers_the_validation_loss(tmp_path: Path, few_bits: dict[str, Any]):
     values: dict[str, Any] = {
         "base_model": MODEL,
         "datasets": [{"path": str(SHARED_DATA / "alpaca_en_demo.json"), "type": "alpaca"}],
@@ -43,6 +44,7 @@ def test_lora_on_real_alpaca_rows_lowers_the_validation_loss(tmp_path: Path):
         "eval_steps": 30,
         "save_strategy": "no",
         "output_dir": str(tmp_path / "out"),
+        **few_bits,
     }
     path = tmp_path / "alpaca.yml"
     path.write_text(yaml.safe_dump(values))

@@ -29,16 +29,17 @@ def load_merge_base(config: Config, tokenizer: Any, hardware: Hardware) -> Any:
     seed = config.batch.seed
     source = Source.of(config)
     whole = replace(source, quantization=QuantizationSection())
-    if not source.quantization.ways:
+    quantization = config.quantization
+    if not quantization.ways:
         return widen_(load_model(source, torch.float32, tokenizer, hardware, seed=seed))
-    if source.quantization.merge_base == "original":
+    if quantization.merge_base == "original":
         note("merging into the unrounded base; the adapter was trained beside rounded weights")
         return widen_(load_model(whole, torch.float32, tokenizer, hardware, seed=seed))
     dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
     base = load_model(source, dtype, tokenizer, hardware, seed=seed)
     names = [name for name, _ in find_rounded(base)]
     base = widen_(base)
-    if source.quantization.model_quantization_config is None and names:
+    if quantization.model_quantization_config is None and names:
         error = measure_rounding(base, load_model(whole, dtype, tokenizer, hardware, seed=seed), names)
         note(
             f"merging into the rounded weights of training, widened: {100 * error:.2f} % from the unrounded ones"
