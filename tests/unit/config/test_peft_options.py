@@ -7,7 +7,15 @@ from typing import Any, get_args
 
 import pytest
 
-from siredon.config.peft_options import NESTED, OPTIONS, OWN_KEYS, OWN_KEYS_OF_LORA, REFUSED, SET_BY_RUN, STARTS
+from siredon.config.peft_options import (
+    NESTED,
+    OPTIONS,
+    OWN_KEYS,
+    OWN_KEYS_OF_LORA,
+    REFUSED,
+    SET_BY_RUN,
+    STARTS,
+)
 from siredon.config.schema import key_homes
 
 CLASSES = {

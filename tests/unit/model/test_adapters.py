@@ -12,9 +12,8 @@ import torch
 from tests.conftest import build_model
 
 from siredon.config.sections.adapter import AdapterSection
-from siredon.config.sections.memory import MemorySection
 from siredon.errors import CheckpointError, ModelError
-from siredon.model.adapt import attach_adapter_, recompute_activations_
+from siredon.model.adapt import attach_adapter_
 from siredon.model.adapter_folder import load_adapter, merge_into
 from siredon.model.loftq import mark_rounded, round_to_4bit
 
@@ -109,16 +108,17 @@ def test_other_layers_are_adapted_saved_loaded_and_merged(kind: str, keys: dict[
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputing_activations_changes_no_gradient(reentrant: bool):
-    def gradients(section: MemorySection) -> dict[str, torch.Tensor]:
+    def gradients(*, recomputes: bool) -> dict[str, torch.Tensor]:
         base = build("llama")
-        recompute_activations_(base, section)
+        if recomputes:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            if reentrant:
+                base.enable_input_require_grads()
         model = attach_adapter_(base, lora(peft_init_lora_weights=False), seed=0).train()
         model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
         return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
-    plain = gradients(MemorySection())
-    options = {"use_reentrant": reentrant}
-    again = gradients(MemorySection(gradient_checkpointing=True, gradient_checkpointing_kwargs=options))
+    plain, again = gradients(recomputes=False), gradients(recomputes=True)
     assert len(plain) == 8
     for name, gradient in plain.items():
         assert gradient.abs().max() > 0
