@@ -207,7 +207,7 @@ ADAPTERS = [
         "SD0311",
         "peft.loftq_config",
         QLORA + "peft:\n  loftq_config:\n    loftq_bits: 4\n",
-        QLORA + "peft_init_lora_weights: pissa\n",
+        QLORA + "peft_init_lora_weights: gaussian\n",
     ),
     idle(
         "SD0312",
