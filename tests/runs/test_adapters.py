@@ -244,3 +244,39 @@ def test_the_pipeline_trains_goes_on_exactly_and_merges(
     pipeline.merge_lora(again)
     merged = build_base(tmp_path / "again" / "merged")
     torch.testing.assert_close(logits_of(merged), expected, rtol=0, atol=1e-5)
+
+
+def answers_of(config: Config, capsys: Any, **asked: Any) -> str:
+    from siredon.serve.engines.transformers import Sampling
+
+    sampling = Sampling(max_new_tokens=4)
+    capsys.readouterr()
+    pipeline.inference(config, pipeline.Prompts(("Who are you?",), sampling=sampling, **asked))
+    return str(capsys.readouterr().out)
+
+
+def test_an_adapter_below_and_one_trained_on_go_through_every_verb(
+    write: Callable[..., Config], model_folder: Path, tmp_path: Path, trained: list[Any], capsys: Any
+):
+    pipeline.train(write(tmp_path / "first", **lora(learning_rate=5e-2)))
+    keys = {"lora_frozen_dirs": [str(tmp_path / "first")], "lora_model_dir": str(tmp_path / "first")}
+    config = write(tmp_path / "second", adapter="lora", **keys)
+    # While the run has written none, the adapter that it would begin with is asked and merged
+    pipeline.merge_lora(config)
+    twice = build_base(model_folder)
+    for _ in range(2):
+        twice = merge_into(twice, load_adapter(twice, tmp_path / "first"))
+    begun = logits_of(build_base(tmp_path / "second" / "merged"))
+    torch.testing.assert_close(begun, logits_of(twice), rtol=0, atol=1e-5)
+    shutil.rmtree(tmp_path / "second")
+    pipeline.train(config)
+    expected = logits_of(trained[1])
+    assert (expected - begun).abs().max() > 1e-3
+    pipeline.merge_lora(config)
+    torch.testing.assert_close(
+        logits_of(build_base(tmp_path / "second" / "merged")), expected, rtol=0, atol=1e-5
+    )
+    # The base that is asked is the one on disk, not the one with the adapter below
+    plain = answers_of(write(tmp_path / "first", **lora()), capsys, base=True, compare=False)
+    both = answers_of(config, capsys, base=False, compare=True)
+    assert plain.strip().splitlines()[-1] in both

@@ -61,14 +61,18 @@ def fit_tying(model: Any, section: AdapterSection) -> bool:
         ModelError: They are to be, and are two tensors.
     """
     given = section.peft_ensure_weight_tying
-    is_tied = bool(model.config.get_text_config().tie_word_embeddings)
-    if given and not is_tied:
+    if given and not model.config.get_text_config().tie_word_embeddings:
         raise ModelError(
             "`peft_ensure_weight_tying: true`: this model's embeddings and head are two tensors",
             "Remove the key.",
         )
     saved = bool(tied_names(model, section.lora_modules_to_save))
-    return saved if given is None else given and (saved or bool(section.peft_trainable_token_indices))
+    if given and not saved and not section.peft_trainable_token_indices:
+        raise ModelError(
+            "`peft_ensure_weight_tying: true`: neither embeddings nor head is trained",
+            "Add `lora_modules_to_save: [embed_tokens]`, or remove the key.",
+        )
+    return saved and given is not False  # PEFT trains rows of shared embeddings as one by itself
 
 
 def _check_start(model: Any, section: AdapterSection, targets: Targets) -> None:

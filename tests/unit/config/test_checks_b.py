@@ -21,6 +21,7 @@ OFFLOAD = "  offload_params: true\n"
 ZERO2 = "deepspeed: zero2.json\n"
 GRPO = "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\n"
 VLLM = GRPO + "  use_vllm: true\n"
+PISSA = "peft_init_lora_weights: pissa\n"
 LOKR = "adapter: lokr\nlora_target_linear: true\n"
 EVA = LORA + "peft_init_lora_weights: eva\n"
 NITER = LORA + "peft_init_lora_weights: pissa_niter_16\n"
@@ -195,6 +196,7 @@ ADAPTERS = [
     Case("SD0537", "adapter", "adapter: llama-adapter\npeft: {adapter_layers: 2}\n", LLAMA),
     Case("SD0538", "peft.loftq_config.loftq_iter", LORA + "peft: {loftq_config: {loftq_iter: 2}}\n", LOFTQ),
     Case("SD0538", "peft_use_dora", LOFTQ + "peft_use_dora: true\n", LOFTQ),
+    Case("SD0541", "peft_init_lora_weights", QLORA + "peft_init_lora_weights: pissa\n", LORA + PISSA),
     Case("SD0309", "relora", "relora: true\njagged_restart_steps: 500\n", RELORA),
     Case("SD0309", "relora", RELORA + FSDP2, RELORA + "ddp: true\n"),
     Case("SD0309", "relora", RELORA + ZERO2, RELORA),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from tests.conftest import build_model
 
 from siredon.config.sections.adapter import AdapterSection
-from siredon.config.sections.memory import MemorySection
 from siredon.errors import CheckpointError, ModelError
 from siredon.model.adapt import attach_adapter_
 from siredon.model.adapter_folder import load_adapter, merge_into
@@ -110,16 +110,17 @@ def test_other_layers_are_adapted_saved_loaded_and_merged(kind: str, keys: dict[
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputing_activations_changes_no_gradient(reentrant: bool):
-    def gradients(section: MemorySection) -> dict[str, torch.Tensor]:
+    def gradients(*, recomputes: bool) -> dict[str, torch.Tensor]:
         base = build("llama")
-        recompute_activations_(base, section)
+        if recomputes:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            if reentrant:
+                base.enable_input_require_grads()
         model = attach_adapter_(base, lora(peft_init_lora_weights=False), seed=0).train()
         model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
         return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
-    plain = gradients(MemorySection())
-    options = {"use_reentrant": reentrant}
-    again = gradients(MemorySection(gradient_checkpointing=True, gradient_checkpointing_kwargs=options))
+    plain, again = gradients(recomputes=False), gradients(recomputes=True)
     assert len(plain) == 8
     for name, gradient in plain.items():
         assert gradient.abs().max() > 0
@@ -136,6 +137,46 @@ def test_adapters_of_a_16_bit_base_are_fp32_unless_they_shall_not_be():
         )
         model = attach_adapter_(build("qwen2").to(torch.bfloat16), section, seed=0)
         assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {dtype}
+
+
+ATTENTION, FEED_FORWARD = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+BLOCK = [*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in FEED_FORWARD)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"lora_target_linear": True}, {0: BLOCK, 1: BLOCK}),
+        ({"lora_target_modules": ("all-linear",)}, {0: BLOCK, 1: BLOCK}),
+        ({"lora_target_modules": ("self_attn.q_proj",)}, {0: BLOCK[:1], 1: BLOCK[:1]}),
+        ({"lora_target_modules": (r"self_attn\.[qk]_proj",)}, {0: BLOCK[:2], 1: BLOCK[:2]}),
+        ({"lora_target_modules": (r"model\.layers\.1\..*_proj",)}, {0: [], 1: BLOCK}),
+        ({"lora_target_modules": (r"[qk]", "up_proj")}, "matches no layer"),
+        ({"lora_target_linear": True, "peft_layers_to_transform": (1,)}, {0: [], 1: BLOCK}),
+        (
+            {
+                "lora_target_linear": True,
+                "peft_layers_to_transform": (0,),
+                "peft_layers_pattern": ("layers",),
+            },
+            {0: BLOCK, 1: []},
+        ),
+        ({"lora_target_linear": True, "lora_exclude_modules": ("mlp.*",)}, {0: BLOCK[:4], 1: BLOCK[:4]}),
+        ({"lora_target_linear": True, "lora_modules_to_save": ("mlp",)}, {0: BLOCK[:4], 1: BLOCK[:4]}),
+    ],
+    ids=str,
+)
+def test_the_layers_that_are_named_are_adapted_and_no_other(keys: dict[str, Any], wanted: Any):
+    from peft.tuners.lora import LoraLayer
+
+    section = lora(**{"lora_target_modules": (), **keys})
+    if isinstance(wanted, str):
+        with pytest.raises(ModelError, match=wanted):
+            attach_adapter_(build("llama"), section, seed=0)
+        return
+    model = attach_adapter_(build("llama"), section, seed=0).get_base_model()
+    adapted = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    assert adapted == {f"model.layers.{number}.{name}" for number, names in wanted.items() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -175,10 +216,20 @@ def test_what_the_model_does_not_have_is_refused_with_what_it_has(keys: dict[str
         attach_adapter_(build("llama"), lora(**keys), seed=0)
 
 
-def test_tying_of_what_is_not_tied_is_refused():
+def test_shared_embeddings_are_trained_as_one_unless_they_shall_not_be():
     section = lora(peft_ensure_weight_tying=True, lora_modules_to_save=("lm_head",))
     with pytest.raises(ModelError, match="are two tensors"):
         attach_adapter_(build_model(128, tied=False), section, seed=0)
+    with pytest.raises(ModelError, match="neither embeddings nor head"):
+        attach_adapter_(build("llama"), lora(peft_ensure_weight_tying=True), seed=0)
+    for asked, is_one in ((None, True), (True, True), (False, False)):
+        section = lora(peft_ensure_weight_tying=asked, lora_modules_to_save=("lm_head", "embed_tokens"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+            model = attach_adapter_(build("llama"), section, seed=0).get_base_model()
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        one, other = (end.modules_to_save["default"].weight for end in ends)
+        assert (one is other) == is_one
 
 
 def test_loftq_starts_near_the_base_and_belongs_to_the_base_in_4_bits(tmp_path: Path):

@@ -21,6 +21,7 @@ from siredon.config.peft_options import (
 )
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection, is_pattern
+from siredon.config.sections.quantization import QuantizationSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.registry import find_clear, suggest
 
@@ -289,6 +290,28 @@ def _check_stream(adapter: AdapterSection, streaming: StreamingSection) -> Itera
         yield Finding("peft_init_lora_weights", message, "Prepare the rows ahead, or use another start.")
 
 
+_OF_FEW_BITS = ("load_in_4bit", "load_in_8bit", "gptq", "load_in_torchao", "model_quantization_config")
+
+
+def _check_whole(adapter: AdapterSection, quantization: QuantizationSection) -> Iterator[Finding]:
+    """What changes the base before training begins needs whole weights.
+
+    Weights in few bits would be rounded a second time: by starts that take a part of the weight (`pissa`, `olora`), and
+    by adapters that are added to the base (`lora_frozen_dirs`).  `mica` decomposes the weight.
+    """
+    ways = keys_asking(quantization, _OF_FEW_BITS)
+    if not ways:
+        return
+    if adapter.start in ("pissa", "olora", "mica"):
+        message = (
+            f"`peft_init_lora_weights: {adapter.peft_init_lora_weights}` needs whole weights, not `{ways[0]}`"
+        )
+        yield Finding("peft_init_lora_weights", message, f"Use `gaussian` or `eva`, or remove `{ways[0]}`.")
+    if adapter.lora_frozen_dirs:
+        message = f"`lora_frozen_dirs` needs whole weights, not `{ways[0]}`"
+        yield Finding("lora_frozen_dirs", message, f"Merge them into the base first, or remove `{ways[0]}`.")
+
+
 def _check_prompts(adapter: AdapterSection) -> Iterator[Finding]:
     """`adapter: llama-adapter` knows how long its prompts are and in how many blocks."""
     if adapter.adapter != "llama-adapter" or adapter.lora_model_dir is not None:
@@ -370,5 +393,11 @@ RULES = (
         _check_stream,
         wrong=_LORA + "peft_init_lora_weights: eva\nstreaming: true\nmax_steps: 100",
         right=_LORA + "peft_init_lora_weights: eva",
+    ),
+    Rule(
+        "SD0541",
+        _check_whole,
+        wrong=_LORA + "load_in_8bit: true\npeft_init_lora_weights: olora",
+        right=_LORA + "load_in_8bit: true\npeft_init_lora_weights: gaussian",
     ),
 )
