@@ -8,7 +8,11 @@ load.py        config and weights -> model
 quantized.py   weights in few bits: read, trained beside, widened
 quantizers/    how frozen weights come to few bits, one file per key
 rounding.py    weights that are rounded as they are used, in training
-adapt.py       what is trained, and what is recomputed
+adapt.py       the adapter
+freezing.py    which weights are trained where no adapter says so
+spectrum.py    which matrices are worth training, by their singular values
+relora.py      an adapter merged into its base, and begun anew
+noise.py       noise on the embeddings while training
 quiet.py       keeps the chatter of libraries off the screen
 adapters/      what is trained beside frozen weights, one file per `adapter:`
 """

@@ -88,11 +88,14 @@ def prune_(
 ) -> None:
     """Clears a part of what an optimizer remembers of some weights.
 
+    All that it remembers of a value of the weight is cleared together.  A mean of gradients that is kept without
+    the mean of their squares would be divided by next to nothing, in a step thousands of times too long.
+
     Args:
         optimizer: Any optimizer of PyTorch, as far as its state has the shape of the weights.
         weights: Whose state.
-        method: `magnitude` clears the smallest values of each tensor, `random` any, `reset` drops all of the state,
-            the count of steps included.
+        method: `magnitude` clears where the mean gradient is smallest, `random` anywhere, `reset` drops all of the
+            state, the count of steps included.
         ratio: How much is cleared, 0 to 1; not asked for `reset`.
         chance: Source of `random`, the same on every rank.
     """
@@ -100,13 +103,20 @@ def prune_(
         if method == "reset":
             optimizer.state.pop(weight, None)
             continue
-        for value in optimizer.state.get(weight, {}).values():
-            if torch.is_tensor(value) and value.shape == weight.shape and value.is_floating_point():
-                value.masked_fill_(_choose_cleared(value, method, ratio, chance), 0)
+        state = {
+            name: value
+            for name, value in optimizer.state.get(weight, {}).items()
+            if torch.is_tensor(value) and value.shape == weight.shape and value.is_floating_point()
+        }
+        if state:
+            first = state.get("exp_avg", next(iter(state.values())))
+            cleared = _choose_cleared(first, method, ratio, chance)
+            for value in state.values():
+                value.masked_fill_(cleared, 0)
 
 
 def _choose_cleared(value: torch.Tensor, method: str, ratio: float, chance: torch.Generator) -> torch.Tensor:
-    """Where a tensor is cleared, of its shape."""
+    """Where state is cleared, of the shape of the weight."""
     if method == "random":
         return (torch.rand(value.shape, generator=chance) < ratio).to(value.device)
     count = int(ratio * value.numel())

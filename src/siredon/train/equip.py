@@ -107,7 +107,8 @@ def _add_selection_(trainer: SiredonTrainer, parts: Parts, config: Config) -> No
     if config.relora.relora:
         period = config.schedule.jagged_restart_steps
         assert period is not None, "SD0309 asks for it"
-        relora = Relora(base, config.relora, period=period, seed=seed)
+        ends_with_last = not config.ends_with_best
+        relora = Relora(base, config.relora, period=period, seed=seed, ends_with_last=ends_with_last)
         if parts.resume:
             relora.restore_(parts.resume)
         trainer.add_callback(relora)

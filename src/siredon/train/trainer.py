@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
+from siredon.model.relora import RELORA, read_base_
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
@@ -270,8 +272,12 @@ class SiredonTrainer(Trainer):
 
     def load_best_(self) -> None:
         """Gives the model the weights of the best checkpoint, if any validation has been made."""
-        if self.state.best_model_checkpoint is not None:
-            self._load_best_model()
+        if self.state.best_model_checkpoint is None:
+            return
+        self._load_best_model()
+        folder = Path(self.state.best_model_checkpoint)
+        if (folder / RELORA).is_file():
+            read_base_(self.model.get_base_model(), folder)
 
     def run_model(self, model: torch.nn.Module, inputs: Batch, **options: Any) -> torch.Tensor:
         """The forward pass of this run: logits of a batch."""

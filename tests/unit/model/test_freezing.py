@@ -41,10 +41,9 @@ def test_a_pattern_is_a_name_and_rows(text: str, name: str, rows: tuple[int, int
 
 def test_a_dot_of_a_name_is_no_wildcard():
     model = build_model(tied=False)
-    section = FreezingSection(unfrozen_parameters=("model.layers.0.self_attn.q",))
     model.model.layers.add_module("0xself_attn", torch.nn.Linear(2, 2))
-    choose_trained_(model, section, CPU)
-    assert trained(model) == {"model.layers.0.self_attn.q_proj.weight"}
+    choose_trained_(model, FreezingSection(unfrozen_parameters=("model.layers.0.self_attn",)), CPU)
+    assert trained(model) == {f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkvo"}
 
 
 def test_a_name_is_matched_from_its_beginning_and_several_patterns_add_up():

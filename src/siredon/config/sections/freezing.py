@@ -112,7 +112,7 @@ class ReloraSection(Section):
         "How much of the optimizer's state a restart clears, as a fraction.", 0.9, ge=0, le=1
     )
     relora_prune_method: Literal["magnitude", "random", "reset"] = key(
-        "What is cleared: small values, random ones, or all.", "magnitude"
+        "What is cleared: where the mean gradient is small, at random, or all.", "magnitude"
     )
     relora_cpu_offload: Bool | None = key("Do the merging in RAM.", None)
 

@@ -34,13 +34,17 @@ class Relora(TrainerCallback):
         section: How.
         period: Optimizer steps between two merges.
         seed: The run's seed.
+        ends_with_last: The last checkpoint is the run's result, and not the best one.
     """
 
-    def __init__(self, base: Any, section: ReloraSection, *, period: int, seed: int) -> None:
+    def __init__(
+        self, base: Any, section: ReloraSection, *, period: int, seed: int, ends_with_last: bool
+    ) -> None:
         self.base = base
         self.section = section
         self.period = period
         self.seed = seed
+        self.ends_with_last = ends_with_last
         count = len(find_lora_layers(base))
         note(f"ReLoRA: {count} layers are merged every {period:,} optimizer steps")
         if base.dtype != torch.float32:
@@ -92,7 +96,7 @@ class Relora(TrainerCallback):
         folder = output / f"checkpoint-{state.global_step}"
         if not state.is_world_process_zero or not folder.is_dir():
             return
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps and self.ends_with_last:
             self.save_whole(output, processing_class)
         write_base(self.base, folder)
 
