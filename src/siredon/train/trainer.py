@@ -27,7 +27,7 @@ from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
 
-#: The exponential of more is no number.
+#: The exponential of more than this is no number.
 _MOST_FOR_EXP = 700.0
 
 
@@ -235,9 +235,10 @@ class SiredonTrainer(Trainer):
                 num_samples += len(losses)
         model.train(was_training)
         loss = float(sums[0] / sums[1].clamp(min=1))
-        metrics = {f"{metric_key_prefix}_loss": loss}
-        if loss < _MOST_FOR_EXP:
-            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(loss)
+        metrics = {
+            f"{metric_key_prefix}_loss": loss,
+            f"{metric_key_prefix}_perplexity": math.exp(min(loss, _MOST_FOR_EXP)),
+        }
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
 
     def count_tokens(self) -> tuple[int, int]:
