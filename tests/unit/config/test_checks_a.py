@@ -547,7 +547,7 @@ MEMORY = [
         "SD0686",
         "adam_epsilon",
         "float16: true\nadam_epsilon: 1e-8\n",
-        "float16: true\noptimizer: sgd\nadam_epsilon: 1e-8\n",
+        "float16: true\nadam_epsilon: 1e-4\n",
     ),
     Case(
         "SD0688",

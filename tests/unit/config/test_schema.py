@@ -235,7 +235,7 @@ def test_the_schema_accepts_what_the_check_accepts(text: str):
         "num_epochs: 0\n",
         "sample_packing: 1\n",
         "optimizer: adamm\n",
-        "bf16: full\n",
+        "bf16: fully\n",
         "optimizer: muon\n",
         "gc_steps: 2\n",
         "special_tokens: {eos: x}\n",
