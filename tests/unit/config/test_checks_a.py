@@ -518,7 +518,7 @@ MEMORY = [
         LORA + RECOMPUTING + "selective_checkpointing:\n  save: matmul\n",
         LORA + RECOMPUTING + "selective_checkpointing: true\n",
     ),
-    warning(
+    Case(
         "SD0248",
         "selective_checkpointing",
         RECOMPUTING + "selective_checkpointing: true\ntorch_compile: auto\n",

@@ -117,14 +117,13 @@ def _check_products(memory: MemorySection, adapter: AdapterSection) -> Iterator[
 def _check_compiled(memory: MemorySection, compile: CompileSection) -> Iterator[Finding]:
     """`selective_checkpointing` and `torch_compile` do not both choose what is kept.
 
-    The compiler decides for itself which results it keeps, and may pass over the file.
+    The compiler decides for itself which results it keeps, and cannot compile what looks at every operation.
     """
     if memory.selective_checkpointing and compile.torch_compile:
         yield Finding(
             "selective_checkpointing",
-            "`torch_compile` may keep other results than those of `selective_checkpointing`",
-            "Remove one of them, or compare the memory of both.",
-            "warning",
+            "`selective_checkpointing` does not work with `torch_compile`, which chooses itself what it keeps",
+            "Remove one of them.",
         )
 
 
