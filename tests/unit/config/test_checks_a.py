@@ -542,6 +542,12 @@ MEMORY = [
         LORA + "layer_offloading: true\ntorch_compile: true\n",
         LORA + "layer_offloading: true\n",
     ),
+    Case(
+        "SD0683",
+        "layer_offloading",
+        LORA + "layer_offloading: true\nrelora: true\njagged_restart_steps: 500\n",
+        LORA + "relora: true\njagged_restart_steps: 500\n",
+    ),
     warning("SD0685", "fp32_norms", "float32: true\nfp32_norms: true\n", "bf16: full\nfp32_norms: true\n"),
     Case(
         "SD0686",
