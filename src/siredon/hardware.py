@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Device = Literal["cpu", "cuda", "mps"]
 
+#: A mode of torch.compile that records graphs -> its twin that does not.
+COMPILE_MODES = {"max-autotune": "max-autotune-no-cudagraphs"}
+
 
 @dataclass(frozen=True)
 class Hardware:

@@ -125,3 +125,29 @@ def test_attention_that_needs_a_gpu_is_refused_with_the_reason(name: str):
     with pytest.raises(ModelError, match=f"`attn_implementation: {name}` needs a GPU, as") as caught:
         check_attention(section, Precision(torch.bfloat16, "bf16", False), cpu)
     assert "`attn_implementation: sdpa`" in caught.value.fix
+
+
+@pytest.mark.long
+def test_two_ranks_that_recompute_park_and_compile_have_the_losses_of_one_that_keeps_everything(
+    write_config: Any, tmp_path: Path
+):
+    from tests.runs.test_ranks import train_on_two_ranks
+
+    rows = {"path": str(tmp_path / "rows.jsonl"), "type": "chat_template", "split": "train[:24]"}
+    keys = {**RUN, **LORA, "datasets": [rows], "learning_rate": 1e-2}
+    saving = {
+        "gradient_checkpointing": 0.5,
+        "activation_offloading": "disk",
+        "torch_compile": True,
+        "torch_compile_backend": "eager",
+    }
+    train(write_config, tmp_path / "one", **keys, gradient_accumulation_steps=4)
+    two = write_config(
+        "two.yml", **keys, **saving, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two")
+    )
+    assert "1 of 2 layers recomputed; what is kept waits on disk; 2 layers compiled" in train_on_two_ranks(
+        two
+    )
+    losses = [[row["loss"] for row in metrics_of(tmp_path / name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert not list((tmp_path / "two").glob("activations*"))

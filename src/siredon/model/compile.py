@@ -11,12 +11,9 @@ import torch
 
 from siredon.config.sections.compile import CompileSection
 from siredon.errors import ModelError
-from siredon.hardware import Hardware
+from siredon.hardware import COMPILE_MODES, Hardware
 from siredon.model.recompute import find_layers
 from siredon.registry import suggest
-
-#: PyTorch's modes that record graphs have a twin that does not.
-_MODES = {"max-autotune": "max-autotune-no-cudagraphs"}
 
 
 def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: Hardware) -> str:
@@ -44,7 +41,7 @@ def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: H
     if section.torch_compile_options:
         settings["options"] = dict(section.torch_compile_options)
     elif section.torch_compile_mode:
-        settings["mode"] = _MODES.get(section.torch_compile_mode, section.torch_compile_mode)
+        settings["mode"] = COMPILE_MODES.get(section.torch_compile_mode, section.torch_compile_mode)
     layers = find_layers(model)
     for layer in layers or [model]:
         layer.compile(**settings)

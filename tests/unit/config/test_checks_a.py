@@ -536,7 +536,7 @@ MEMORY = [
         LORA + RECOMPUTING + "selective_checkpointing:\n  save: matmul\n",
         LORA + RECOMPUTING + "selective_checkpointing: true\n",
     ),
-    warning(
+    Case(
         "SD0248",
         "selective_checkpointing",
         RECOMPUTING + "selective_checkpointing: true\ntorch_compile: auto\n",
@@ -560,12 +560,18 @@ MEMORY = [
         LORA + "layer_offloading: true\ntorch_compile: true\n",
         LORA + "layer_offloading: true\n",
     ),
+    Case(
+        "SD0683",
+        "layer_offloading",
+        LORA + "layer_offloading: true\nrelora: true\njagged_restart_steps: 500\n",
+        LORA + "relora: true\njagged_restart_steps: 500\n",
+    ),
     warning("SD0685", "fp32_norms", "float32: true\nfp32_norms: true\n", "bf16: full\nfp32_norms: true\n"),
     Case(
         "SD0686",
         "adam_epsilon",
         "float16: true\nadam_epsilon: 1e-8\n",
-        "float16: true\noptimizer: sgd\nadam_epsilon: 1e-8\n",
+        "float16: true\nadam_epsilon: 1e-4\n",
     ),
     Case(
         "SD0688",

@@ -9,7 +9,7 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.compile import CompileSection
-from siredon.config.sections.freezing import FreezingSection
+from siredon.config.sections.freezing import FreezingSection, ReloraSection
 from siredon.config.sections.memory import MemorySection, SelectiveCheckpointing
 from siredon.registry import suggest
 
@@ -117,14 +117,13 @@ def _check_products(memory: MemorySection, adapter: AdapterSection) -> Iterator[
 def _check_compiled(memory: MemorySection, compile: CompileSection) -> Iterator[Finding]:
     """`selective_checkpointing` and `torch_compile` do not both choose what is kept.
 
-    The compiler decides for itself which results it keeps, and may pass over the file.
+    The compiler decides for itself which results it keeps, and cannot compile what looks at every operation.
     """
     if memory.selective_checkpointing and compile.torch_compile:
         yield Finding(
             "selective_checkpointing",
-            "`torch_compile` may keep other results than those of `selective_checkpointing`",
-            "Remove one of them, or compare the memory of both.",
-            "warning",
+            "`selective_checkpointing` does not work with `torch_compile`, which chooses itself what it keeps",
+            "Remove one of them.",
         )
 
 
@@ -188,12 +187,16 @@ def _check_kept(memory: MemorySection, attention: AttentionSection) -> Iterator[
 
 
 def _check_layer_parking(
-    memory: MemorySection, adapter: AdapterSection, freezing: FreezingSection, compile: CompileSection
+    memory: MemorySection,
+    adapter: AdapterSection,
+    freezing: FreezingSection,
+    compile: CompileSection,
+    relora: ReloraSection,
 ) -> Iterator[Finding]:
-    """`layer_offloading` is for frozen weights, in layers that are not compiled.
+    """`layer_offloading` is for frozen weights that stay so, in layers that are not compiled.
 
-    A weight that is trained changes, and its place in RAM would not.  Compiled code keeps the place of a weight,
-    which is another each time that it is fetched.
+    A weight that changes does so on the GPU; what is in RAM would be the old one.  Compiled code keeps the
+    place of a weight, which is another each time that it is fetched.
     """
     if not memory.layer_offloading:
         return
@@ -205,6 +208,9 @@ def _check_layer_parking(
         )
     if compile.torch_compile:
         message = "`layer_offloading` does not work with `torch_compile`"
+        yield Finding("layer_offloading", message, "Remove one of them.")
+    if relora.relora:
+        message = "`relora` merges the adapter into weights that `layer_offloading` holds in RAM"
         yield Finding("layer_offloading", message, "Remove one of them.")
 
 
