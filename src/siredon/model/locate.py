@@ -74,6 +74,12 @@ def explain_loading(name: str, what: str, error: Exception) -> ModelError:
             f"base_model: the pickle in {name} holds more than tensors, and is not read: {reason}",
             "Take the model from a source that has safetensors.",
         )
+    if "does not support an attention implementation" in reason:
+        return ModelError(
+            f"base_model: the attention that `attn_implementation` names (default `sdpa`) is not built for {name}: "
+            f"{reason.partition('. ')[0]}",
+            "Set `attn_implementation: eager`, which every model has.",
+        )
     if "out of memory" in reason:
         return ModelError(
             f"base_model: there is no room for the weights of {name}: {reason}",
