@@ -51,12 +51,14 @@ def find_class(key: str, name: str, otherwise: str) -> Any:
     """
     import transformers
 
-    if name not in dir(transformers):
+    try:
+        return getattr(transformers, name)
+    except AttributeError:
+        # Listing the names takes transformers a second or two, so they are listed for the message alone.
         raise ModelError(
             f"`{key}: {name}` is no class of transformers {transformers.__version__}",
             suggest(name, dir(transformers)).strip() or otherwise,
-        )
-    return getattr(transformers, name)
+        ) from None
 
 
 def explain_loading(name: str, what: str, error: Exception) -> ModelError:
