@@ -313,7 +313,7 @@ def test_asking_before_training_says_what_to_do(write_config: Any):
 def test_new_tokens_that_an_adapter_does_not_train_are_warned_of(write_config: Any, capsys: Any):
     keys = {"special_tokens": {"eos_token": "<|done|>"}, "chat_template": "chatml"}
     pipeline.train(config_of(write_config(**LORA, **keys, max_steps=1)))
-    assert "1 new token(s) (<|done|>) have random embeddings" in capsys.readouterr().err
+    assert "1 new token(s) (<|done|>) have embeddings that nobody trains" in capsys.readouterr().err
 
 
 def test_a_finished_run_has_nothing_left_to_do(write_config: Any, tmp_path: Path, capsys: Any):

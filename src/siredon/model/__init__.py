@@ -2,7 +2,8 @@
 
 build.py       the whole stage, in order
 locate.py      a name -> a local folder, or a hub id
-tokenizer.py   tokenizer, with its special tokens
+tokenizer.py   tokenizer, with its special and added tokens
+renaming.py    reserved tokens under new names
 precision.py   number formats, decided by config and hardware
 load.py        config and weights -> model
 quantized.py   weights in few bits: read, trained beside, widened
@@ -13,6 +14,11 @@ freezing.py    which weights are trained where no adapter says so
 spectrum.py    which matrices are worth training, by their singular values
 relora.py      an adapter merged into its base, and begun anew
 noise.py       noise on the embeddings while training
+model_config.py  the model's own config, with the changes of the YAML
+weights.py     whether all weights are there; GGUF files
+placement.py   where weights are laid while they are read
+embeddings.py  rows of embeddings and head as the tokenizer has ids
+new_tokens.py  tokens that nobody has trained
 quiet.py       keeps the chatter of libraries off the screen
 adapters/      what is trained beside frozen weights, one file per `adapter:`
 """

@@ -98,7 +98,7 @@ def warn_of_frozen_tokens(base: Any, tokens: Mapping[str, int]) -> None:
         name.rpartition(".")[2] for name, module in base.named_modules() if any(module is end for end in ends)
     ]
     warn(
-        f"{len(frozen)} new token(s) ({', '.join(frozen[:3])}) have random embeddings, which are not trained: "
+        f"{len(frozen)} new token(s) ({', '.join(frozen[:3])}) have embeddings that nobody trains: "
         f"add `lora_modules_to_save: [{', '.join(dict.fromkeys(names))}]`"
     )
 

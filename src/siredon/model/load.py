@@ -21,7 +21,7 @@ from siredon.log import note
 from siredon.model.embeddings import fit_embeddings_
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.model_config import check_experts, load_model_config
-from siredon.model.placement import check_placement, place_weights
+from siredon.model.placement import check_placement, is_spread, place_weights
 from siredon.model.quantized import choose_reading, count_weights, settle_quantized_
 from siredon.model.weights import check_whole, forget_gguf_, gguf_options
 
@@ -113,8 +113,11 @@ def set_stop_tokens_(model: Any, stop_ids: tuple[int, ...]) -> None:
 
 
 def takes_logits_to_keep(model: Any) -> bool:
-    """Whether the model computes logits only where it is asked to."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    """Whether the model computes logits only where it is asked to.
+
+    One that is spread over several devices does not: the places would lie on another device than its last layer.
+    """
+    return not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,14 @@ def find_class(key: str, name: str, otherwise: str) -> Any:
     """
     import transformers
 
-    if name not in dir(transformers):
+    try:
+        return getattr(transformers, name)
+    except AttributeError:
+        # Listing the names takes transformers a second or two, so they are listed for the message alone.
         raise ModelError(
             f"`{key}: {name}` is no class of transformers {transformers.__version__}",
             suggest(name, dir(transformers)).strip() or otherwise,
-        )
-    return getattr(transformers, name)
+        ) from None
 
 
 def explain_loading(name: str, what: str, error: Exception) -> ModelError:
@@ -73,6 +75,12 @@ def explain_loading(name: str, what: str, error: Exception) -> ModelError:
         return ModelError(
             f"base_model: the pickle in {name} holds more than tensors, and is not read: {reason}",
             "Take the model from a source that has safetensors.",
+        )
+    if "does not support an attention implementation" in reason:
+        return ModelError(
+            f"base_model: the attention that `attn_implementation` names (default `sdpa`) is not built for {name}: "
+            f"{reason.partition('. ')[0]}",
+            "Set `attn_implementation: eager`, which every model has.",
         )
     if "out of memory" in reason:
         return ModelError(

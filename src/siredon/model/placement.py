@@ -56,6 +56,11 @@ def check_placement(model: Any, hardware: Hardware) -> None:
         note("weights: " + ", ".join(f"{count} parts on device {device}" for device, count in shown.items()))
 
 
+def is_spread(model: Any) -> bool:
+    """Whether the layers of a model lie on several devices."""
+    return "hf_device_map" in vars(model) and len(set(model.hf_device_map.values())) > 1
+
+
 def _read_limits(section: PlacementSection, hardware: Hardware) -> dict[int | str, int | str]:
     """Device -> bytes, as accelerate takes it."""
     if section.gpu_memory_limit is not None:

@@ -17,5 +17,7 @@ def quiet_libraries() -> None:
     for name in ("torch.distributed", "huggingface_hub", *quantizing):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # A GGUF file has no config.json beside it; new rows are the same whoever loads the base (`embeddings.py`).
+    warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
     # Saving resized embeddings with an adapter is what is wanted.
     warnings.filterwarnings("ignore", message=".*save_embedding_layers.*", category=UserWarning)

@@ -44,11 +44,11 @@ def check_whole(name: str, class_name: str, info: Mapping[str, Any]) -> None:
 
 def gguf_options(file: str) -> dict[str, Any]:
     """How a GGUF file is read: its blocks of few bits unpacked to plain weights, which can be trained."""
-    import transformers
+    from transformers.utils import quantization_config
 
     options: dict[str, Any] = {"gguf_file": file}
-    if "GgufConfig" in dir(transformers):  # before it, every GGUF file was unpacked
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    if "GgufConfig" in vars(quantization_config):  # before it, every GGUF file was unpacked
+        options["quantization_config"] = quantization_config.GgufConfig(dequantize=True)
     return options
 
 
