@@ -5,6 +5,7 @@ locate.py      a name -> a local folder, or a hub id
 tokenizer.py   tokenizer, with its special and added tokens
 renaming.py    reserved tokens under new names
 precision.py   number formats, decided by config and hardware
+float8.py      products in 8-bit floats
 load.py        config and weights -> model
 quantized.py   weights in few bits: read, trained beside, widened
 quantizers/    how frozen weights come to few bits, one file per key

@@ -11,6 +11,7 @@ from siredon.log import note
 from siredon.model.adapt import attach_adapter_
 from siredon.model.attention import check_attention
 from siredon.model.embeddings import warn_of_frozen_tokens
+from siredon.model.float8 import use_float8_products_
 from siredon.model.freezing import choose_trained_
 from siredon.model.load import Source, count_parameters, load_model, set_stop_tokens_
 from siredon.model.memory import trade_memory_
@@ -56,6 +57,7 @@ def build_model(
     # 2. What is trained
     check_trainable(base, config.adapter)
     choose_trained_(base, config.freezing, hardware)
+    use_float8_products_(base, config.precision, hardware)
     model = attach_adapter_(base, config.adapter, seed=seed)
     warn_of_frozen_tokens(base, find_new_tokens(config.tokenizer, config.model, tokenizer))
     # 3. Number formats of what is trained, and of norms

@@ -99,7 +99,8 @@ def warn_of_frozen_tokens(base: Any, tokens: Mapping[str, int]) -> None:
     ]
     warn(
         f"{len(frozen)} new token(s) ({', '.join(frozen[:3])}) have embeddings that nobody trains: "
-        f"add `lora_modules_to_save: [{', '.join(dict.fromkeys(names))}]`"
+        f"add `lora_modules_to_save: [{', '.join(dict.fromkeys(names))}]`, or, without an adapter, name them in "
+        "`unfrozen_parameters`"
     )
 
 

@@ -17,7 +17,6 @@ from siredon.errors import CheckpointError, ModelError
 from siredon.model.adapt import attach_adapter_
 from siredon.model.adapter_folder import load_adapter, merge_into
 from siredon.model.loftq import mark_rounded, round_to_4bit
-from siredon.model.recompute import recompute_activations_
 
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8}
 IDS = torch.arange(20, 68).reshape(2, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 from siredon.config.idle import find_useless_keys, list_keys
@@ -37,6 +38,23 @@ def _check_formats(precision: PrecisionSection) -> Iterator[Finding]:
             f"`{first[0]}` asks for {first[1]}, `{last[0]}` for {last[1]}",
             f"Keep one of {', '.join(f'`{name}`' for name in names)}.",
         )
+
+
+def _check_float8(precision: PrecisionSection, quantization: QuantizationSection) -> Iterator[Finding]:
+    """8-bit products are made of whole weights, beside bfloat16, by torchao.
+
+    What is no product stays in bfloat16.  Weights that are held in few bits have products of their own, and so have
+    layers that `qat` rounds.
+    """
+    if not precision.fp8:
+        return
+    if importlib.util.find_spec("torchao") is None:
+        message = "`fp8: true` needs the package torchao, which is not installed"
+        yield Finding("fp8", message, "Install it: `pip install 'siredon[quantization]'`.")
+    beside = {"fp16": precision.fp16, "float16": precision.float16, "float32": precision.float32}
+    beside |= {"qat": quantization.qat is not None, **dict.fromkeys(quantization.ways, True)}
+    for name in (name for name, is_set in beside.items() if is_set):
+        yield Finding(name, f"`{name}` does not work with `fp8: true`", f"Remove `{name}`, or `fp8`.")
 
 
 def _check_compiled(precision: PrecisionSection, compile: CompileSection) -> Iterator[Finding]:
@@ -152,6 +170,7 @@ _SHARDED = "fsdp_version: 2\nfsdp_config:\n  reshard_after_forward: true\n"
 
 RULES = (
     Rule("SD0235", _check_formats, wrong="bf16: true\nfloat32: true", right="bf16: auto\nfloat32: true"),
+    Rule("SD0689", _check_float8, wrong=_FP8 + "fp16: true\nbf16: false", right=_FP8),
     Rule("SD0236", _check_compiled, wrong="fp8: true", right=_FP8),
     Rule(
         "SD0237",

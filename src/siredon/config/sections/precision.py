@@ -19,7 +19,9 @@ class PrecisionSection(Section):
     bfloat16: Bool | None = key("Everything in bfloat16, adapters and the optimizer's state too.", None)
     float16: Bool | None = key("Everything in float16, adapters and the optimizer's state too.", None)
     float32: Bool | None = key("Everything in float32.", None)
-    fp8: Bool | None = planned("Matrix products in 8-bit floats, by torchao.")
+    fp8: Bool | None = key(
+        "Matrix products of the layers in 8-bit floats, by torchao, on a GPU that has them.", None
+    )
     fp8_enable_fsdp_float8_all_gather: Bool | None = planned("Send sharded weights as 8-bit floats (FSDP2).")
     fp32_norms: Bool | None = key("Normalization layers are held and computed in float32.", None)
     fp32_norm_classes: StrList | None = key(
