@@ -1,4 +1,4 @@
-"""LoRA beside a frozen base in few bits, and every weight trained: steps, loss, speed and peak memory of `siredon train`.
+"""LoRA beside a frozen base in few bits, and every weight trained: steps, loss, speed, peak of `siredon train`.
 
     python benchmarks/qlora.py [--shape 8b|tiny] [--ways nf4 8bit torchao-int8 bf16 full] [--steps 20]
 

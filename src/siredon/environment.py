@@ -30,6 +30,8 @@ LIBRARIES = (
 #: Extra of the package -> what it unlocks.
 EXTRAS = {
     "gguf": "models in GGUF files, such as the one of the quickstart",
+    "quantization": "weights in few bits, `qat` and `fp8`",
+    "optimizers": "optimizers that PyTorch and transformers lack",
     "trackers": "`use_tensorboard: true`",
     "sweep": "`train --sweep-search optuna`",
     "s3": "data sets at `s3://`",

@@ -10,12 +10,13 @@ import torch
 
 #: What PyTorch says while it does what it is told.
 _EXPECTED = (
-    r"ignore:.*defaults to a non-deterministic algorithm.*:UserWarning",
-    r"ignore:.*The \.grad attribute of a Tensor.*:UserWarning",
-    r"ignore:.*Online softmax is disabled.*:UserWarning",
-    r"ignore:.*flex_attention called without torch\.compile.*:UserWarning",
-    r"ignore:.*Profiler clears events.*:UserWarning",
-    r"ignore:.*TensorFloat32 tensor cores.*:UserWarning",
+    r"ignore:(?s).*defaults to a non-deterministic algorithm.*:UserWarning",
+    r"ignore:(?s).*The \.grad attribute of a Tensor.*:UserWarning",
+    r"ignore:(?s).*Online softmax is disabled.*:UserWarning",
+    r"ignore:(?s).*flex_attention called without torch\.compile.*:UserWarning",
+    r"ignore:(?s).*Profiler clears events.*:UserWarning",
+    r"ignore:(?s).*AccumulateGrad node.*:UserWarning",
+    r"ignore:(?s).*TensorFloat32 tensor cores.*:UserWarning",
 )
 
 

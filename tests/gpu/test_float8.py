@@ -16,7 +16,7 @@ from siredon.model.float8 import use_float8_products_
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(read_capability() < (8, 9), reason="no GPU with 8-bit floats"),
+    pytest.mark.skipif(read_capability() < (9, 0), reason="no GPU with 8-bit floats"),
     pytest.mark.filterwarnings("ignore"),
 ]
 

@@ -28,7 +28,8 @@ pytestmark = [
     pytest.mark.skipif(not probe_hardware().is_gpu, reason="this machine has no GPU"),
 ]
 #: Their random projections and rounding are drawn on the device, by another generator than that of the CPU.
-DRAWN = ("apollo_adamw", "apollo_adamw_layerwise", "adamw_bf16_sr")
+#: What is drawn, or rounded to 8 bits from state near zero, is another on a GPU.
+DRAWN = ("apollo_adamw", "apollo_adamw_layerwise", "adamw_bf16_sr", "rmsprop_bnb_8bit")
 
 
 @pytest.mark.parametrize("name", WORDS)

@@ -46,11 +46,13 @@ def test_training_moves_the_adapter_alone(write_config: Any, way: str):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.05
-    after = frozen_bytes(model)
-    assert {
+    after = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): part
-        for name, part in after.items()
-    } == before
+        for name, part in frozen_bytes(model).items()
+    }
+    # Before there is an adapter, only rounded weights are frozen.
+    assert before.items() <= after.items()
+    assert before
 
 
 def test_the_model_in_16_bits_is_never_whole_on_the_gpu(write_config: Any, tmp_path: Path, tokenizer: Any):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from siredon.errors import ModelError
 from siredon.hardware import Hardware, read_capability
 from siredon.model.recompute import find_layers
 
-#: The first generation of NVIDIA GPUs with 8-bit floats.
-_FIRST = (8, 9)
+#: The first generation of NVIDIA GPUs that multiplies 8-bit floats with a scale for every row.
+_FIRST = (9, 0)
 #: `torch._scaled_mm` takes matrices whose sides are multiples of this.
 _MULTIPLE = 16
 
@@ -20,8 +21,9 @@ _MULTIPLE = 16
 def use_float8_products_(base: Any, section: PrecisionSection, hardware: Hardware) -> None:
     """Has the linear layers of the blocks multiply in 8-bit floats, if the config asks for it; the head stays as it is.
 
-    Weights stay in their format, under their names; each product rounds its two sides by a scale of their own
-    (tensorwise, dynamic), in both passes.  Source: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433.
+    Weights stay in their format, under their names.  Each product rounds its two sides, in both passes, with a scale for
+    every row: a token's rounding does not depend on other tokens, so packed documents stay apart.
+    Source: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433.
 
     Args:
         base: The model of transformers, without an adapter: what an adapter brings is not rounded.
@@ -35,7 +37,7 @@ def use_float8_products_(base: Any, section: PrecisionSection, hardware: Hardwar
         return
     if not hardware.is_gpu or read_capability() < _FIRST:
         raise ModelError(
-            f"`fp8: true` needs a GPU with 8-bit floats (NVIDIA, 8.9 or later); this is {hardware.describe()}",
+            f"`fp8: true` needs a GPU with 8-bit floats (NVIDIA, 9.0 or later); this is {hardware.describe()}",
             "Use `bf16: auto`.",
         )
     if not convert_linears_(base, emulate=False):
@@ -60,7 +62,7 @@ def convert_linears_(base: Any, *, emulate: bool) -> int:
     blocks = [module for layer in find_layers(base) for module in layer.modules()]
     chosen = {id(module) for module in blocks if _fits(module)}
     # Rows of a batch are any number: torchao fills them up.
-    settings = Float8LinearConfig(pad_inner_dim=True, emulate=emulate)
+    settings = replace(Float8LinearConfig.from_recipe_name("rowwise"), pad_inner_dim=True, emulate=emulate)
     convert_to_float8_training(base, module_filter_fn=lambda module, _: id(module) in chosen, config=settings)
     return len(chosen)
 

@@ -120,6 +120,12 @@ def check_trainable(model: Any, section: AdapterSection) -> None:
             "Name the model's 16-bit weights, and round them with `load_in_4bit: true`.",
         )
     rounded = {name for name, _ in find_rounded(model)}
+    if section.peft_use_dora and _loses_scales(model, quantizer.quantization_config):
+        raise ModelError(
+            "`peft_use_dora: true` beside `load_in_8bit` does not work on a CPU: there PEFT loses the scales of the "
+            "weights after the first step",
+            "Use `load_in_4bit` with `adapter: qlora`, or a GPU.",
+        )
     for name in section.lora_modules_to_save:
         if any(full == name or full.endswith(f".{name}") for full in rounded):
             raise ModelError(
@@ -170,6 +176,12 @@ def widen_(model: Any) -> Any:
     quantizer.remove_quantization_config(model)
     # Where a map of devices was given, accelerate refuses to move the model.
     return torch.nn.Module.to(model, device="cpu", dtype=torch.float32)
+
+
+def _loses_scales(model: Any, settings: Any) -> bool:
+    """Whether PEFT's DoRA, which moves an 8-bit weight to the CPU after it has looked at it, would lose its scales."""
+    is_8bit = _method(settings.quant_method) == "bitsandbytes" and settings.load_in_8bit
+    return bool(is_8bit and model.get_input_embeddings().weight.device.type == "cpu")
 
 
 def _find_part(settings: Any) -> Quantizer | None:

@@ -32,7 +32,7 @@ from siredon.config.layers import read_layers
 from siredon.config.load import Checked, check_config
 from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.overrides import split_words
-from siredon.config.schema import Config, KeyInfo, key_homes, read_fields
+from siredon.config.schema import Config, KeyInfo, find_key, key_homes, read_fields
 
 NUM_ATTACKS = int(os.environ.get("SIREDON_FUZZ", "1100"))
 MAX_MEMORY = 300 * 2**20
@@ -59,7 +59,7 @@ def find_examples() -> list[Example]:
     for path in sorted((ROOT / "examples").rglob("*.y*ml")):
         if "base_model" in read_layers(str(path)).values:
             document = read_document(str(path))
-            keys = tuple(path for path in document.keys if isinstance(path[-1], str))
+            keys = tuple(path for path in document.keys if isinstance(path[-1], str) and find_key(path))
             found.append(Example(path.relative_to(ROOT / "examples"), document.text, keys))
     return found
 

@@ -15,7 +15,8 @@ from siredon.config.schema import KeyInfo, key_homes
 
 ENTRY = "test_datasets:\n  - path: rows.jsonl\n    type: alpaca\n    "
 WORKING = [info for info in key_homes().values() if info.status == "works"]
-CHOICES = [info for info in WORKING if built_words(info)]
+#: Those that take one of several words; where a mapping is taken, they are names in it.
+CHOICES = [info for info in WORKING if built_words(info) and info.name != "torch_compile_options"]
 
 
 def convert(kind: Any, value: Any) -> Any:

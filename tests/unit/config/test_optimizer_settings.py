@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.unit.config.test_checks_b import FSDP2, LORA, ZERO2, Case, idle, problems_of
-from tests.unit.config.texts import accept
+from tests.unit.config.texts import accept, check
 
 from siredon.config.optimizer_words import read_arguments
 
@@ -57,7 +57,7 @@ def test_a_misspelt_setting_gets_the_nearest_name_and_all_names():
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (problem,) = problems_of("optimizer: stable_adamw\n")
+    (problem,) = check("optimizer: stable_adamw\n").diagnostics
     assert problem.code == "SD0621"
     assert "torch-optimi" in problem.message
     assert "siredon[optimizers]" in problem.fix

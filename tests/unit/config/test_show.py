@@ -80,6 +80,11 @@ def test_what_follows_from_other_keys_is_derived(resolve):
         "save_strategy": "steps",
         "eval_strategy": "steps",
         "max_grad_norm": 1.0,
+        "greater_is_better": False,
+        "jagged_restart_anneal_steps": 1,
+        "jagged_restart_warmup_steps": 10,
+        "loss_watchdog_patience": 3,
+        "metric_for_best_model": "eval_loss",
     }
     assert resolve()["eval_strategy"].value == "no"
 

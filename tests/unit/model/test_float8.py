@@ -43,3 +43,14 @@ def test_a_machine_without_8_bit_floats_is_refused():
     use_float8_products_(build_model(), PrecisionSection(), CPU)
     with pytest.raises(ModelError, match=r"`fp8: true` needs a GPU with 8-bit floats"):
         use_float8_products_(build_model(), PrecisionSection(fp8=True), CPU)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_rounding_of_a_token_does_not_depend_on_others():
+    from tests.unit.train.steps import build_steps_trainer
+
+    from siredon.train.isolation import find_leak
+
+    model = build_model()
+    convert_linears_(model, emulate=True)
+    assert find_leak(build_steps_trainer(model, flatten=False), 2) is None

@@ -141,6 +141,13 @@ def test_rounded_layers_cannot_be_trained_in_full(write_config: Any):
         check_trainable(base, without_adapter(config))
 
 
+def test_dora_beside_8_bits_is_refused_on_a_cpu(write_config: Any):
+    way = {**QLORA, "adapter": "lora", "load_in_4bit": False, "load_in_8bit": True, "peft_use_dora": True}
+    base, config = load(write_config(**way))
+    with pytest.raises(ModelError, match="PEFT loses the scales"):
+        check_trainable(base, config.adapter)
+
+
 def without_adapter(config: Any) -> Any:
     return config.adapter.model_copy(update={"adapter": None})
 

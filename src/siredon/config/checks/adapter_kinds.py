@@ -297,12 +297,12 @@ def _check_whole(adapter: AdapterSection, quantization: QuantizationSection) -> 
     """What changes the base before training begins needs whole weights.
 
     Weights in few bits would be rounded a second time: by starts that take a part of the weight (`pissa`, `olora`), and
-    by adapters that are added to the base (`lora_frozen_dirs`).  `mica` decomposes the weight.
+    by adapters that are added to the base (`lora_frozen_dirs`).  `mica` and `orthogonal` compute with the weight.
     """
     ways = keys_asking(quantization, _OF_FEW_BITS)
     if not ways:
         return
-    if adapter.start in ("pissa", "olora", "mica"):
+    if adapter.start in ("pissa", "olora", "mica", "orthogonal"):
         message = (
             f"`peft_init_lora_weights: {adapter.peft_init_lora_weights}` needs whole weights, not `{ways[0]}`"
         )

@@ -154,22 +154,6 @@ def _check_start(quantization: QuantizationSection, batch: BatchSection) -> Iter
         )
 
 
-def _check_start_values(quantization: QuantizationSection, adapter: AdapterSection) -> Iterator[Finding]:
-    """Beside weights held in few bits LoRA starts at random.
-
-    Starts such as `pissa` are computed from whole weights, which PEFT does not have; `olora` also changes them, and
-    rounds them once more.
-    """
-    start = adapter.peft_init_lora_weights
-    held = [way for way in quantization.ways if way != "model_quantization_config"]
-    if held and isinstance(start, str) and start != "gaussian":
-        yield Finding(
-            "peft_init_lora_weights",
-            f"`peft_init_lora_weights: {start}` needs whole weights, not `{held[0]}`",
-            f"Write `gaussian`, or remove it or `{held[0]}`.",
-        )
-
-
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
 _QLORA = _LORA.replace("lora\n", "qlora\n", 1) + "load_in_4bit: true\n"
 
@@ -218,11 +202,5 @@ RULES = (
         wrong=_LORA + "gptq: true",
         right=_LORA + "load_in_8bit: true",
         portable=False,
-    ),
-    Rule(
-        "SD0567",
-        _check_start_values,
-        wrong=_QLORA + "peft_init_lora_weights: pissa",
-        right=_QLORA + "peft_init_lora_weights: gaussian",
     ),
 )

@@ -17,6 +17,8 @@ from siredon.train.optimize import Material, TorchGroup
 
 #: A seed of its own for every step and parameter: fewer parameters than this.
 _PARAMETERS = 1_000_003
+#: Weights that are updated at a time.
+_PIECE = 1 << 24
 
 
 class RoundingAdamW(torch.optim.Optimizer):
@@ -54,20 +56,30 @@ class RoundingAdamW(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
         step = int(state["step"])
-        weight, gradient, mean, square = (
-            _local(value) for value in (parameter, grad, state["exp_avg"], state["exp_avg_sq"])
-        )
-        beta1, beta2 = group["betas"]
-        new_mean = mean.float().lerp(gradient.float(), 1 - beta1)
-        new_square = square.float().lerp(gradient.float().square(), 1 - beta2)
-        denominator = (new_square / (1 - beta2**step)).sqrt() + group["eps"]
-        new_weight = weight.float() * (1 - group["lr"] * group["weight_decay"])
-        new_weight -= group["lr"] * (new_mean / (1 - beta1**step)) / denominator
-        generator = torch.Generator(weight.device).manual_seed(
+        generator = torch.Generator(_local(parameter).device).manual_seed(
             (self._seed * _PARAMETERS + index) * _PARAMETERS + step
         )
-        for old, new in ((mean, new_mean), (square, new_square), (weight, new_weight)):
-            old.copy_(round_stochastically(new, generator) if old.dtype == torch.bfloat16 else new)
+        whole = [_local(value) for value in (parameter, grad, state["exp_avg"], state["exp_avg_sq"])]
+        # Piece by piece: what is computed in float32 would be several times as large as the weight.
+        rows = max(1, _PIECE * max(1, len(whole[0]) if whole[0].dim() else 1) // max(1, whole[0].numel()))
+        pieces = zip(*(value.split(rows) if value.dim() else (value,) for value in whole), strict=True)
+        for piece in pieces:
+            _update_piece_(piece, step, group, generator)
+
+
+def _update_piece_(
+    piece: tuple[torch.Tensor, ...], step: int, group: TorchGroup, generator: torch.Generator
+) -> None:
+    """One step of AdamW on weight, gradient and the two moments, in place."""
+    weight, gradient, mean, square = piece
+    beta1, beta2 = group["betas"]
+    new_mean = mean.float().lerp(gradient.float(), 1 - beta1)
+    new_square = square.float().lerp(gradient.float().square(), 1 - beta2)
+    denominator = (new_square / (1 - beta2**step)).sqrt() + group["eps"]
+    new_weight = weight.float() * (1 - group["lr"] * group["weight_decay"])
+    new_weight -= group["lr"] * (new_mean / (1 - beta1**step)) / denominator
+    for old, new in ((mean, new_mean), (square, new_square), (weight, new_weight)):
+        old.copy_(round_stochastically(new, generator) if old.dtype == torch.bfloat16 else new)
 
 
 def round_stochastically(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
