@@ -37,14 +37,14 @@ ADAPTERS = {
         for word, more in {
             "oft": "",
             "boft": "peft: {boft_block_size: 4}\n",
-            "vera": "lora_r: 8\n",
+            "vera": "peft: {r: 8}\n",
             "ia3": "",
-            "lokr": "lora_r: 4\nlora_alpha: 8\n",
-            "hra": "lora_r: 4\n",
+            "lokr": "peft: {r: 4, alpha: 8}\n",
+            "hra": "peft: {r: 4}\n",
             "fourierft": "",
-            "miss": "lora_r: 4\n",
-            "delora": "lora_r: 4\n",
-            "randlora": "lora_r: 4\n",
+            "miss": "peft: {r: 4}\n",
+            "delora": "peft: {r: 4}\n",
+            "randlora": "peft: {r: 4}\n",
         }.items()
     },
     "`llama-adapter`": "adapter: llama-adapter\npeft: {adapter_len: 4, adapter_layers: 2}\n",
@@ -55,6 +55,12 @@ WEIGHTS = {
     "`load_in_8bit`": "load_in_8bit: true\n",
     "`load_in_torchao: int8`": "load_in_torchao: int8\n",
     "`qat` (int8 activations, int4 weights)": "qat: {activation_dtype: int8, weight_dtype: int4}\n",
+}
+#: What a family needs besides; PEFT has no LoRA for the convolution of a Mamba block and what follows it.
+_FAMILY = {
+    "gemma2": "attn_implementation: eager\n",
+    "gpt_oss": "attn_implementation: eager\n",
+    "falcon_h1": "lora_exclude_modules: [out_proj]\n",
 }
 _LEAST = """learning_rate: 1e-2
 datasets:
@@ -77,7 +83,10 @@ class Cell:
 
     def text(self, folder: Path) -> str:
         """Its configuration."""
-        return f"base_model: {folder}\n{_LEAST}{ADAPTERS[self.adapter]}{WEIGHTS[self.weights]}"
+        besides = (
+            "" if self.model == "falcon_h1" and not ADAPTERS[self.adapter] else _FAMILY.get(self.model, "")
+        )
+        return f"base_model: {folder}\n{_LEAST}{ADAPTERS[self.adapter]}{WEIGHTS[self.weights]}{besides}"
 
 
 def try_cell(cell: Cell, folder: Path, scratch: Path) -> str:
@@ -133,9 +142,9 @@ def show_page(outcomes: dict[Cell, str]) -> str:
     reasons: list[str] = []
     parts = [
         "# What works together",
-        "Models, adapters and weights in few bits, each combination tried on the CPU: a tiny model of the family "
-        "with random weights, a few steps, and the loss must fall. ✓ trains; `SD…` is refused by `siredon check` "
-        "before anything loads, for the reason behind the link; a number is refused while the model is built, with "
+        "Models, adapters and weights in few bits, each combination tried on the CPU: a tiny model of the family\n"
+        "with random weights, a few steps, and the loss must fall. ✓ trains; `SD…` is refused by `siredon check`\n"
+        "before anything loads, for the reason behind the link; a number is refused while the model is built, with\n"
         "the message below. `make matrix` writes this page, and a test holds it to what it says.",
     ]
     for weights in WEIGHTS:
@@ -143,6 +152,10 @@ def show_page(outcomes: dict[Cell, str]) -> str:
         parts.append("\n".join(_rows(weights, outcomes, reasons)))
     parts.append("## Refused while the model is built")
     parts.append("\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)))
+    codes = sorted(
+        {code for outcome in outcomes.values() if outcome.startswith("SD") for code in outcome.split()}
+    )
+    parts.append("\n".join(f"[{code}]: reference/rules.md#{code.lower()}" for code in codes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -158,7 +171,7 @@ def _show(outcome: str, reasons: list[str]) -> str:
     if outcome == TRAINS:
         return "✓"
     if outcome.startswith("SD"):
-        return " ".join(f"[{code}](reference/rules.md#{code.lower()})" for code in outcome.split())
+        return " ".join(f"[{code}]" for code in outcome.split())
     if outcome not in reasons:
         reasons.append(outcome)
     return str(reasons.index(outcome) + 1)

@@ -19,10 +19,10 @@ _MULTIPLE = 16
 
 
 def use_float8_products_(base: Any, section: PrecisionSection, hardware: Hardware) -> None:
-    """Has the linear layers of the blocks multiply in 8-bit floats, if the config asks for it; the head stays as it is.
+    """Has the linear layers of the blocks multiply in 8-bit floats, if the config asks for it; the head does not.
 
-    Weights stay in their format, under their names.  Each product rounds its two sides, in both passes, with a scale for
-    every row: a token's rounding does not depend on other tokens, so packed documents stay apart.
+    Weights stay in their format, under their names.  Each product rounds its two sides, in both passes, with a scale
+    for every row: a token's rounding does not depend on other tokens, so packed documents stay apart.
     Source: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433.
 
     Args:

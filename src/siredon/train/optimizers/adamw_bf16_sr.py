@@ -62,7 +62,7 @@ class RoundingAdamW(torch.optim.Optimizer):
         whole = [_local(value) for value in (parameter, grad, state["exp_avg"], state["exp_avg_sq"])]
         # Piece by piece: what is computed in float32 would be several times as large as the weight.
         rows = max(1, _PIECE * max(1, len(whole[0]) if whole[0].dim() else 1) // max(1, whole[0].numel()))
-        pieces = zip(*(value.split(rows) if value.dim() else (value,) for value in whole), strict=True)
+        pieces = zip(*(torch.split(value, rows) if value.dim() else (value,) for value in whole), strict=True)
         for piece in pieces:
             _update_piece_(piece, step, group, generator)
 
