@@ -29,10 +29,11 @@ quickstart: $(VENV)/.installed model
 	@echo "            $(BIN)/siredon check YOUR.yml                 (your own configuration)"
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(VENV)/.installed-dev model
-	$(BIN)/python -m pytest tests -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal -m long --ignore tests/runs/test_real_model.py
+	$(BIN)/python -m pytest tests/runs/test_real_model.py -m long
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

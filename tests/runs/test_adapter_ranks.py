@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA
 
 
+@pytest.mark.long
 def test_two_ranks_deal_the_same_ranks(write_config: Any, tmp_path: Path):
     # Ranks that differed would be weights of different shapes, with which training on two ranks does not begin.
     keys = {

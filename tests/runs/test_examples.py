@@ -74,6 +74,7 @@ def test_an_example_is_right_and_says_what_it_is_for(example: Example):
     assert values["output_dir"].startswith("outputs/")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
 def test_the_offline_twin_of_an_example_trains_three_steps(
     example: Example, family_folder: Callable[[str], Path], tmp_path: Path

@@ -184,6 +184,7 @@ def test_lisa_trains_the_blocks_of_its_turns_and_resumes_exactly(
     assert changed(after, resume(write_config, tmp_path / "whole", 3, **keys)) == set()
 
 
+@pytest.mark.long
 def test_lisa_takes_the_same_steps_on_two_ranks(write_config: Any, tmp_path: Path):
     rows = {"path": str(tmp_path / "rows.jsonl"), "type": "chat_template", "split": "train[:20]"}
     keys = {"lisa_n_layers": 1, "lisa_step_interval": 1, "datasets": [rows], "save_strategy": "no"}

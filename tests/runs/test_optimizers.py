@@ -103,6 +103,7 @@ def test_the_logged_rate_is_that_of_the_main_group(write_config: Any, tmp_path: 
     assert "embeddings: 32,768 parameters, learning rate 2e-05" in shown
 
 
+@pytest.mark.long
 def test_muon_on_sharded_matrices_takes_the_steps_of_one_process(tmp_path: Path):
     target = tmp_path / "weights.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

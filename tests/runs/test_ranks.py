@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.runs.test_train import LORA, metrics_of, weights_of
 
@@ -58,6 +59,7 @@ def test_two_ranks_give_the_weights_and_losses_of_one(write_config: Any, tmp_pat
     assert all(torch.isfinite(value).all() for value in two_weights.values())
 
 
+@pytest.mark.long
 def test_two_ranks_train_beside_weights_in_few_bits_as_one_does(write_config: Any, tmp_path: Path):
     keys = {**LORA, "adapter": "qlora", "load_in_4bit": True, "max_steps": 2, "save_strategy": "no"}
     one = write_config("one.yml", **keys, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one"))

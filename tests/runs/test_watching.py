@@ -247,6 +247,7 @@ def test_a_touched_file_asks_for_a_checkpoint(write_config: Any, tmp_path: Path)
     assert not (out / "now.save").exists()
 
 
+@pytest.mark.long
 def test_two_ranks_agree_on_rates_losses_requests_and_samples(write_config: Any, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()

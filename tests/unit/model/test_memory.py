@@ -344,6 +344,7 @@ def test_a_model_that_is_trained_whole_has_no_layer_to_move():
 quiet = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 
 
+@pytest.mark.long
 @quiet
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora-recomputed"])
 def test_compiled_layers_have_the_same_gradients_and_names(adapter: bool, tmp_path: Path):
