@@ -45,9 +45,9 @@ def _apply_(model: Any, base: Any, config: Config, hardware: Hardware) -> Iterat
     if saver is not None:
         if not by_layer:
             park_activations_(model, saver)
-        what = "inputs of recomputed layers" if by_layer else "what is kept"
+        what = "inputs of recomputed layers wait" if by_layer else "what is kept waits"
         where = "on disk" if section.activation_offloading == "disk" else "in pinned RAM"
-        yield f"{what} waits {where}"
+        yield f"{what} {where}"
     if section.layer_offloading:
         yield _offload_layers_(model, base, hardware)
     yield compile_layers_(base, config.compile, hardware)
