@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from siredon.data.collate import PackDataset
 from siredon.data.types import Sample
+from siredon.train.callbacks.metrics import keep_lines
 from siredon.train.trainer import SiredonTrainer
+
+#: The likeliest token each time: nothing is drawn.
+GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+class RowWriter(TrainerCallback):
+    """Lets the model write on the first validation rows at each validation, and keeps what it wrote, a line a row.
+
+    Each validation draws with the run's seed and its own step: a run that goes on writes what it would have written.
+
+    Args:
+        trainer: Model and rows.
+        tokenizer: Of the model.
+        num_rows: The first so many validation rows.
+        path: The file.
+    """
+
+    def __init__(self, trainer: SiredonTrainer, tokenizer: Any, num_rows: int, path: Path) -> None:
+        self.trainer = trainer
+        self.tokenizer = tokenizer
+        self.num_rows = num_rows
+        self.path = path
+
+    def build_row(self, model: Any, number: int, sample: Sample) -> dict[str, str]:
+        """What is kept of one row, beside its number and the step."""
+        raise NotImplementedError
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Keeps what was written up to the step from which the run goes on."""
+        if state.is_world_process_zero:
+            keep_lines(self.path, state.global_step)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Writes the rows of this validation."""
+        if not state.is_world_process_zero:
+            return
+        samples = first_samples(self.trainer.eval_dataset, self.num_rows)
+        with undisturbed(self.trainer, args.seed + state.global_step) as model, self.path.open("a") as stream:
+            for number, sample in samples:
+                row = {"step": state.global_step, "row": number, **self.build_row(model, number, sample)}
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 @contextmanager
