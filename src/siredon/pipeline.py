@@ -8,17 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from siredon.config.schema import Config
-from siredon.log import note, show, warn
+from siredon.log import note, show
 from siredon.registry import Shelf
 
 if TYPE_CHECKING:
     from siredon.config.layers import Layer
     from siredon.data.inspect import Choice
     from siredon.data.inspect_output import Output
-    from siredon.data.prepare import Prepared
     from siredon.serve.engines.transformers import Sampling
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
@@ -59,6 +58,7 @@ class Sweep:
 
 def preprocess(config: Config) -> None:
     """Prepares the data and reports what became of it."""
+    from siredon.data.prepare_run import prepare_run
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
 
@@ -66,7 +66,7 @@ def preprocess(config: Config) -> None:
     # 1. Tokenizer
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data: rows -> samples -> packs, cached
-    _prepare(config, tokenizer)
+    prepare_run(config, tokenizer)
     # 3. Report
     show(f"prepared data: {config.data.dataset_prepared_path}")
 
@@ -93,6 +93,7 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
 
 def train(config: Config) -> None:
     """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`."""
+    from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import build_prompting
     from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
@@ -114,7 +115,7 @@ def train(config: Config) -> None:
     warn_of_idle_devices(hardware)
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
-    prepared = _prepare(config, tokenizer)
+    prepared = prepare_run(config, tokenizer)
     schedule = count_steps(config, prepared.num_packs)
     # 3. The checkpoint to go on from, if there is one
     identity = identify_run(config, prepared)
@@ -214,32 +215,3 @@ def merge_lora(config: Config) -> None:
     base.to(choose_device(config.adapter, hardware))
     merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
     show(f"merged model: {output / 'merged'}")
-
-
-def _prepare(config: Config, tokenizer: Any) -> Prepared:
-    from siredon.data.epochs import build_horizon
-    from siredon.data.prepare import Preparation, prepare_data
-    from siredon.distributed.ranks import num_ranks
-
-    # Several ranks may come here at once: the first prepares, a lock makes the others wait for it.
-    preparation = Preparation(
-        tokenizer,
-        config.tokenizer,
-        config.data,
-        config.batch.seed,
-        build_horizon(config.batch),
-        config.streaming,
-    )
-    shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
-    flatten = config.flattens_batches
-    if config.streaming.streams:
-        from siredon.data.prepare_stream import prepare_stream
-
-        prepared = prepare_stream(preparation, config.packing, multiple=shared, flatten=flatten)
-    else:
-        prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=flatten)
-    for line in prepared.lines:
-        note(line)
-    for line in prepared.warnings:
-        warn(line)
-    return prepared
