@@ -21,6 +21,7 @@ WAYS: dict[str, tuple[dict[str, Any], float]] = {
     "nf4": (QLORA, 1e-4),
     "8bit": ({**LORA, "load_in_8bit": True}, 0.5),
     "torchao-int8": ({**LORA, "load_in_torchao": "int8"}, 1e-4),
+    "torchao-int4": ({**LORA, "load_in_torchao": "int4"}, 1e-4),
 }
 IDS = torch.randint(8, 500, (2, 40), generator=torch.Generator().manual_seed(0))
 

@@ -64,7 +64,7 @@ def test_settings_that_files_of_axolotl_have_pass(text: str):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (LORA + "load_in_torchao: int4\n", [("SD0004", "load_in_torchao")]),
+        (LORA + "load_in_torchao: int4\n", []),
         ("load_in_torchao: int8\n", [("SD0301", "load_in_torchao")]),
         (QLORA + "load_in_torchao: int8\n", [("SD0302", "load_in_torchao")]),
         (LORA + "merge_base: original\n", [("SD0303", "merge_base")]),

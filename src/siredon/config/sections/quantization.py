@@ -51,7 +51,7 @@ class QuantizationSection(Section):
     load_in_4bit: Bool = key("Frozen weights in 4 bits, by bitsandbytes; with `adapter: qlora`.", False)
     bnb_config_kwargs: dict[str, Any] | None = key("Settings of bitsandbytes to change.", None)
     load_in_torchao: Literal["int8", "fp8", "int4"] | None = key(
-        "Frozen weights in few bits, by torchao; with `adapter: lora`.", None, planned_values=("int4",)
+        "Frozen weights in few bits, by torchao; with `adapter: lora`.", None
     )
     merge_base: Literal["dequantized", "original"] = key(
         "What an adapter on rounded weights is merged into: those weights, widened, or the unrounded ones.",
