@@ -134,6 +134,20 @@ def check_trainable(model: Any, section: AdapterSection) -> None:
             )
 
 
+def keep_from_ranks_(model: Any) -> None:
+    """Tells data parallelism to pass over weights of torchao, which are several tensors each, and cannot be sent.
+
+    Every rank has read and rounded the same weights.
+
+    Args:
+        model: What is trained, with its adapter.
+    """
+    names = [name for name, weight in model.named_parameters() if type(weight.data) is not torch.Tensor]
+    if names:
+        parallel: Any = torch.nn.parallel.DistributedDataParallel
+        parallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+
 def find_rounded(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     """The layers whose weight is held in few bits, with their names."""
     for name, module in model.named_modules():

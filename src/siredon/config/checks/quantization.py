@@ -10,7 +10,7 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.model import ModelSection
-from siredon.config.sections.quantization import QuantizationSection
+from siredon.config.sections.quantization import ROUNDINGS, QuantizationSection
 from siredon.config.stored_bits import find_contradiction, find_lacking
 from siredon.registry import suggest
 
@@ -154,6 +154,64 @@ def _check_start(quantization: QuantizationSection, batch: BatchSection) -> Iter
         )
 
 
+def _check_formats(quantization: QuantizationSection) -> Iterator[Finding]:
+    """The formats of `qat` are a pair that torchao multiplies.
+
+    What is trained for is then a model that can run.  Weights may be rounded alone, but for `mxfp4`.
+    """
+    qat = quantization.qat
+    if qat is None or qat.formats in ROUNDINGS:
+        return
+    weights, inputs = qat.formats
+    fitting = [pair[1] for pair in ROUNDINGS if pair[0] == weights]
+    shown = ", ".join("none" if word is None else f"`{word}`" for word in fitting)
+    named = "no `activation_dtype`" if inputs is None else f"`activation_dtype: {qat.activation_dtype}`"
+    yield Finding(
+        "qat.weight_dtype" if inputs is None else "qat.activation_dtype",
+        f"torchao has no layer with `weight_dtype: {qat.weight_dtype}` and {named}",
+        f"`activation_dtype` with `weight_dtype: {weights}`: {shown}.",
+    )
+
+
+def _check_group(quantization: QuantizationSection) -> Iterator[Finding]:
+    """`group_size` of `qat` is that of the format, where the format says it.
+
+    8-bit floats have a scale for each row; `nvfp4` one for 16 weights, `mxfp4` for 32, and `int4` beside inputs in
+    `fp8` for 128.
+    """
+    qat = quantization.qat
+    fixed = None if qat is None else ROUNDINGS.get(qat.formats)
+    if qat is None or fixed is None or "group_size" not in qat.model_fields_set or qat.group_size == fixed:
+        return
+    weights, inputs = qat.formats
+    beside = "" if inputs in (None, weights) else f" beside inputs in `{inputs}`"
+    if fixed:
+        message, fix = (
+            f"{fixed} weights share a scale in `{weights}`{beside}",
+            f"Write {fixed}, or remove it.",
+        )
+    else:
+        message, fix = (
+            f"`group_size` has no effect: all weights of a row share a scale in `{weights}`",
+            "Remove it.",
+        )
+    yield Finding("qat.group_size", message, fix)
+
+
+def _check_tables(quantization: QuantizationSection) -> Iterator[Finding]:
+    """`qat` rounds embeddings to whole numbers.
+
+    torchao has no embeddings in floats of few bits.
+    """
+    qat = quantization.qat
+    if qat is not None and qat.quantize_embedding and qat.formats[0] not in ("int4", "int8"):
+        yield Finding(
+            "qat.quantize_embedding",
+            f"torchao has no embeddings in `{qat.weight_dtype}`",
+            "Remove `quantize_embedding`, or write `weight_dtype: int4` or `int8`.",
+        )
+
+
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
 _QLORA = _LORA.replace("lora\n", "qlora\n", 1) + "load_in_4bit: true\n"
 
@@ -202,5 +260,23 @@ RULES = (
         wrong=_LORA + "gptq: true",
         right=_LORA + "load_in_8bit: true",
         portable=False,
+    ),
+    Rule(
+        "SD0710",
+        _check_formats,
+        wrong="qat:\n  weight_dtype: fp8\n  activation_dtype: int8",
+        right="qat:\n  weight_dtype: fp8\n  activation_dtype: fp8",
+    ),
+    Rule(
+        "SD0711",
+        _check_group,
+        wrong="qat:\n  weight_dtype: nvfp4\n  group_size: 32",
+        right="qat:\n  weight_dtype: nvfp4\n  group_size: 16",
+    ),
+    Rule(
+        "SD0712",
+        _check_tables,
+        wrong="qat:\n  weight_dtype: fp8\n  quantize_embedding: true",
+        right="qat:\n  weight_dtype: int8\n  quantize_embedding: true",
     ),
 )
