@@ -140,6 +140,22 @@ def _check_stored(quantization: QuantizationSection, model: ModelSection) -> Ite
             yield found
 
 
+def _check_stored_packages(quantization: QuantizationSection, model: ModelSection) -> Iterator[Finding]:
+    """The package that reads the weights of a folder on this machine is installed.
+
+    Weights that were quantized by others say in their `config.json` by what.
+    """
+    stored = (read_model_config(model) or {}).get("quantization_config")
+    if not isinstance(stored, dict) or find_contradiction(quantization, stored) is not None:
+        return
+    method = str(stored.get("quant_method", "")).lower()
+    for package, install in find_lacking(method) if method not in quantization.ways else ():
+        message = (
+            f"its weights are stored by {method}, which takes the package {package}, which is not installed"
+        )
+        yield Finding("base_model", message, f"Install it: `{install}`; or name the model's 16-bit weights.")
+
+
 def _check_start(quantization: QuantizationSection, batch: BatchSection) -> Iterator[Finding]:
     """Rounding begins before training ends.
 
@@ -278,5 +294,12 @@ RULES = (
         _check_tables,
         wrong="qat:\n  weight_dtype: fp8\n  quantize_embedding: true",
         right="qat:\n  weight_dtype: int8\n  quantize_embedding: true",
+    ),
+    Rule(
+        "SD0713",
+        _check_stored_packages,
+        wrong="base_model: models/gptq",
+        right="base_model: HuggingFaceTB/SmolLM2-135M",
+        portable=False,
     ),
 )
