@@ -16,6 +16,8 @@ from torchao.quantization.transform_module import register_quantize_module_handl
 from torchao.utils import TorchAOBaseTensor
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
+from siredon.model.widened_products import multiply
+
 #: Weights in a row that share a scale.
 GROUP = 32
 
@@ -53,47 +55,17 @@ class PackedInt4(TorchAOBaseTensor):
         return cls(packed.contiguous().view(torch.uint8), rounded.scale, weight.shape)
 
     def dequantize(self) -> torch.Tensor:
-        """The matrix as products use it."""
-        return widen(self.qdata, self.scale)
-
-
-def widen(qdata: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """`scale * q` for the parts of a `PackedInt4`, [outputs, inputs]."""
-    signed = qdata.view(torch.int8)
-    # A shift to the right keeps the sign, so one to the left and back spreads that of the lower half.
-    pairs = torch.stack(((signed << 4) >> 4, signed >> 4), dim=-1)
-    groups = pairs.reshape(*scale.shape, GROUP).to(scale.dtype)
-    return (groups * scale.unsqueeze(-1)).flatten(1)
-
-
-class _Product(torch.autograd.Function):
-    """`F.linear(inputs, weight, bias)`.  The gradient widens the weight again, so that no wide copy waits for it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, inputs: torch.Tensor, bias: torch.Tensor | None, weight: PackedInt4
-    ) -> torch.Tensor:
-        ctx.parts = weight.qdata, weight.scale
-        return torch.nn.functional.linear(inputs, weight.dequantize().to(inputs.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        gradient = gradients[0]
-        to_bias = gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        return gradient @ widen(*ctx.parts).to(gradient.dtype), to_bias, None
+        """The matrix as products use it: `scale * q`."""
+        signed = self.qdata.view(torch.int8)
+        # A shift to the right keeps the sign, so one to the left and back spreads that of the lower half.
+        pairs = torch.stack(((signed << 4) >> 4, signed >> 4), dim=-1)
+        groups = pairs.reshape(*self.scale.shape, GROUP).to(self.scale.dtype)
+        return (groups * self.scale.unsqueeze(-1)).flatten(1)
 
 
 def _multiply(function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     inputs, weight, *rest = args
-    bias = rest[0] if rest else kwargs.get("bias")
-    kind = inputs.device.type
-    # A function of ours is not among those that autocast knows.
-    if torch.is_autocast_enabled(kind):
-        inputs = inputs.to(torch.get_autocast_dtype(kind))
-    bias = None if bias is None else bias.to(inputs.dtype)
-    with torch.autocast(kind, enabled=False):
-        product: torch.Tensor = _Product.apply(inputs, bias, weight)  # type: ignore[no-untyped-call]
-    return product
+    return multiply(inputs, weight, rest[0] if rest else kwargs.get("bias"))
 
 
 PackedInt4.implements(torch.ops.aten.linear.default)(_multiply)

@@ -205,7 +205,7 @@ def test_recomputed_layers_in_8_bits_keep_no_inputs_and_give_the_numbers_of_bits
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found.values(), strict=True))
 
 
-def test_4_bits_of_torchao_are_its_own_rounding_and_keep_no_wide_copy(write_config: Any):
+def test_4_bits_of_torchao_are_its_own_rounding_two_to_a_byte():
     from torchao.quantization import IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerGroup
 
@@ -214,23 +214,36 @@ def test_4_bits_of_torchao_are_its_own_rounding_and_keep_no_wide_copy(write_conf
     for dtype in (torch.float32, torch.bfloat16):
         layer = torch.nn.Linear(96, 48, dtype=dtype)
         packed = PackedInt4.pack(layer.weight.data)
-        assert packed.qdata.numel() == layer.weight.numel() // 2
-        ours = torch.nn.Linear(96, 48, dtype=dtype)
-        ours.weight, ours.bias = torch.nn.Parameter(packed, requires_grad=False), layer.bias
+        assert packed.qdata.nbytes == layer.weight.numel() // 2
         quantize_(layer, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)))
-        results = []
-        for each in (ours, layer):
-            saved: list[torch.Tensor] = []
-            inputs = torch.linspace(-1, 1, 480).reshape(5, 96).to(dtype).requires_grad_()
-            with torch.autograd.graph.saved_tensors_hooks(
-                lambda t, saved=saved: saved.append(t) or t, lambda t: t
-            ):
-                product = each(inputs)
-            product.sum().backward()
-            assert (each is ours) == (not saved)
-            results.append((product, inputs.grad, each.bias.grad))
-            each.bias.grad = None
-        assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+        assert torch.equal(packed.dequantize(), layer.weight.dequantize())
+
+
+@pytest.mark.parametrize("way", ["torchao-int8", "torchao-fp8", "torchao-int4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_those_of_the_widened_weight_and_keep_no_copy_of_it(
+    write_config: Any, way: str, dtype: torch.dtype
+):
+    base, _ = load(write_config(**WAYS[way]), dtype)
+    _, ours = next(find_rounded(base))
+    plain = torch.nn.Linear(ours.in_features, ours.out_features, dtype=dtype)
+    plain.weight = torch.nn.Parameter(ours.weight.dequantize(), requires_grad=False)
+    ours.bias = plain.bias
+    results = []
+    for layer in (ours, plain):
+        saved: list[torch.Tensor] = []
+        inputs = torch.linspace(-1, 1, 10 * 64).reshape(2, 5, 64).to(dtype).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: saved.append(t) or t, lambda t: t
+        ):
+            product = layer(inputs)
+        product.square().sum().backward()
+        assert bool(saved) == (layer is plain)
+        results.append((product, inputs.grad, layer.bias.grad))
+        layer.bias.grad = None
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*results, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(inputs.float()).dtype == torch.bfloat16
 
 
 def test_layers_that_hold_no_whole_groups_are_refused(write_config: Any, tmp_path: Path, tokenizer: Any):

@@ -39,23 +39,31 @@ def widen_torchao(layer: Any) -> torch.Tensor:
 
 
 def settle_torchao_(model: Any) -> None:
-    """Says that 4-bit weights can be trained beside, and that all layers have them.
+    """Lets products keep no wide copies of weights; says that 4-bit ones can be trained beside.
 
     Raises:
-        ModelError: The inputs of a layer do not come in whole groups.
+        ModelError: Inputs of a layer that come in no whole groups of 4-bit weights.
     """
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
     from siredon.model.packed_int4 import GROUP, PackedInt4WeightConfig, TrainableQuantizer, find_unfit
+    from siredon.model.widened_products import keep_no_wide_copies_
 
     settings = model.hf_quantizer.quantization_config
-    if not isinstance(settings.quant_type, PackedInt4WeightConfig):
-        return
-    unfit = find_unfit(model)
-    if unfit is not None:
-        raise ModelError(
-            f"`load_in_torchao: int4`: the {unfit[1]} inputs of {unfit[0]} are no whole number of groups of {GROUP}",
-            "Use `load_in_torchao: int8`, or `load_in_4bit: true` with `adapter: qlora`.",
-        )
-    model.hf_quantizer = TrainableQuantizer(settings, pre_quantized=False)
+    if isinstance(settings.quant_type, PackedInt4WeightConfig):
+        unfit = find_unfit(model)
+        if unfit is not None:
+            raise ModelError(
+                f"`load_in_torchao: int4`: the {unfit[1]} inputs of {unfit[0]} are no whole number of groups "
+                f"of {GROUP}",
+                "Use `load_in_torchao: int8`, or `load_in_4bit: true` with `adapter: qlora`.",
+            )
+        model.hf_quantizer = TrainableQuantizer(settings, pre_quantized=False)
+    # Others that a folder may hold also round their inputs.
+    if isinstance(
+        settings.quant_type, (PackedInt4WeightConfig, Float8WeightOnlyConfig, Int8WeightOnlyConfig)
+    ):
+        keep_no_wide_copies_(model)
 
 
 def _choose(section: QuantizationSection) -> Any:
