@@ -7,7 +7,7 @@ for some GPUs alone.  Its rounding is used here, and its way of extending it: a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torchao.core.config import AOBaseConfig
@@ -31,8 +31,9 @@ class PackedInt4(TorchAOBaseTensor):
         shape: [outputs, inputs].
     """
 
-    tensor_data_names = ("qdata", "scale")
-    tensor_attribute_names = ("shape",)
+    # PyTorch's compiler copies these as lists.
+    tensor_data_names: ClassVar[list[str]] = ["qdata", "scale"]
+    tensor_attribute_names: ClassVar[list[str]] = ["shape"]
 
     def __new__(cls, qdata: torch.Tensor, scale: torch.Tensor, shape: torch.Size) -> PackedInt4:
         """A tensor of this shape, in the format of its scales."""

@@ -217,6 +217,9 @@ def test_4_bits_of_torchao_are_its_own_rounding_two_to_a_byte():
         assert packed.qdata.nbytes == layer.weight.numel() // 2
         quantize_(layer, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)))
         assert torch.equal(packed.dequantize(), layer.weight.dequantize())
+    layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    inputs = torch.ones(3, 96, dtype=torch.bfloat16, requires_grad=True)
+    assert torch.equal(torch.compile(layer, backend="aot_eager")(inputs), layer(inputs))
 
 
 @pytest.mark.parametrize("way", ["torchao-int8", "torchao-fp8", "torchao-int4"])

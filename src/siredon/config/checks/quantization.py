@@ -299,7 +299,7 @@ RULES = (
         "SD0713",
         _check_stored_packages,
         wrong="base_model: models/gptq",
-        right="base_model: HuggingFaceTB/SmolLM2-135M",
+        right=_QLORA,
         portable=False,
     ),
 )
