@@ -1,6 +1,6 @@
 """LoRA beside a frozen base in few bits, and every weight trained: steps, loss, speed, peak of `siredon train`.
 
-    python benchmarks/qlora.py [--shape 8b|tiny] [--ways nf4 8bit torchao-int8 bf16 full] [--steps 20]
+    python benchmarks/qlora.py [--shape 8b|tiny] [--ways nf4 8bit torchao-int4 bf16 full] [--steps 20]
 
 The base is a Llama 3 of 8 B random weights, written layer by layer into a folder of safetensors (16 GB), so that no
 hub is asked.  Each way is a process of its own, so that its peak is its own.  Results: benchmarks/results/, as JSON.
@@ -44,6 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "8bit": {**LORA, "load_in_8bit": True},
     "torchao-int8": {**LORA, "load_in_torchao": "int8"},
     "torchao-fp8": {**LORA, "load_in_torchao": "fp8"},
+    "torchao-int4": {**LORA, "load_in_torchao": "int4"},
     "bf16": LORA,
     "full": {"optimizer": "adamw_bf16_sr", "learning_rate": 1e-5},
 }

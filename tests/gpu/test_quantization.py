@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import build_model
 from tests.runs.test_train import config_of, metrics_of
 from tests.unit.model.test_quantized import IDS, LORA, QLORA, WAYS, bytes_of, load
 from tests.unit.model.test_stored_bits import fp8_folder, mxfp4_folder
@@ -78,7 +79,7 @@ def test_the_model_in_16_bits_is_never_whole_on_the_gpu(write_config: Any, tmp_p
     assert peak < 0.6 * whole
 
 
-@pytest.mark.parametrize("way", ["nf4-twice", "8bit", "torchao-int8", "torchao-fp8"])
+@pytest.mark.parametrize("way", ["nf4-twice", "8bit", "torchao-int8", "torchao-fp8", "torchao-int4"])
 def test_a_widened_model_gives_the_logits_of_the_rounded_one(write_config: Any, way: str):
     base, _ = load(write_config(**WAYS[way]))
     device = probe_hardware().device
@@ -114,3 +115,72 @@ def test_fp8_and_mxfp4_are_widened_here_too(write_config: Any, fp8_folder: Any, 
         for name, weight in truth.items():
             found = base.get_parameter(name).float().cpu()
             assert torch.allclose(found, weight.to(torch.bfloat16).float(), rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("formats", [("fp8", "fp8"), ("fp8", None), ("int4", None)])
+def test_what_was_trained_for_rounding_is_what_torchao_answers_with(formats: tuple[str, str | None]):
+    """In 8-bit floats products of both sides rounded are exact on this GPU up to the 16 bits of the result."""
+    from torchao.quantization import quantize_
+
+    from siredon.config.sections.quantization import QatOptions
+    from siredon.model.rounding import build_layer_rounding, round_in_training_
+
+    device = probe_hardware().device
+    options = QatOptions(weight_dtype=formats[0], activation_dtype=formats[1])  # type: ignore[arg-type]
+    model = build_model(512, tied=False, dtype=torch.bfloat16).to(device)
+    round_in_training_(model, options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    losses = []
+    for _ in range(6):
+        loss = model(input_ids=IDS.to(device), labels=IDS.to(device)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05
+    answering = build_model(512, tied=False, dtype=torch.bfloat16).to(device)
+    answering.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        whole = answering.eval()(IDS.to(device)).logits.float()
+        head = answering.get_output_embeddings()
+        quantize_(
+            answering,
+            build_layer_rounding(options),
+            lambda module, name: isinstance(module, torch.nn.Linear) and module is not head,
+        )
+        felt = model.eval()(IDS.to(device)).logits.float()
+        off = (answering(IDS.to(device)).logits.float() - felt).norm() / felt.norm()
+        assert off < 0.2 * (whole - felt).norm() / felt.norm()
+
+
+def test_recomputed_layers_in_8_bits_keep_no_inputs_here_either(write_config: Any):
+    """By the bytes of the forward pass: inputs of all layers in 16 bits are most of what bitsandbytes keeps."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    device = probe_hardware().device
+    ids = torch.randint(8, 500, (1, 512), generator=torch.Generator().manual_seed(0)).to(device)
+    held, losses = {}, {}
+    for name in ("ours", "theirs"):
+        base, config = load(write_config(**WAYS["8bit"]), torch.bfloat16)
+        for _, layer in find_rounded(base):
+            if name == "theirs":
+                layer.__class__ = Linear8bitLt
+        model = attach_adapter_(base, config.adapter, seed=0).to(device)
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        inputs = []
+        for _, layer in find_rounded(base):
+            layer.register_forward_pre_hook(
+                lambda layer, given, inputs=inputs: inputs.append(given[0].nbytes)
+            )
+        with torch.autocast(device, torch.bfloat16):
+            model(input_ids=ids, labels=ids).loss.backward()
+            inputs.clear()
+            before = torch.accelerator.memory_allocated()
+            loss = model(input_ids=ids, labels=ids).loss
+        held[name] = torch.accelerator.memory_allocated() - before
+        loss.backward()
+        losses[name] = loss.item()
+    # The first half was before the backward pass; the seven products of a layer have four inputs.
+    kept = sum(inputs[: len(inputs) // 2]) * 4 // 7
+    assert held["theirs"] - held["ours"] > 0.8 * kept
+    assert losses["ours"] == losses["theirs"]

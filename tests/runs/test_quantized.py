@@ -21,6 +21,7 @@ WAYS: dict[str, tuple[dict[str, Any], float]] = {
     "nf4": (QLORA, 1e-4),
     "8bit": ({**LORA, "load_in_8bit": True}, 0.5),
     "torchao-int8": ({**LORA, "load_in_torchao": "int8"}, 1e-4),
+    "torchao-int4": ({**LORA, "load_in_torchao": "int4"}, 1e-4),
 }
 IDS = torch.randint(8, 500, (2, 40), generator=torch.Generator().manual_seed(0))
 
@@ -85,10 +86,13 @@ def test_the_unrounded_base_is_merged_into_where_the_file_says_so(
 
 
 INT4 = {"weight_dtype": "int4", "activation_dtype": "int8", "quantize_embedding": True}
+#: Inputs in 8-bit floats are multiplied on GPUs alone: see tests/gpu.
+FP8 = {"weight_dtype": "fp8"}
 
 
+@pytest.mark.parametrize("formats", [INT4, FP8])
 def test_rounding_begins_exactly_when_asked_and_what_is_saved_rounds_to_what_was_trained(
-    write_config: Any, tmp_path: Path
+    write_config: Any, tmp_path: Path, formats: dict[str, Any]
 ):
     from torchao.quantization import quantize_
     from transformers import AutoModelForCausalLM
@@ -98,7 +102,11 @@ def test_rounding_begins_exactly_when_asked_and_what_is_saved_rounds_to_what_was
     keys = {"max_steps": 8, "save_steps": 4, "learning_rate": 5e-3}
     folders = {name: tmp_path / name for name in ("plain", "late", "always")}
     losses = {}
-    for name, qat in (("plain", ...), ("late", {**INT4, "fake_quant_after_n_steps": 5}), ("always", INT4)):
+    for name, qat in (
+        ("plain", ...),
+        ("late", {**formats, "fake_quant_after_n_steps": 5}),
+        ("always", formats),
+    ):
         config = config_of(write_config(**keys, qat=qat, output_dir=str(folders[name])))
         pipeline.train(config)
         losses[name] = [row["loss"] for row in metrics_of(folders[name]) if "loss" in row]
@@ -109,7 +117,7 @@ def test_rounding_begins_exactly_when_asked_and_what_is_saved_rounds_to_what_was
     assert losses["always"][-1] < losses["always"][0] - 0.3
     # 2. Gone on with from step 4, it begins after step 5 again
     whole = weights_of(folders["late"])
-    late = {**keys, "qat": {**INT4, "fake_quant_after_n_steps": 5}, "output_dir": str(folders["late"])}
+    late = {**keys, "qat": {**formats, "fake_quant_after_n_steps": 5}, "output_dir": str(folders["late"])}
     shutil.rmtree(folders["late"] / "checkpoint-8")
     (folders["late"] / "model.safetensors").unlink()
     pipeline.train(config_of(write_config(**late, auto_resume_from_checkpoints=True)))
@@ -129,11 +137,14 @@ def test_rounding_begins_exactly_when_asked_and_what_is_saved_rounds_to_what_was
         build_layer_rounding(options),
         lambda module, name: isinstance(module, torch.nn.Linear) and module is not head,
     )
-    quantize_(
-        rounded, build_table_rounding(options), lambda module, name: isinstance(module, torch.nn.Embedding)
-    )
+    if options.quantize_embedding:
+        quantize_(
+            rounded,
+            build_table_rounding(options),
+            lambda module, name: isinstance(module, torch.nn.Embedding),
+        )
     assert (logits_of(rounded) - logits_of(trained)).abs().max() < 1e-5
-    assert (logits_of(trained) - unrounded).abs().max() > 1e-2
+    assert (logits_of(trained) - unrounded).abs().max() > 5e-3
 
 
 def test_groups_that_do_not_fit_are_refused_with_those_that_do(write_config: Any):

@@ -60,8 +60,11 @@ def test_two_ranks_give_the_weights_and_losses_of_one(write_config: Any, tmp_pat
 
 
 @pytest.mark.long
-def test_two_ranks_train_beside_weights_in_few_bits_as_one_does(write_config: Any, tmp_path: Path):
-    keys = {**LORA, "adapter": "qlora", "load_in_4bit": True, "max_steps": 2, "save_strategy": "no"}
+@pytest.mark.parametrize("bits", [{"adapter": "qlora", "load_in_4bit": True}, {"load_in_torchao": "int4"}])
+def test_two_ranks_train_beside_weights_in_few_bits_as_one_does(
+    write_config: Any, tmp_path: Path, bits: dict[str, Any]
+):
+    keys = {**LORA, **bits, "max_steps": 2, "save_strategy": "no"}
     one = write_config("one.yml", **keys, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one"))
     two = write_config("two.yml", **keys, gradient_accumulation_steps=1, output_dir=str(tmp_path / "two"))
     pipeline.train(load_config(str(one))[0])

@@ -30,7 +30,7 @@ _PACKAGES: dict[str, tuple[tuple[str, str], ...]] = {
     "qat": (("torchao", _OURS),),
     "gptq": (("gptqmodel", _GPTQ), ("optimum", _GPTQ)),
     "awq": (("gptqmodel", "pip install gptqmodel"),),
-    "compressed-tensors": (("compressed_tensors", "pip install compressed-tensors"),),
+    "compressed-tensors": (("compressed_tensors", _OURS),),
 }
 
 

@@ -22,8 +22,13 @@ from siredon.registry import Shelf
 QUANTIZERS = Shelf("siredon.model.quantizers", "QUANTIZER", "quantization")
 
 #: Formats of weights on disk that are widened as they are read, and the class of transformers that reads them.
-#: Nothing can be trained beside MXFP4; products of FP8 blocks need kernels that transformers fetches from a hub.
-_WIDENED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+#: Nothing can be trained beside MXFP4; products of FP8 blocks need kernels that transformers fetches from a hub; and
+#: weights of compressed-tensors would be widened all at once by the first product.
+_WIDENED = {
+    "mxfp4": "Mxfp4Config",
+    "fp8": "FineGrainedFP8Config",
+    "compressed-tensors": "CompressedTensorsConfig",
+}
 
 
 @dataclass(frozen=True)
@@ -67,18 +72,18 @@ def choose_reading(
     if problem is not None:
         raise ModelError(f"{problem.key}: {problem.message}", problem.fix)
     placed = {"device_map": {"": name_local_device(hardware)}}
-    if method in _WIDENED:
-        options = section.model_quantization_config_kwargs or {}
-        build = find_class("model_quantization_config", _WIDENED[method], "Upgrade transformers.")
-        note(
-            f"base: stored in {method.upper()}, widened to {_name(dtype)} as it is read, so that it can be trained"
-        )
-        return {"quantization_config": build(**{**options, "dequantize": True})}
     for package, install in find_lacking(method):
         raise ModelError(
             f"base_model: its weights are stored by {method}, which takes the package {package}",
             f"Install it: `{install}`; or name the model's 16-bit weights.",
         )
+    if method in _WIDENED:
+        options = section.model_quantization_config_kwargs or {}
+        build = find_class("model_quantization_config", _WIDENED[method], "Upgrade transformers.")
+        note(
+            f"base: stored in {_shown(method)}, widened to {_name(dtype)} as it is read, so that it can be trained"
+        )
+        return {"quantization_config": build(**{**options, "dequantize": True})}
     if method:
         note(
             f"base: stored in few bits ({method}); its own settings hold, and only an adapter can be trained"
@@ -132,6 +137,20 @@ def check_trainable(model: Any, section: AdapterSection) -> None:
                 f"`lora_modules_to_save: {name}` is held in few bits, and cannot be trained in full",
                 f"Give it LoRA: `lora_target_modules: [{name}]`. Embeddings and head are not rounded.",
             )
+
+
+def keep_from_ranks_(model: Any) -> None:
+    """Tells data parallelism to pass over weights of torchao, which are several tensors each, and cannot be sent.
+
+    Every rank has read and rounded the same weights.
+
+    Args:
+        model: What is trained, with its adapter.
+    """
+    names = [name for name, weight in model.named_parameters() if type(weight.data) is not torch.Tensor]
+    if names:
+        parallel: Any = torch.nn.parallel.DistributedDataParallel
+        parallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 
 def find_rounded(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -201,6 +220,11 @@ def _quantizer(model: Any) -> Any:
 def _method(name: Any) -> str:
     """`bitsandbytes` of what transformers calls `QuantizationMethod.BITS_AND_BYTES`, and of the plain word."""
     return str(name.value if isinstance(name, Enum) else name).lower()
+
+
+def _shown(method: str) -> str:
+    """Formats are abbreviations; the rest are names of packages."""
+    return f"few bits by {method}" if "-" in method else method.upper()
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -37,18 +37,37 @@ def round_in_training_(model: Any, options: QatOptions) -> None:
     sizes = {name: layer.in_features for name, layer in layers.items()}
     if options.quantize_embedding:
         sizes |= {f"embeddings {index}": table.embedding_dim for index, table in enumerate(tables)}
-    _check_groups(sizes, options.group_size)
-    chosen = {id(layer) for layer in layers.values()}
-    quantize_(model, QATConfig(build_layer_rounding(options)), lambda module, name: id(module) in chosen)
+    _check_groups(sizes, options)
+    _round_layers_(model, layers, options)
     if options.quantize_embedding:
         chosen = {id(table) for table in tables}
         quantize_(model, QATConfig(build_table_rounding(options)), lambda module, name: id(module) in chosen)
-    inputs = f", inputs to {options.activation_dtype}" if options.activation_dtype else ""
+    weights, to = options.formats
+    inputs = f", inputs to {to}" if to else ""
+    group = (
+        f"{options.weights_per_scale} weights a scale"
+        if options.weights_per_scale
+        else "a scale for each row"
+    )
     also = " and the embeddings" if options.quantize_embedding else ""
     note(
-        f"qat: {len(layers)} linear layers{also} rounded to {options.weight_dtype} as they are used, "
-        f"{options.group_size} weights a scale{inputs}; the head is not"
+        f"qat: {len(layers)} linear layers{also} rounded to {weights} as they are used, "
+        f"{group}{inputs}; the head is not"
     )
+
+
+def _round_layers_(model: Any, layers: dict[str, torch.nn.Linear], options: QatOptions) -> None:
+    from torchao.quantization import quantize_
+    from torchao.quantization.qat import QATConfig
+
+    if options.rounds_to_floats:
+        from siredon.model.float_rounding import build_float_layer
+
+        for name, layer in layers.items():
+            model.set_submodule(name, build_float_layer(layer, options))
+        return
+    chosen = {id(layer) for layer in layers.values()}
+    quantize_(model, QATConfig(build_layer_rounding(options)), lambda module, name: id(module) in chosen)
 
 
 def build_layer_rounding(options: QatOptions) -> Any:
@@ -56,6 +75,10 @@ def build_layer_rounding(options: QatOptions) -> Any:
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
 
+    if options.rounds_to_floats:
+        from siredon.model.float_rounding import build_float_config
+
+        return build_float_config(options)
     dtype, group = _WEIGHTS[options.weight_dtype], PerGroup(options.group_size)
     if options.activation_dtype is None:
         return IntxWeightOnlyConfig(weight_dtype=dtype, granularity=group)
@@ -68,7 +91,7 @@ def build_table_rounding(options: QatOptions) -> Any:
     from torchao.quantization.granularity import PerGroup
 
     return IntxWeightOnlyConfig(
-        weight_dtype=_WEIGHTS[options.weight_dtype], granularity=PerGroup(options.group_size)
+        weight_dtype=_WEIGHTS[options.weight_dtype], granularity=PerGroup(options.weights_per_scale)
     )
 
 
@@ -81,18 +104,23 @@ def switch_rounding_(model: Any, *, on: bool) -> None:
             module.enabled = on
 
 
-def _check_groups(sizes: dict[str, int], group: int) -> None:
+def _check_groups(sizes: dict[str, int], options: QatOptions) -> None:
+    group = options.weights_per_scale
     for name, size in sizes.items():
-        if size % group:
-            fitting = [
-                number
-                for number in (256, 128, 64, 32, 16, 8, 4, 2)
-                if not any(s % number for s in sizes.values())
-            ]
+        if group == 0 or size % group == 0:
+            continue
+        problem = f"the {size} inputs of {name} are no whole number of groups"
+        if group != options.group_size:
             raise ModelError(
-                f"`qat.group_size: {group}`: the {size} inputs of {name} are no whole number of groups",
-                f"Groups that fit every layer: {', '.join(map(str, fitting)) or 'none'}.",
+                f"`qat.weight_dtype: {options.weight_dtype}` takes {group} weights to a scale: {problem}",
+                "Use another format: `weight_dtype: fp8`, or `int4` with a `group_size`.",
             )
+        numbers = (256, 128, 64, 32, 16, 8, 4, 2)
+        fitting = [number for number in numbers if not any(each % number for each in sizes.values())]
+        raise ModelError(
+            f"`qat.group_size: {group}`: {problem}",
+            f"Groups that fit every layer: {', '.join(map(str, fitting)) or 'none'}.",
+        )
 
 
 _WEIGHTS = {

@@ -64,7 +64,7 @@ def test_settings_that_files_of_axolotl_have_pass(text: str):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (LORA + "load_in_torchao: int4\n", [("SD0004", "load_in_torchao")]),
+        (LORA + "load_in_torchao: int4\n", []),
         ("load_in_torchao: int8\n", [("SD0301", "load_in_torchao")]),
         (QLORA + "load_in_torchao: int8\n", [("SD0302", "load_in_torchao")]),
         (LORA + "merge_base: original\n", [("SD0303", "merge_base")]),
@@ -139,3 +139,27 @@ def test_a_package_that_is_not_installed_is_named_with_its_install_command(
     )
     ((code, _, fix),) = found(text)
     assert (code, fix) == ("SD0560", "Install it: `pip install 'siredon[quantization]'`.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "weight_dtype: int4\n  activation_dtype: int4",
+            ("SD0710", "`activation_dtype` with `weight_dtype: int4`: none"),
+        ),
+        ("weight_dtype: mxfp4", ("SD0710", "`activation_dtype` with `weight_dtype: mxfp4`: `mxfp4`.")),
+        (
+            "weight_dtype: int4\n  activation_dtype: fp8\n  group_size: 32",
+            ("SD0711", "Write 128, or remove it."),
+        ),
+        ("weight_dtype: float8\n  group_size: 32", ("SD0711", "Remove it.")),
+        ("weight_dtype: nvfp4\n  quantize_embedding: true", ("SD0712", "Remove `quantize_embedding`")),
+        ("weight_dtype: float8_e4m3fn\n  activation_dtype: float8", None),
+        ("weight_dtype: int4\n  activation_dtype: fp8\n  quantize_embedding: true", None),
+    ],
+)
+def test_formats_of_training_for_rounding_are_those_of_a_layer(text: str, expected: tuple[str, str] | None):
+    problems = [(code, fix) for code, _, fix in found(f"qat:\n  {text}\n")]
+    assert len(problems) == (expected is not None)
+    assert expected is None or (problems[0][0] == expected[0] and problems[0][1].startswith(expected[1]))

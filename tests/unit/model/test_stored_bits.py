@@ -10,12 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.conftest import build_model
+from tests.runs.test_train import metrics_of
 from tests.unit.model.test_quantized import IDS, LORA, QLORA, load
+from transformers import AutoModelForCausalLM
 
+from siredon import pipeline
+from siredon.config.load import load_config
 from siredon.config.stored_bits import find_lacking
-from siredon.errors import ModelError
+from siredon.errors import ConfigError, ModelError
+from siredon.hardware import probe_hardware
 from siredon.model.adapt import attach_adapter_
 from siredon.model.quantized import check_trainable, find_rounded, widen_
+from siredon.serve.load import load_tuned
 
 #: The values of a 4-bit float with 2 bits of exponent and 1 of mantissa, and the bit of the sign.
 FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -145,9 +151,6 @@ def test_weights_that_bitsandbytes_stored_are_read_as_they_are(
 def test_what_the_weights_contradict_is_refused_wherever_they_come_from(write_config: Any, fp8_folder: Any):
     path = write_config(base_model=str(fp8_folder[0]))
     base = path.read_text()
-    from siredon.config.load import load_config
-    from siredon.errors import ConfigError
-
     path.write_text(base + "model_quantization_config: Mxfp4Config\n")
     with pytest.raises(ConfigError, match="by fp8: not what `model_quantization_config` says"):
         load_config(str(path))
@@ -229,5 +232,84 @@ def test_weights_of_gptq_are_read_as_their_formula_says_and_trained_beside(
 
 @pytest.mark.skipif(not list(find_lacking("gptq")), reason="gptqmodel and optimum are installed")
 def test_a_package_that_stored_weights_take_is_named(write_config: Any, gptq_folder: Any):
-    with pytest.raises(ModelError, match=r"takes the package gptqmodel\n.*pip install gptqmodel optimum"):
-        load(write_config(base_model=str(gptq_folder[0]), **ON_QUERIES))
+    with pytest.raises(
+        ConfigError, match=r"(?s)SD0713.*takes the package gptqmodel.*pip install gptqmodel optimum"
+    ):
+        load_config(str(write_config(base_model=str(gptq_folder[0]), **ON_QUERIES)))
+
+
+#: How llm-compressor says that linear layers are in whole numbers of 4 bits, or in 8-bit floats.
+PACKED = {
+    "format": "pack-quantized",
+    "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32},
+}
+FLOATS = {
+    "format": "float-quantized",
+    "weights": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"},
+    "input_activations": {
+        "num_bits": 8,
+        "type": "float",
+        "symmetric": True,
+        "strategy": "token",
+        "dynamic": True,
+    },
+}
+
+
+def compress(weight: torch.Tensor, bits: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A weight as compressed-tensors stores it, and what it comes to."""
+    if bits == 8:
+        scale = weight.abs().amax(1, keepdim=True) / 448
+        floats = (weight / scale).to(torch.float8_e4m3fn)
+        return {"weight": floats, "weight_scale": scale}, floats.float() * scale
+    groups = weight.unflatten(1, (-1, 32))
+    scale = groups.abs().amax(-1) / 7.5
+    codes = (groups / scale.unsqueeze(-1)).round().clamp(-8, 7)
+    words = ((codes.long() + 8).reshape(len(weight), -1, 8) << (4 * torch.arange(8))).sum(-1)
+    parts = {
+        "weight_packed": words.to(torch.int32),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return parts, (codes * scale.unsqueeze(-1)).flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(
+    bool(list(find_lacking("compressed-tensors"))), reason="compressed-tensors is not installed"
+)
+@pytest.mark.parametrize(("group", "bits"), [(PACKED, 4), (FLOATS, 8)])
+def test_weights_of_compressed_tensors_are_widened_trained_beside_and_merged_into(
+    write_config: Any, tmp_path: Path, tokenizer: Any, group: dict[str, Any], bits: int
+):
+    folder = tmp_path / "compressed"
+    build_model(len(tokenizer), tied=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    stored, truth = {}, {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if not name.endswith("proj.weight"):
+            stored[name] = weight
+            continue
+        parts, truth[name] = compress(weight, bits)
+        stored |= {f"{name.removesuffix('weight')}{part}": tensor for part, tensor in parts.items()}
+    groups = {"group_0": {"targets": ["Linear"], **group}}
+    how = {"format": group["format"], "quantization_status": "compressed", "ignore": ["lm_head"]}
+    rewrite(folder, stored, quant_method="compressed-tensors", config_groups=groups, **how)
+    # 1. Read as the formula says, with nothing left of how it was stored
+    keys = {**LORA, "base_model": str(folder), "max_steps": 6, "learning_rate": 5e-2}
+    base, config = load(write_config(**keys))
+    assert len(truth) == 14
+    assert all(torch.allclose(base.get_parameter(name), weight, atol=1e-7) for name, weight in truth.items())
+    assert "quantization_config" not in base.config.to_dict()
+    # 2. Trained, asked and merged, in full as well
+    pipeline.train(config)
+    losses = [row["loss"] for row in metrics_of(tmp_path / "out") if "loss" in row]
+    assert losses[-1] < losses[0] - 0.1
+    answering = load_tuned(config, probe_hardware()).model.eval()
+    pipeline.merge_lora(config)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out/merged", dtype=torch.float32)
+    assert "quantization_config" not in merged.config.to_dict()
+    with torch.no_grad():
+        assert (merged.eval()(IDS).logits - answering(IDS).logits).abs().max() < 1e-4
+    whole, config = load(write_config(base_model=str(folder)))
+    check_trainable(whole, config.adapter)

@@ -10,7 +10,7 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.model import ModelSection
-from siredon.config.sections.quantization import QuantizationSection
+from siredon.config.sections.quantization import ROUNDINGS, QuantizationSection
 from siredon.config.stored_bits import find_contradiction, find_lacking
 from siredon.registry import suggest
 
@@ -140,6 +140,22 @@ def _check_stored(quantization: QuantizationSection, model: ModelSection) -> Ite
             yield found
 
 
+def _check_stored_packages(quantization: QuantizationSection, model: ModelSection) -> Iterator[Finding]:
+    """The package that reads the weights of a folder on this machine is installed.
+
+    Weights that were quantized by others say in their `config.json` by what.
+    """
+    stored = (read_model_config(model) or {}).get("quantization_config")
+    if not isinstance(stored, dict) or find_contradiction(quantization, stored) is not None:
+        return
+    method = str(stored.get("quant_method", "")).lower()
+    for package, install in find_lacking(method) if method not in quantization.ways else ():
+        message = (
+            f"its weights are stored by {method}, which takes the package {package}, which is not installed"
+        )
+        yield Finding("base_model", message, f"Install it: `{install}`; or name the model's 16-bit weights.")
+
+
 def _check_start(quantization: QuantizationSection, batch: BatchSection) -> Iterator[Finding]:
     """Rounding begins before training ends.
 
@@ -151,6 +167,64 @@ def _check_start(quantization: QuantizationSection, batch: BatchSection) -> Iter
             "qat.fake_quant_after_n_steps",
             f"rounding would begin after {start} steps, and the run has {batch.max_steps}",
             "Begin earlier.",
+        )
+
+
+def _check_formats(quantization: QuantizationSection) -> Iterator[Finding]:
+    """The formats of `qat` are a pair that torchao multiplies.
+
+    What is trained for is then a model that can run.  Weights may be rounded alone, but for `mxfp4`.
+    """
+    qat = quantization.qat
+    if qat is None or qat.formats in ROUNDINGS:
+        return
+    weights, inputs = qat.formats
+    fitting = [pair[1] for pair in ROUNDINGS if pair[0] == weights]
+    shown = ", ".join("none" if word is None else f"`{word}`" for word in fitting)
+    named = "no `activation_dtype`" if inputs is None else f"`activation_dtype: {qat.activation_dtype}`"
+    yield Finding(
+        "qat.weight_dtype" if inputs is None else "qat.activation_dtype",
+        f"torchao has no layer with `weight_dtype: {qat.weight_dtype}` and {named}",
+        f"`activation_dtype` with `weight_dtype: {weights}`: {shown}.",
+    )
+
+
+def _check_group(quantization: QuantizationSection) -> Iterator[Finding]:
+    """`group_size` of `qat` is that of the format, where the format says it.
+
+    8-bit floats have a scale for each row; `nvfp4` one for 16 weights, `mxfp4` for 32, and `int4` beside inputs in
+    `fp8` for 128.
+    """
+    qat = quantization.qat
+    fixed = None if qat is None else ROUNDINGS.get(qat.formats)
+    if qat is None or fixed is None or "group_size" not in qat.model_fields_set or qat.group_size == fixed:
+        return
+    weights, inputs = qat.formats
+    beside = "" if inputs in (None, weights) else f" beside inputs in `{inputs}`"
+    if fixed:
+        message, fix = (
+            f"{fixed} weights share a scale in `{weights}`{beside}",
+            f"Write {fixed}, or remove it.",
+        )
+    else:
+        message, fix = (
+            f"`group_size` has no effect: all weights of a row share a scale in `{weights}`",
+            "Remove it.",
+        )
+    yield Finding("qat.group_size", message, fix)
+
+
+def _check_tables(quantization: QuantizationSection) -> Iterator[Finding]:
+    """`qat` rounds embeddings to whole numbers.
+
+    torchao has no embeddings in floats of few bits.
+    """
+    qat = quantization.qat
+    if qat is not None and qat.quantize_embedding and qat.formats[0] not in ("int4", "int8"):
+        yield Finding(
+            "qat.quantize_embedding",
+            f"torchao has no embeddings in `{qat.weight_dtype}`",
+            "Remove `quantize_embedding`, or write `weight_dtype: int4` or `int8`.",
         )
 
 
@@ -201,6 +275,31 @@ RULES = (
         _check_gptq,
         wrong=_LORA + "gptq: true",
         right=_LORA + "load_in_8bit: true",
+        portable=False,
+    ),
+    Rule(
+        "SD0710",
+        _check_formats,
+        wrong="qat:\n  weight_dtype: fp8\n  activation_dtype: int8",
+        right="qat:\n  weight_dtype: fp8\n  activation_dtype: fp8",
+    ),
+    Rule(
+        "SD0711",
+        _check_group,
+        wrong="qat:\n  weight_dtype: nvfp4\n  group_size: 32",
+        right="qat:\n  weight_dtype: nvfp4\n  group_size: 16",
+    ),
+    Rule(
+        "SD0712",
+        _check_tables,
+        wrong="qat:\n  weight_dtype: fp8\n  quantize_embedding: true",
+        right="qat:\n  weight_dtype: int8\n  quantize_embedding: true",
+    ),
+    Rule(
+        "SD0713",
+        _check_stored_packages,
+        wrong="base_model: models/gptq",
+        right=_QLORA,
         portable=False,
     ),
 )

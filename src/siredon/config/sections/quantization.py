@@ -8,24 +8,51 @@ from siredon.config.fields import Bool, Int, Section, key, planned
 
 QuantizedDtype = Literal["int4", "int8", "float8_e4m3fn", "float8", "fp8", "nvfp4", "mxfp4"]
 
-#: torchao rounds to 8-bit floats by a cast, and so also the gradient that comes back through it: most of it is zero.
-_NOT_IN_TRAINING = ("float8_e4m3fn", "float8", "fp8", "nvfp4", "mxfp4")
+_SAME = {"float8_e4m3fn": "fp8", "float8": "fp8"}
+
+#: Formats of weights and of inputs that torchao multiplies -> weights that share a scale; 0 for those of a row, None
+#: for as many as `group_size` says.
+ROUNDINGS: dict[tuple[str, str | None], int | None] = {
+    ("int8", None): None,
+    ("int8", "int8"): None,
+    ("int4", None): None,
+    ("int4", "int8"): None,
+    ("int4", "fp8"): 128,
+    ("fp8", None): 0,
+    ("fp8", "fp8"): 0,
+    ("nvfp4", None): 16,
+    ("nvfp4", "nvfp4"): 16,
+    ("mxfp4", "mxfp4"): 32,
+}
 
 
 class QatOptions(Section):
     """`qat:`, training that feels the rounding to come."""
 
-    weight_dtype: QuantizedDtype = key(
-        "Format to which weights are rounded.", "int8", planned_values=_NOT_IN_TRAINING
-    )
+    weight_dtype: QuantizedDtype = key("Format to which weights are rounded.", "int8")
     activation_dtype: QuantizedDtype | None = key(
-        "Format to which the inputs of layers are rounded; none leaves them.",
-        None,
-        planned_values=("int4", *_NOT_IN_TRAINING),
+        "Format to which the inputs of layers are rounded; none leaves them.", None
     )
     quantize_embedding: Bool = key("Round embeddings too.", False)
-    group_size: Int = key("Weights that share a scale.", 32, ge=1)
+    group_size: Int = key("Weights that share a scale, where the format does not say it.", 32, ge=1)
     fake_quant_after_n_steps: Int | None = key("Optimizer steps before rounding begins.", None, ge=0)
+
+    @property
+    def formats(self) -> tuple[str, str | None]:
+        """Formats of weights and of inputs, each by one name."""
+        weights, inputs = self.weight_dtype, self.activation_dtype
+        return _SAME.get(weights, weights), None if inputs is None else _SAME.get(inputs, inputs)
+
+    @property
+    def rounds_to_floats(self) -> bool:
+        """Whether the formats are not whole numbers alone."""
+        return ROUNDINGS.get(self.formats) is not None
+
+    @property
+    def weights_per_scale(self) -> int:
+        """How many weights in a row share a scale; 0 for all of them."""
+        fixed = ROUNDINGS.get(self.formats)
+        return self.group_size if fixed is None else fixed
 
 
 class PtqOptions(Section):
@@ -51,7 +78,7 @@ class QuantizationSection(Section):
     load_in_4bit: Bool = key("Frozen weights in 4 bits, by bitsandbytes; with `adapter: qlora`.", False)
     bnb_config_kwargs: dict[str, Any] | None = key("Settings of bitsandbytes to change.", None)
     load_in_torchao: Literal["int8", "fp8", "int4"] | None = key(
-        "Frozen weights in few bits, by torchao; with `adapter: lora`.", None, planned_values=("int4",)
+        "Frozen weights in few bits, by torchao; with `adapter: lora`.", None
     )
     merge_base: Literal["dequantized", "original"] = key(
         "What an adapter on rounded weights is merged into: those weights, widened, or the unrounded ones.",

@@ -42,4 +42,11 @@ def widen_8bit(layer: Any) -> torch.Tensor:
     return widened
 
 
-QUANTIZER = Quantizer(build_8bit, describe_8bit, widen_8bit)
+def settle_8bit_(model: Any) -> None:
+    """Lets products keep no inputs, which gradient checkpointing would not drop."""
+    from siredon.model.products_8bit import keep_no_inputs_
+
+    keep_no_inputs_(model)
+
+
+QUANTIZER = Quantizer(build_8bit, describe_8bit, widen_8bit, settle_8bit_)

@@ -1,4 +1,4 @@
-"""`load_in_torchao: int8` (or `fp8`): frozen weights of linear layers in 8 bits, by torchao; inputs stay as they are.
+"""`load_in_torchao: int8` (or `fp8`, `int4`): frozen weights of linear layers by torchao; inputs stay as they are.
 
 Source: https://github.com/pytorch/ao, weight-only quantization.
 """
@@ -10,26 +10,24 @@ from typing import Any
 import torch
 
 from siredon.config.sections.quantization import QuantizationSection
+from siredon.errors import ModelError
 from siredon.model.quantized import Quantizer
+
+_KINDS = {"int8": "8-bit whole numbers", "fp8": "8-bit floats", "int4": "4-bit whole numbers, 32 to a scale"}
 
 
 def build_torchao(section: QuantizationSection, dtype: torch.dtype) -> Any:
-    """One scale for each row of a weight; products in `dtype`, of weights that are widened for them."""
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+    """A scale for each row of a weight, or each group of 4-bit ones; products in `dtype`, of widened weights."""
     from transformers import TorchAoConfig
 
-    chosen = (
-        Int8WeightOnlyConfig(version=2) if section.load_in_torchao == "int8" else Float8WeightOnlyConfig()
-    )
-    return TorchAoConfig(chosen)
+    return TorchAoConfig(_choose(section))
 
 
 def describe_torchao(section: QuantizationSection, dtype: torch.dtype) -> str:
     """Format of the weights, and of the products."""
-    kind = "whole numbers" if section.load_in_torchao == "int8" else "floats"
     number_format = str(dtype).removeprefix("torch.")
     return (
-        f"linear layers held as 8-bit {kind}, products in {number_format}; "
+        f"linear layers held as {_KINDS[str(section.load_in_torchao)]}, products in {number_format}; "
         f"embeddings, norms and head in {number_format}"
     )
 
@@ -40,4 +38,42 @@ def widen_torchao(layer: Any) -> torch.Tensor:
     return widened
 
 
-QUANTIZER = Quantizer(build_torchao, describe_torchao, widen_torchao)
+def settle_torchao_(model: Any) -> None:
+    """Lets products keep no wide copies of weights; says that 4-bit ones can be trained beside.
+
+    Raises:
+        ModelError: Inputs of a layer that come in no whole groups of 4-bit weights.
+    """
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+    from siredon.model.packed_int4 import GROUP, PackedInt4WeightConfig, TrainableQuantizer, find_unfit
+    from siredon.model.widened_products import keep_no_wide_copies_
+
+    settings = model.hf_quantizer.quantization_config
+    if isinstance(settings.quant_type, PackedInt4WeightConfig):
+        unfit = find_unfit(model)
+        if unfit is not None:
+            raise ModelError(
+                f"`load_in_torchao: int4`: the {unfit[1]} inputs of {unfit[0]} are no whole number of groups "
+                f"of {GROUP}",
+                "Use `load_in_torchao: int8`, or `load_in_4bit: true` with `adapter: qlora`.",
+            )
+        model.hf_quantizer = TrainableQuantizer(settings, pre_quantized=False)
+    # Others that a folder may hold also round their inputs.
+    if isinstance(
+        settings.quant_type, (PackedInt4WeightConfig, Float8WeightOnlyConfig, Int8WeightOnlyConfig)
+    ):
+        keep_no_wide_copies_(model)
+
+
+def _choose(section: QuantizationSection) -> Any:
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+    if section.load_in_torchao == "int4":
+        from siredon.model.packed_int4 import PackedInt4WeightConfig
+
+        return PackedInt4WeightConfig()
+    return Int8WeightOnlyConfig(version=2) if section.load_in_torchao == "int8" else Float8WeightOnlyConfig()
+
+
+QUANTIZER = Quantizer(build_torchao, describe_torchao, widen_torchao, settle_torchao_)
