@@ -46,7 +46,7 @@ class Trial:
         at_step: Optimizer step whose gradients are kept; the last one where it is 0.
     """
 
-    cell: Cell = Cell()
+    cell: Cell
     micro: int = 1
     rows: tuple[tuple[int, int], ...] = ROWS
     kind: str = "llama"
