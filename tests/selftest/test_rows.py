@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from siredon.data.collate import Collator
 from siredon.data.types import IGNORE
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, build_grid, find
@@ -45,8 +46,23 @@ def test_a_loss_that_is_divided_by_the_targets_of_each_micro_batch_is_seen(
     rig.forget()
 
 
+def test_a_label_at_the_first_token_of_a_document_is_seen(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = Collator.__call__
+
+    def label(self: Any, packs: Any) -> Any:
+        batch = plain(self, packs)
+        starts = (batch["position_ids"] == 0) & (batch["input_ids"] != 0)
+        batch["labels"][starts] = batch["input_ids"][starts]
+        return batch
+
+    monkeypatch.setattr(Collator, "__call__", label)
+    rig.forget()
+    assert try_cell(rig, ROWS.load("boundary_labels"), Cell(packed=True)).failed
+    rig.forget()
+
+
 def test_what_is_no_number_or_has_no_figure_never_passes():
     assert find([("a", float("nan"), 1.0)]).failed
     assert Finding().failed
     assert not Finding(skipped_because="no GPU").passed
-    assert list(choose_rows(())) == ["accumulation", "ranks"]
+    assert list(choose_rows(())) == ["accumulation", "ranks", "boundary_labels"]
