@@ -61,8 +61,21 @@ def test_a_label_at_the_first_token_of_a_document_is_seen(rig: Rig, monkeypatch:
     rig.forget()
 
 
+def test_a_validation_loss_that_is_a_mean_of_means_is_seen(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = SiredonTrainer._sum_rows
+
+    def average(self: Any, model: Any, inputs: Any) -> Any:
+        losses, targets = plain(self, model, inputs)
+        return losses / targets.clamp(min=1), targets.clamp(max=1)
+
+    monkeypatch.setattr(SiredonTrainer, "_sum_rows", average)
+    rig.forget()
+    assert try_cell(rig, ROWS.load("evaluation"), Cell()).failed
+    rig.forget()
+
+
 def test_what_is_no_number_or_has_no_figure_never_passes():
     assert find([("a", float("nan"), 1.0)]).failed
     assert Finding().failed
     assert not Finding(skipped_because="no GPU").passed
-    assert list(choose_rows(())) == ["accumulation", "ranks", "boundary_labels"]
+    assert list(choose_rows(())) == ["accumulation", "ranks", "boundary_labels", "evaluation"]
