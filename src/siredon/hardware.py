@@ -67,7 +67,7 @@ def probe_hardware() -> Hardware:
     """Looks at this machine.  Imports torch."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cpu = probe_cpu()
     if torch.cuda.is_available():
         major, _ = torch.cuda.get_device_capability()
         return Hardware(
@@ -76,10 +76,16 @@ def probe_hardware() -> Hardware:
             torch.cuda.device_count(),
             torch.cuda.is_bf16_supported(including_emulation=False),
             major >= 8 and torch.version.hip is None,
-            cores,
+            cpu.num_cores,
         )
     if torch.backends.mps.is_available():
-        return Hardware("mps", platform.processor() or "Apple GPU", 1, True, False, cores)
+        return Hardware("mps", platform.processor() or "Apple GPU", 1, True, False, cpu.num_cores)
+    return cpu
+
+
+def probe_cpu() -> Hardware:
+    """The CPU of this machine, whatever else there is."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return Hardware("cpu", _cpu_name(), 1, _cpu_has_bf16(), False, cores)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from siredon.config.layers import Layer
     from siredon.data.inspect import Choice
     from siredon.data.inspect_output import Output
+    from siredon.selftest.table import Wanted
     from siredon.serve.engines.transformers import Sampling
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
@@ -215,3 +216,18 @@ def merge_lora(config: Config) -> None:
     base.to(choose_device(config.adapter, hardware))
     merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
     show(f"merged model: {output / 'merged'}")
+
+
+def selftest(wanted: Wanted) -> bool:
+    """Tries out on this machine what must hold of training; False if a row failed."""
+    from siredon.model.quiet import quiet_libraries
+    from siredon.selftest.show import show_progress, show_table
+    from siredon.selftest.table import run_table
+
+    quiet_libraries()
+    # 1. Rows, each in its cells
+    with show_progress() as say:
+        table = run_table(wanted, say)
+    # 2. Table, or JSON
+    show_table(table, as_json=wanted.as_json)
+    return table.passed

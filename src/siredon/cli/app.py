@@ -19,6 +19,7 @@ from siredon.cli import (
     inspect,
     merge_lora,
     preprocess,
+    selftest,
     train,
 )
 from siredon.cli.paint import paint_report
@@ -43,6 +44,7 @@ COMMANDS = (
     merge_lora,
     config_schema,
     examples,
+    selftest,
     env,
 )
 for command in COMMANDS:
