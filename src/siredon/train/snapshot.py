@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transform_subclass
 
 #: Beyond the copy itself, room in RAM for what page-locked memory is rounded up by.
 ROUNDING = 2.0
@@ -84,10 +85,11 @@ class _Copier:
         return copy.deepcopy(value)
 
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        if is_traceable_wrapper_subclass(tensor):  # state of few bits: codes, scales and a table
+            found: torch.Tensor = transform_subclass(tensor, lambda _, inner: self.copy(inner))
+            return found
         if tensor.device.type == "cpu":
             return tensor.clone()
-        if type(tensor) is not torch.Tensor:  # torchao's state of few bits knows how to move itself
-            return tensor.cpu()
         self.waits = True
         place = torch.empty_like(tensor, device="cpu", pin_memory=True)
         return place.copy_(tensor, non_blocking=True)
