@@ -118,6 +118,16 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def read_available_bytes() -> int:
+    """Memory that a process could still take without swapping: what Linux says, elsewhere half of all."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return _memory_bytes() // 2
+
+
 class SideStream:
     """A second queue of work on the GPU, for copies beside what computes.  Imports torch."""
 

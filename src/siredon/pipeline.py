@@ -103,17 +103,19 @@ def train(config: Config) -> None:
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
-    from siredon.train.checkpoint import count_steps_done, find_resume_folder, publish_checkpoint
+    from siredon.train.checkpoint import count_steps_done, find_resume_folder
     from siredon.train.equip import Parts
     from siredon.train.finished import find_result
     from siredon.train.record import identify_run, write_record
-    from siredon.train.run import finish_run, warn_of_idle_devices
+    from siredon.train.run import finish_run, make_good, warn_of_idle_devices
+    from siredon.train.space import check_writable
 
     quiet_libraries()
     # 1. Hardware and number formats
     hardware = probe_hardware()
     precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
     warn_of_idle_devices(hardware)
+    check_writable(config.checkpoint.output_folder)
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = prepare_run(config, tokenizer)
@@ -124,7 +126,7 @@ def train(config: Config) -> None:
     output = config.checkpoint.output_folder
     result = find_result(resume, config, schedule.num_steps) if resume else None
     if resume and result:
-        publish_checkpoint(result, output)
+        make_good(result, resume, output)
         show(f"nothing to do: {output} has all {count_steps_done(resume):,} steps behind it")
         return
     # 4. Model: weights, adapter, what is trained and what is recomputed

@@ -17,7 +17,8 @@ from siredon.config.load import load_config
 from siredon.config.schema import Config
 from siredon.errors import ModelError
 from siredon.model.adapt import attach_adapter_
-from siredon.model.adapter_folder import free_of_start_, load_adapter, merge_into, read_start, write_start
+from siredon.model.adapter_folder import START, free_of_start_, load_adapter, merge_into, read_start
+from siredon.train.saving import write_files
 
 Keys = dict[str, Any]
 
@@ -210,7 +211,7 @@ def test_an_adapter_is_trained_saved_loaded_by_peft_and_merged(
         check_frozen(model, build_base(model_folder))
     model.save_pretrained(out)
     if section.moves_base:
-        write_start(start, out)
+        write_files(out, {START: start})
         free_of_start_(out)
     check_whole(kind, out, logits_of(model), model_folder)
 

@@ -170,13 +170,6 @@ def read_start(adapted: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def write_start(start: dict[str, torch.Tensor], folder: Path) -> None:
-    """Writes start values beside an adapter."""
-    from safetensors.torch import save_file
-
-    save_file({name: weight.contiguous() for name, weight in start.items()}, str(folder / START))
-
-
 def free_of_start_(folder: Path) -> None:
     """Turns an adapter that belongs to what its start left of the base into one of the base itself.
 

@@ -17,7 +17,8 @@ import torch
 
 #: Beside an adapter whose base is rounded.
 ROUNDED = "adapter_base_4bit.txt"
-_NOTE = (
+#: What that file says.
+ROUNDED_NOTE = (
     "The adapter in this folder was trained on its base rounded to 4 bits (bitsandbytes: nf4, blocks of 64, without "
     "double quantization): load the base so.\n"
 )
@@ -52,11 +53,6 @@ def round_base_(adapted: Any, folder: Path) -> None:
     for layer in _lora_layers(adapted):
         weight = layer.get_base_layer().weight
         weight.data = round_to_4bit(weight.detach().float()).to(weight.dtype)
-
-
-def mark_rounded(folder: Path) -> None:
-    """Says beside an adapter that its base is rounded."""
-    (folder / ROUNDED).write_text(_NOTE)
 
 
 def round_to_4bit(weight: torch.Tensor) -> torch.Tensor:

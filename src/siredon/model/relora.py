@@ -7,7 +7,6 @@ https://arxiv.org/abs/2307.05695.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,17 +130,9 @@ def build_chance(seed: int, restart: int) -> torch.Generator:
     return torch.Generator().manual_seed(_mix(seed, restart) + 1)
 
 
-def write_base(base: Any, folder: Path) -> None:
-    """Writes the weights under the adapter, which a checkpoint would otherwise lack."""
-    from safetensors.torch import save_file
-
-    tensors = {
-        name: layer.get_base_layer().weight.detach().cpu().contiguous()
-        for name, layer in find_lora_layers(base).items()
-    }
-    beside = folder / f".{RELORA}"
-    save_file(tensors, beside)
-    os.replace(beside, folder / RELORA)
+def list_base_weights(base: Any) -> dict[str, torch.Tensor]:
+    """The weights under the adapter, by the names of their layers."""
+    return {name: layer.get_base_layer().weight.detach() for name, layer in find_lora_layers(base).items()}
 
 
 def read_base_(base: Any, folder: Path) -> None:

@@ -111,7 +111,8 @@ def _choose_order(section: PackingSection) -> str:
 def _saving(config: Config, schedule: Schedule) -> dict[str, Any]:
     section = config.checkpoint
     options: dict[str, Any] = {
-        "save_total_limit": section.save_total_limit,
+        # Which ones go is decided in `train/publish.py`: `Trainer` would count torn ones too
+        "save_total_limit": None,
         "save_only_model": section.save_only_model,
     }
     if config.decides_by_metric:

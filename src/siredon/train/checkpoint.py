@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
-from siredon.log import warn
+from siredon.log import is_main_process, warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.model.relora import RELORA
+from siredon.train.publish import (
+    MANIFEST,
+    RESULT,
+    complete_result,
+    find_fault,
+    is_unlisted,
+    list_checkpoints,
+    open_draft,
+    publish_result,
+)
+from siredon.train.saving import CheckpointPart, Content
+from siredon.train.space import explain_disk
 from siredon.train.trainer import SiredonTrainer
 
-_PREFIX = "checkpoint-"
 _STATE = "siredon.json"
-#: Where the stream of training rows was, if there is one; in the folder before `siredon.json` is.
+#: Where the stream of training rows was, if there is one.
 STREAM = "stream.json"
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", _STATE)
+_ONLY_STATE = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
+_ONLY_STATE |= {STREAM, _STATE, MANIFEST}
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
@@ -45,7 +57,7 @@ class Identity:
     seed: int
 
 
-class IdentityWriter(TrainerCallback):
+class IdentityWriter(CheckpointPart):
     """Writes the identity of the run, and how far it has come, into every checkpoint."""
 
     def __init__(self, identity: Identity, trainer: SiredonTrainer, resume: Path | None = None) -> None:
@@ -70,48 +82,69 @@ class IdentityWriter(TrainerCallback):
                 f"{self.learning_rate:g}"
             )
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Adds `siredon.json`, the last file of a checkpoint: where it is missing, the checkpoint is not whole."""
-        folder = Path(str(args.output_dir)) / f"{_PREFIX}{state.global_step}"
+    def collect(self, args: TrainingArguments, state: TrainerState) -> dict[str, Content]:
+        """`siredon.json`, on the first rank; all of them sum up the log."""
         log = self.trainer.gather_log()
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
+        if not state.is_world_process_zero:
+            return {}
         facts = {
             "identity": asdict(self.identity),
             "num_tokens": self.trainer.num_tokens_seen,
             "learning_rate": self.learning_rate,
             "log": log,
+            # Without its manifest this checkpoint is torn, and not of a Siredon that wrote none
+            "manifest": True,
         }
-        beside = folder / f".{_STATE}"
-        beside.write_text(json.dumps(facts))
-        os.replace(beside, folder / _STATE)
+        return {_STATE: json.dumps(facts)}
 
 
 def find_resume_folder(section: CheckpointSection, identity: Identity) -> Path | None:
     """The checkpoint to go on from, or None for a fresh run.
+
+    Every byte of it is read once, and compared with its manifest; what is passed over is said.
 
     Raises:
         CheckpointError: The checkpoint lacks what resuming needs, or is of a run with other data or batches.
     """
     if section.resume_from_checkpoint:
         folder = Path(section.resume_from_checkpoint).expanduser()
-        missing = _missing(folder)
-        if missing:
+        # `latest` leads elsewhere as soon as the next checkpoint is there
+        folder = folder.resolve() if folder.is_symlink() else folder
+        fault = find_flaw(folder)
+        if fault:
             raise CheckpointError(
-                f"resume_from_checkpoint: {folder} is not whole: {missing}",
+                f"resume_from_checkpoint: {folder} is not whole: {fault}",
                 "Name a complete `checkpoint-N` folder that siredon wrote (not one of `save_only_model: true`).",
             )
     elif section.auto_resume_from_checkpoints:
-        whole = [folder for folder in list_checkpoints(section.output_folder) if not _missing(folder)]
-        if not whole:
+        found = _find_last_whole(section.output_folder)
+        if found is None:
             return None
-        folder = whole[-1]
+        folder = found
     else:
         return None
     _check_identity(folder, identity)
+    if is_unlisted(folder):
+        warn(
+            f"{folder} is of a Siredon that wrote no manifest: whether its bytes are still the same is not known"
+        )
     return folder
+
+
+def _find_last_whole(output: Path) -> Path | None:
+    for folder in reversed(list_checkpoints(output)):
+        fault = find_flaw(folder)
+        if not fault:
+            return folder
+        warn(f"passed over {folder}: {fault}")
+    return None
+
+
+def find_flaw(folder: Path) -> str:
+    """Why no run can go on from a folder; empty if one can.  Reads all of it."""
+    if is_unlisted(folder):
+        return _missing(folder)
+    return find_fault(folder) or _missing(folder) or find_fault(folder, by_hash=True)
 
 
 def count_steps_done(folder: Path) -> int:
@@ -125,24 +158,50 @@ def publish_checkpoint(folder: Path, output_dir: Path) -> None:
     Raises:
         CheckpointError: The checkpoint is one of ReLoRA, whose model is more than its files.
     """
-    state = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
-    state |= {STREAM, _STATE}
-    if any((output_dir / name).is_file() for name in _WEIGHTS):
+    if not is_main_process() or complete_result(output_dir):
         return
-    if (folder / RELORA).is_file():
+    is_relora = (folder / RELORA).is_file()
+    if any((output_dir / name).is_file() for name in _WEIGHTS) and (is_relora or _has_ended(output_dir)):
+        return
+    if is_relora:
         raise CheckpointError(
             f"{output_dir} lost the model of a finished run with `relora: true`, which {folder} has in two parts",
             "Go on from the checkpoint before it, by `resume_from_checkpoint`: the last steps write the model again.",
         )
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in state and not path.name.startswith("rng_state"):
-            shutil.copy2(path, output_dir / path.name)
-    free_of_start_(output_dir)
+    with explain_disk(output_dir):
+        draft = open_draft(output_dir / RESULT)
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in _ONLY_STATE and not path.name.startswith("rng_state"):
+                shutil.copy2(path, draft / path.name)
+        free_of_start_(draft)
+        for name in ("config.json", "generation_config.json"):
+            _use_cache_(draft / name)
+        publish_result(draft)
+
+
+def _use_cache_(path: Path) -> None:
+    """Training goes without the cache that answers are quick with."""
+    if path.is_file():
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps({**settings, "use_cache": True}, indent=2, sort_keys=True) + "\n")
+
+
+def _has_ended(output_dir: Path) -> bool:
+    """Whether the run wrote its result; else the weights in the folder are those of a run that was shorter."""
+    try:
+        return "finished" in json.loads((output_dir / "run.json").read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def restore_token_count_(trainer: SiredonTrainer, folder: Path) -> None:
     """Lets the trainer count on from where the checkpoint stopped."""
-    trainer.num_tokens_seen = int(json.loads((folder / _STATE).read_text())["num_tokens"])
+    trainer.num_tokens_seen = count_tokens_done(folder)
+
+
+def count_tokens_done(folder: Path) -> int:
+    """Tokens that the checkpoint has behind it, padding left out."""
+    return int(json.loads((folder / _STATE).read_text())["num_tokens"])
 
 
 def read_stream_state(folder: Path) -> dict[str, Any]:
@@ -158,16 +217,6 @@ def read_stream_state(folder: Path) -> dict[str, Any]:
             f"{folder / STREAM} cannot be read: {error}", "Name another checkpoint, or start anew."
         ) from error
     return state
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """The `checkpoint-N` folders, by N."""
-    numbered = [
-        (int(folder.name.removeprefix(_PREFIX)), folder)
-        for folder in output_dir.glob(f"{_PREFIX}*")
-        if folder.is_dir() and folder.name.removeprefix(_PREFIX).isdigit()
-    ]
-    return [folder for _, folder in sorted(numbered)]
 
 
 def _missing(folder: Path) -> str:

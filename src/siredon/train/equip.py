@@ -21,6 +21,7 @@ from siredon.model.noise import EmbeddingNoise
 from siredon.train.callbacks.best import BestKeeper, EarlyStopping
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
 from siredon.train.callbacks.garbage import GarbageCollector
+from siredon.train.callbacks.generation import GenerationKeeper
 from siredon.train.callbacks.lisa import build_lisa
 from siredon.train.callbacks.loss_watchdog import LossWatchdog
 from siredon.train.callbacks.metrics import MetricsWriter
@@ -36,6 +37,8 @@ from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
+from siredon.train.saving import SavingPlan
+from siredon.train.space import check_space, estimate_sizes
 from siredon.train.start import start_adapter_
 from siredon.train.trainer import SiredonTrainer
 
@@ -69,6 +72,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         DataError: The start of an adapter by data finds too little of it.
     """
     trainer.optimizing = OptimizerPlan.of(config)
+    trainer.saving = plan_saving(trainer, config, hardware)
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
     start_adapter_(trainer, config.adapter)
@@ -82,8 +86,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     output = config.checkpoint.output_folder
     trainer.add_callback(Progress(hardware, config.logging, trainer.count_tokens))
     trainer.add_callback(MetricsWriter(output / "metrics.jsonl"))
-    # Before all that may end the run once a checkpoint is written: it makes the checkpoint whole.
     trainer.add_callback(IdentityWriter(parts.identity, trainer, parts.resume))
+    if config.adapter.adapter is not None:
+        trainer.add_callback(GenerationKeeper(parts.base))
     for callback in chain(
         choose_savers(trainer, config),
         choose_writers(trainer, parts.tokenizer, config),
@@ -94,6 +99,24 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:
         check_isolation(trainer, config.attention.attn_implementation)
+
+
+def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware) -> SavingPlan:
+    """How checkpoints are written, if the disk has room for them.
+
+    Raises:
+        CheckpointError: It has not.
+    """
+    section = config.checkpoint
+    sizes = estimate_sizes(
+        trainer.model,
+        config.optimizer.optimizer,
+        is_adapter=config.adapter.adapter is not None,
+        saves_state=not section.save_only_model,
+    )
+    check_space(sizes, section, trainer.args)
+    asked = section.save_in_background
+    return SavingPlan(section.save_total_limit, hardware.is_gpu if asked is None else asked)
 
 
 def _add_selection_(trainer: SiredonTrainer, parts: Parts, config: Config) -> None:

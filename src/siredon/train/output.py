@@ -1,4 +1,4 @@
-"""The output folder, made ready for a fresh run."""
+"""The output folder, made ready for a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ from pathlib import Path
 
 from siredon.errors import CheckpointError
 from siredon.log import note
+from siredon.train.publish import DRAFT, RESULT, clear_drafts, discard
 
 _FOREIGN = ("adapter_config.json", "config.json", "model.safetensors", "checkpoint-*")
+
+
+def prepare_output(folder: Path, *, resumes: bool) -> None:
+    """Makes the folder, clears away what a killed run left half written, and sets an earlier run aside.
+
+    Raises:
+        CheckpointError: The folder holds a model that siredon did not write.
+    """
+    if not resumes:
+        set_earlier_run_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_drafts(folder)
+    # The result of a run that was shorter: this one writes its own
+    discard(folder / RESULT)
 
 
 def set_earlier_run_aside(folder: Path) -> None:
@@ -42,6 +57,6 @@ def set_earlier_run_aside(folder: Path) -> None:
         aside = folder / "earlier" / f"{stamp}-{number}"
     aside.mkdir(parents=True)
     for path in folder.iterdir():
-        if path.name != "earlier":
+        if path.name != "earlier" and not path.name.startswith(DRAFT):
             path.rename(aside / path.name)
     note(f"the earlier run in {folder} is now in {aside}")

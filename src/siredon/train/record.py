@@ -19,7 +19,9 @@ from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.log import is_main_process
 from siredon.train.checkpoint import Identity
-from siredon.train.output import set_earlier_run_aside
+from siredon.train.output import prepare_output
+from siredon.train.publish import write_whole
+from siredon.train.space import explain_disk
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -49,9 +51,7 @@ def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts
     path = folder / "run.json"
     if not is_main_process():
         return path
-    if not facts.get("resumed_from"):
-        set_earlier_run_aside(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare_output(folder, resumes=bool(facts.get("resumed_from")))
     record = {
         "siredon": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,14 +67,18 @@ def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts
         "git_commit": _git_commit(),
         **facts,
     }
-    path.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    _write(path, record)
     return path
 
 
 def extend_record(path: Path, **facts: Any) -> None:
     """Adds what is known at the end of a run."""
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, **facts}, indent=2, default=str) + "\n")
+    _write(path, {**json.loads(path.read_text()), **facts})
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    with explain_disk(path):
+        write_whole(path, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def _versions() -> dict[str, str]:

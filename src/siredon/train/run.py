@@ -8,12 +8,18 @@ from typing import Any
 
 from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
-from siredon.log import note, show, warn
+from siredon.log import is_main_process, note, show, warn
 from siredon.model.adapter_folder import free_of_start_
+from siredon.train.callbacks.metrics import keep_lines
 from siredon.train.callbacks.progress import show_time
 from siredon.train.callbacks.relora import save_trained
+from siredon.train.callbacks.start import StartKeeper
+from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
 from siredon.train.plot import plot_losses
+from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
 from siredon.train.record import extend_record
+from siredon.train.saving import write_files
+from siredon.train.space import explain_disk
 from siredon.train.trainer import SiredonTrainer
 
 
@@ -38,11 +44,10 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
     folder = record.parent
     base.config.use_cache = True
     base.generation_config.use_cache = True
-    save_trained(trainer, folder)
+    with explain_disk(folder):
+        write_result(trainer, base, folder)
     if not trainer.is_world_process_zero():
         return
-    free_of_start_(folder)
-    base.generation_config.save_pretrained(str(folder))
     plotted = plot_losses(folder / "metrics.jsonl", folder / "loss.png")
     finished = {
         "num_steps": trainer.state.global_step,
@@ -59,6 +64,52 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
         show(f"loss plot: {folder / 'loss.png'}")
     show(f"metrics:   {folder / 'metrics.jsonl'}")
     show(f"record:    {record}")
+
+
+def write_result(trainer: SiredonTrainer, base: Any, folder: Path) -> None:
+    """Writes what the run has made beside its place, and moves it there once it is whole.
+
+    Args:
+        trainer: After training.
+        base: The model of transformers inside; its generation config is saved with an adapter too.
+        folder: `output_dir`.
+    """
+    is_first = trainer.is_world_process_zero()
+    draft = open_draft(folder / RESULT) if is_first else name_draft(folder / RESULT)
+    save_trained(trainer, draft)
+    if not is_first:
+        return
+    for part in trainer.callback_handler.callbacks:
+        if isinstance(part, StartKeeper):
+            write_files(draft, part.files)
+    free_of_start_(draft)
+    base.generation_config.save_pretrained(str(draft))
+    publish_result(draft)
+
+
+def make_good(result: Path, last: Path, output: Path) -> None:
+    """Ends a run that was killed after its last checkpoint: weights, plot, and what is known of it.
+
+    Args:
+        result: The checkpoint with the run's result.
+        last: The last one.
+        output: `output_dir`.
+
+    Raises:
+        CheckpointError: The result cannot be told from the checkpoint, or not be written.
+    """
+    publish_checkpoint(result, output)
+    record, metrics = output / "run.json", output / "metrics.jsonl"
+    if not is_main_process() or not record.is_file() or "finished" in json.loads(record.read_text()):
+        return
+    keep_lines(metrics, count_steps_done(last))
+    plot_losses(metrics, output / "loss.png")
+    finished = {
+        "num_steps": count_steps_done(last),
+        "num_tokens": count_tokens_done(last),
+        "last_metrics": _last_metrics(metrics),
+    }
+    extend_record(record, finished=finished)
 
 
 def _last_metrics(path: Path) -> dict[str, float]:

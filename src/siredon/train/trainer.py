@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from siredon.data.collate import MixedDataset
@@ -26,12 +25,13 @@ from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
+from siredon.train.saving import SavingTrainer
 
 #: The exponential of more than this is no number.
 _MOST_FOR_EXP = 700.0
 
 
-class SiredonTrainer(Trainer):
+class SiredonTrainer(SavingTrainer):
     """Next-token training on batches of `data.collate`.
 
     Args:
@@ -275,6 +275,7 @@ class SiredonTrainer(Trainer):
         """Gives the model the weights of the best checkpoint, if any validation has been made."""
         if self.state.best_model_checkpoint is None:
             return
+        self.finish_saving()
         self._load_best_model()
         folder = Path(self.state.best_model_checkpoint)
         if (folder / RELORA).is_file():

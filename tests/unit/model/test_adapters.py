@@ -16,7 +16,7 @@ from siredon.config.sections.adapter import AdapterSection
 from siredon.errors import CheckpointError, ModelError
 from siredon.model.adapt import attach_adapter_
 from siredon.model.adapter_folder import load_adapter, merge_into
-from siredon.model.loftq import mark_rounded, round_to_4bit
+from siredon.model.loftq import ROUNDED, round_to_4bit
 
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8}
 IDS = torch.arange(20, 68).reshape(2, 24)
@@ -243,7 +243,7 @@ def test_loftq_starts_near_the_base_and_belongs_to_the_base_in_4_bits(tmp_path: 
     assert (near - weight).norm() < 0.9 * (round_to_4bit(weight.detach()) - weight).norm()
     expected = logits_of(step(model))
     model.save_pretrained(tmp_path)
-    mark_rounded(tmp_path)
+    (tmp_path / ROUNDED).touch()
     loaded = load_adapter(build("llama"), tmp_path)
     torch.testing.assert_close(logits_of(loaded), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(

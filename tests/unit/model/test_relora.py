@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.conftest import build_model
 
 from siredon.errors import CheckpointError
 from siredon.model.relora import (
+    RELORA,
     begin_anew_,
     build_chance,
     collect_whole,
+    list_base_weights,
     list_lora_weights,
     merge_,
     prune_,
     read_base_,
-    write_base,
 )
 
 IDS = torch.arange(24).reshape(2, 12)
@@ -185,7 +187,7 @@ def test_the_base_comes_back_from_a_checkpoint_bit_for_bit(tmp_path: Path):
     base, other = build_model(dtype=torch.bfloat16), build_model(seed=5, dtype=torch.bfloat16)
     adapt(base)
     merge_(base, in_ram=False)
-    write_base(base, tmp_path)
+    save_file(list_base_weights(base), tmp_path / RELORA)
     adapt(other)
     read_base_(other, tmp_path)
     for one, two in zip(base.model.layers, other.model.layers, strict=True):
@@ -197,7 +199,7 @@ def test_a_base_under_another_adapter_is_refused(tmp_path: Path):
 
     base, other = build_model(), build_model()
     adapt(base)
-    write_base(base, tmp_path)
+    save_file(list_base_weights(base), tmp_path / RELORA)
     get_peft_model(other, LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(CheckpointError, match="other layers"):
         read_base_(other, tmp_path)

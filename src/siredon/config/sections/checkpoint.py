@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned, read_no
+from siredon.config.fields import Bool, Float, Int, Section, Str, key, read_no
 
 Strategy = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidator(read_no)]
 
@@ -38,7 +38,9 @@ class CheckpointSection(Section):
     )
     save_steps: Float | None = key("Steps between checkpoints, or a fraction of the run below 1.", None, gt=0)
     saves_per_epoch: Int | None = key("Checkpoints per epoch; 0 writes none.", None, ge=0)
-    save_total_limit: Int = key("Checkpoints kept; the oldest go first.", 4, ge=1)
+    save_total_limit: Int = key(
+        "Whole checkpoints kept; the oldest go first, never the newest or the best.", 4, ge=1
+    )
     save_first_step: Bool = key("A checkpoint after the first step, to find a full disk early.", False)
     save_only_model: Bool = key("Leave out what resuming needs.", False)
     metric_for_best_model: Str | None = key(
@@ -46,7 +48,10 @@ class CheckpointSection(Section):
     )
     resume_from_checkpoint: Str | None = key("Checkpoint folder from which the run goes on.", None)
     auto_resume_from_checkpoints: Bool = key("Go on from the last checkpoint in `output_dir`, if any.", False)
-    save_safetensors: Bool = planned("Write weights as safetensors; nothing else is written.", True)
+    save_safetensors: Bool = key("Write weights as safetensors; nothing else is written.", True)
+    save_in_background: Bool | None = key(
+        "Write checkpoints while training goes on, from a copy in RAM; default on a GPU.", None
+    )
     load_best_model_at_end: Bool = key(
         "End with the best checkpoint, not the last; `early_stopping_patience` asks for it too.", False
     )

@@ -8,6 +8,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from siredon.train.publish import write_whole
+from siredon.train.space import explain_disk
+
 
 class MetricsWriter(TrainerCallback):
     """Appends every log to `metrics.jsonl`.
@@ -43,7 +46,7 @@ class MetricsWriter(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         row = _row(state.global_step, state.epoch or 0.0, logs)
-        with self.path.open("a") as stream:
+        with explain_disk(self.path), self.path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
 
 
@@ -52,7 +55,8 @@ def keep_lines(path: Path, step: int) -> int:
     text = path.read_text() if step and path.is_file() else ""
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(kept))
+    with explain_disk(path):
+        write_whole(path, "".join(kept))
     return len(kept)
 
 

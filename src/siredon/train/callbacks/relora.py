@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from siredon.config.sections.freezing import ReloraSection
 from siredon.log import note, warn
 from siredon.model.relora import (
+    RELORA,
     begin_anew_,
     build_chance,
     collect_whole,
     find_lora_layers,
+    list_base_weights,
     list_lora_weights,
     merge_,
     prune_,
     read_base_,
-    write_base,
 )
+from siredon.train.publish import RESULT, open_draft, publish_result
+from siredon.train.saving import CheckpointPart, Content
 
 
-class Relora(TrainerCallback):
+class Relora(CheckpointPart):
     """Merges after every `period` optimizer steps, but not after the last one.
 
     A checkpoint of such a step is written afterwards: it has the merged base, the new adapter and the pruned
@@ -80,25 +83,17 @@ class Relora(TrainerCallback):
         )
         note(f"ReLoRA: merged after step {state.global_step:,}")
 
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        processing_class: Any = None,
-        **_: Any,
-    ) -> None:
-        """Adds the base to a checkpoint; `siredon.json`, which makes it whole, comes after it.
+    def collect(self, args: TrainingArguments, state: TrainerState) -> dict[str, Content]:
+        """The base under the adapter, which a checkpoint would otherwise lack."""
+        return {RELORA: list_base_weights(self.base)} if state.is_world_process_zero else {}
 
-        With the last step the whole model is written too: of a finished run nobody goes on to do that.
-        """
-        output = Path(str(args.output_dir))
-        folder = output / f"checkpoint-{state.global_step}"
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
-        if state.global_step >= state.max_steps and self.ends_with_last:
-            self.save_whole(output, processing_class)
-        write_base(self.base, folder)
+    def before_publishing(self, trainer: Trainer) -> None:
+        """With the last step the whole model is written too: of a finished run nobody goes on to do that."""
+        if trainer.state.global_step >= trainer.state.max_steps and self.ends_with_last:
+            output = Path(str(trainer.args.output_dir))
+            draft = open_draft(output / RESULT)
+            self.save_whole(draft, trainer.processing_class)
+            publish_result(draft)
 
     def save_whole(self, folder: Path, tokenizer: Any) -> None:
         """Writes the model with its adapter merged: without this base the adapter would mean nothing."""

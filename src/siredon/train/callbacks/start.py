@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
-from siredon.model.adapter_folder import write_start
-from siredon.model.loftq import mark_rounded
+from siredon.model.adapter_folder import START
+from siredon.model.loftq import ROUNDED, ROUNDED_NOTE
+from siredon.train.saving import CheckpointPart, Content
 
 
-class StartKeeper(TrainerCallback):
+class StartKeeper(CheckpointPart):
     """Writes start values, or that the base is rounded, into every checkpoint, and into the output folder.
 
     A checkpoint holds the trained values as they are, so that the run goes on from them exactly.  With the start beside
@@ -27,22 +25,12 @@ class StartKeeper(TrainerCallback):
         self.start = start
         self.is_rounded = is_rounded
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def collect(self, args: TrainingArguments, state: TrainerState) -> dict[str, Content]:
         """Beside the weights of a checkpoint."""
-        self._write(state, Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+        return self.files if state.is_world_process_zero else {}
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Where the weights will be."""
-        self._write(state, Path(str(args.output_dir)))
-
-    def _write(self, state: TrainerState, folder: Path) -> None:
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
-        if self.start:
-            write_start(self.start, folder)
-        if self.is_rounded:
-            mark_rounded(folder)
+    @property
+    def files(self) -> dict[str, Content]:
+        """What stands beside the weights."""
+        start: dict[str, Content] = {START: self.start} if self.start else {}
+        return start | ({ROUNDED: ROUNDED_NOTE} if self.is_rounded else {})

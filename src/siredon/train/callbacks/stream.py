@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from siredon.data.stream import Stream
 from siredon.log import note, warn
+from siredon.train.saving import CheckpointPart, Content
 
 
-class StreamKeeper(TrainerCallback):
+class StreamKeeper(CheckpointPart):
     """Saves the place of a stream, by what was trained on and not by what was read ahead.
 
     Args:
@@ -30,16 +29,11 @@ class StreamKeeper(TrainerCallback):
         state.epoch = state.global_step / state.max_steps
         self.stream.forget(_count_packs(args, state))
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Writes the place; `siredon.json`, which makes a checkpoint whole, comes after it."""
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
-        beside = folder / ".stream.json"
-        beside.write_text(json.dumps(self.stream.state_at(_count_packs(args, state))))
-        os.replace(beside, folder / "stream.json")
+    def collect(self, args: TrainingArguments, state: TrainerState) -> dict[str, Content]:
+        """The place."""
+        if not state.is_world_process_zero:
+            return {}
+        return {"stream.json": json.dumps(self.stream.state_at(_count_packs(args, state)))}
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
