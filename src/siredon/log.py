@@ -9,6 +9,8 @@ import os
 import sys
 from typing import TextIO
 
+from siredon.redaction import redact
+
 
 def is_main_process() -> bool:
     """Whether this process speaks for the run: rank 0, or the only one."""
@@ -20,17 +22,22 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def show(text: str = "") -> None:
-    """Writes one result line to stdout, on the main process only."""
+def show(text: str = "", *, verbatim: bool = False) -> None:
+    """Writes one result line to stdout, on the main process only.
+
+    Args:
+        text: The line, from which secrets are taken out.
+        verbatim: It is data, or what a model wrote, and shown as it is.
+    """
     if is_main_process():
-        sys.stdout.write(text + "\n")
+        sys.stdout.write((text if verbatim else redact(text)) + "\n")
         sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Writes one progress or information line to stderr, on the main process only."""
+    """Writes one progress or information line to stderr, without secrets, on the main process only."""
     if is_main_process():
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(redact(text) + "\n")
         sys.stderr.flush()
 
 

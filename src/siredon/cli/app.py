@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -24,6 +25,10 @@ from siredon.cli import (
 )
 from siredon.cli.paint import paint_report
 from siredon.errors import ConfigError, SiredonError
+from siredon.redaction import MASK, redact
+
+#: Where mistakes are reported.
+ISSUES = "https://github.com/siredon/siredon/issues"
 
 app = typer.Typer(
     name="siredon",
@@ -67,16 +72,28 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line; a `SiredonError` is shown without a traceback and exits with status 1."""
+    """Runs the command line; a `SiredonError` is shown without a traceback; every error exits with status 1."""
     try:
         app()
     except ConfigError as error:
-        typer.echo(paint_report(error.message), err=True)
+        typer.echo(paint_report(redact(error.message)), err=True)
         sys.exit(1)
     except SiredonError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(redact(f"error: {error}"), err=True)
         sys.exit(1)
     except OSError as error:  # A full disk, a folder that cannot be written, stdout closed
         where = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {where}{error.strerror or error}", err=True)
+        typer.echo(redact(f"error: {where}{error.strerror or error}"), err=True)
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001  the last place where a secret can be taken out of a traceback
+        typer.echo(show_crash(error), err=True)
+        sys.exit(1)
+
+
+def show_crash(error: Exception) -> str:
+    """An error that nobody foresaw: its traceback without secrets, and where to report it."""
+    trace = redact("".join(traceback.format_exception(error)).rstrip())
+    return (
+        f"{trace}\n\nerror: this is a mistake in siredon, or in code that it calls, such as a function of yours\n"
+        f"  fix: Report it with the text above and `siredon env`: {ISSUES} (what is known to be secret is {MASK})."
+    )

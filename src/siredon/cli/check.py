@@ -8,6 +8,7 @@ import typer
 
 from siredon.cli.options import OPEN, Words, read_words
 from siredon.cli.paint import paint_report
+from siredon.redaction import redact
 
 
 def check(
@@ -46,7 +47,9 @@ def _fix(path: str, *, is_text: bool) -> None:
     from siredon.config.fix import fix_file
 
     changes = fix_file(path)
-    typer.echo(changes or f"{path}: nothing that can be corrected by itself", nl=not changes, err=not is_text)
+    typer.echo(
+        redact(changes) or f"{path}: nothing that can be corrected by itself", nl=not changes, err=not is_text
+    )
     if changes and is_text:
         typer.echo("")
 

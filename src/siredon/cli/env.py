@@ -14,10 +14,11 @@ def env(
 ) -> None:
     """Show versions, devices and optional parts, to paste into a bug report. No secrets."""
     from siredon.environment import describe_environment, show_environment, show_environment_json
+    from siredon.redaction import redact
 
     environment = describe_environment()
     show = show_environment_json if output == "json" else show_environment
-    typer.echo(show(environment))
+    typer.echo(redact(show(environment)))
 
 
 def register(app: typer.Typer) -> None:

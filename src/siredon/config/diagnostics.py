@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from siredon.redaction import redact, redact_line
+
 Severity = Literal["error", "warning"]
 
 EditKind = Literal["key", "value", "switch", "join"]
@@ -104,13 +106,22 @@ def show_text(diagnostics: Iterable[Diagnostic]) -> str:
     blocks = []
     for problem in diagnostics:
         line, column = problem.place
-        head = f"{problem.path}:{line}:{column}: {problem.severity} {problem.code}: {problem.message}"
+        head = f"{problem.path}:{line}:{column}: {problem.severity} {problem.code}: {redact(problem.message)}"
         number = f"{line:>5} | "
-        source, column = _crop(problem.line_text.rstrip(), column)
+        source, column = _crop(*_without_secrets(problem.line_text.rstrip(), column))
         lead = "".join("\t" if char == "\t" else " " for char in source[: column - 1])
         marked = [f"{number}{source}", f"{' ' * (len(number) - 2)}| {lead}^"] if source else []
-        blocks.append("\n".join([head, *marked, f"      = fix: {problem.fix}"]))
+        blocks.append("\n".join([head, *marked, f"      = fix: {redact(problem.fix)}"]))
     return "\n\n".join(blocks)
+
+
+def _without_secrets(line: str, column: int) -> tuple[str, int]:
+    """What may be shown of a line, and where the column is in it."""
+    shown = redact_line(line)
+    if shown == line:
+        return line, column
+    before = redact(line[: column - 1])
+    return shown, min(len(before) + 1, len(shown) + 1) if shown.startswith(before) else 1
 
 
 def _crop(line: str, column: int) -> tuple[str, int]:
@@ -130,8 +141,8 @@ def show_json(diagnostics: Iterable[Diagnostic]) -> str:
         {
             "code": problem.code,
             "severity": problem.severity,
-            "message": problem.message,
-            "fix": problem.fix,
+            "message": redact(problem.message),
+            "fix": redact(problem.fix),
             "file": problem.path,
             "line": problem.place.line,
             "column": problem.place.column,
@@ -148,7 +159,7 @@ def show_github(diagnostics: Iterable[Diagnostic]) -> str:
     for problem in diagnostics:
         line, column = problem.place
         where = f"file={_escape(problem.path, ':,')},line={line},col={column},title={problem.code}"
-        text = f"{problem.message.rstrip('.')}. Fix: {problem.fix}"
+        text = f"{redact(problem.message).rstrip('.')}. Fix: {redact(problem.fix)}"
         lines.append(f"::{problem.severity} {where}::{_escape(text)}")
     return "\n".join(lines)
 

@@ -119,9 +119,11 @@ def resolved(doc: str, default: Any = None, *, since: str = "0.1") -> Any:
     return Field(default, description=doc, json_schema_extra=extra)
 
 
-def planned(doc: str, default: Any = None, *, name: str | None = None, **limits: Any) -> Any:
+def planned(
+    doc: str, default: Any = None, *, name: str | None = None, secret: bool = False, **limits: Any
+) -> Any:
     """Declares a key of the reference that is not built yet: setting it to anything but `default` is an error."""
-    extra = cast("dict[str, Any]", {"status": "planned"})
+    extra = cast("dict[str, Any]", {"status": "planned", "secret": secret})
     return Field(default, description=doc, alias=name, json_schema_extra=extra, **limits)
 
 

@@ -23,6 +23,7 @@ from siredon.config.report import Report
 from siredon.config.rule import Rule
 from siredon.config.schema import Config, key_homes, read_fields, section_types
 from siredon.errors import ConfigError
+from siredon.redaction import learn_secrets
 from siredon.registry import Shelf
 
 CHECKS = Shelf("siredon.config.checks", "RULES", "checks")
@@ -73,6 +74,7 @@ def check_config(path: str, layers: Sequence[Layer] = ()) -> Checked:
 def check_document(document: Document) -> Checked:
     """Finds every problem in what was read."""
     report = Report(document)
+    learn_secrets(document.values, {name for name, info in key_homes().items() if info.is_secret})
     if not document.whole:  # What is missing would be blamed on what is there
         return Checked(None, sort_diagnostics(document.problems, document.path), report)
     dealt = deal_values(document.values, report)

@@ -227,6 +227,11 @@ class KeyInfo:
         """The property that says what holds where the key is not set; empty for none."""
         return cast("str", self._extra.get("derived", ""))
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value is never shown or written."""
+        return bool(self._extra.get("secret", False))
+
     def plans_value(self, value: object) -> bool:
         """Whether the reference takes this value here, which is not built yet."""
         if isinstance(value, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,9 +15,7 @@ from siredon.config.fields import Section
 from siredon.config.load import Checked
 from siredon.config.report import Report, dotted
 from siredon.config.schema import Config, KeyInfo, read_fields, section_types
-
-_SECRET = re.compile(r"(api_key|secret|password|access_token)$")
-_MASK = "(hidden)"
+from siredon.redaction import MASK, redact_values
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A key, its value as YAML would hold it, and its origin."""
+    """A key, its value as YAML would hold it, and its origin; what is shown of it holds no secret."""
 
     key: str
     section: str
     value: Any
     origin: Origin
+    is_secret: bool = False
+
+    @property
+    def shown(self) -> Any:
+        """The value, without secrets."""
+        if self.is_secret and self.value is not None:
+            return MASK
+        return redact_values(self.value, self.key.rpartition(".")[2])
 
     @property
     def is_set(self) -> bool:
@@ -71,7 +76,7 @@ def resolve_keys(checked: Checked) -> tuple[Resolved, ...]:
 
 def show_resolved(rows: Sequence[Resolved]) -> str:
     """For people: a block per section, a line per key."""
-    texts = [(row, _show_value(row.value)) for row in rows]
+    texts = [(row, _show_value(row.shown)) for row in rows]
     keys = max((len(row.key) for row in rows), default=0)
     values = min(max((len(text) for _, text in texts), default=0), 60)
     lines: list[str] = []
@@ -116,7 +121,7 @@ def show_differences(differences: Sequence[Difference]) -> str:
         lines.append(item.key)
         for mark, row in (("-", item.left), ("+", item.right)):
             lines.append(
-                f"  {mark} {_show_value(row.value)}  ({row.origin})" if row else f"  {mark} not there"
+                f"  {mark} {_show_value(row.shown)}  ({row.origin})" if row else f"  {mark} not there"
             )
     return "\n".join(lines)
 
@@ -147,8 +152,7 @@ def _resolve(
         origin = _find_origin(path, checked.report)
         if origin.kind == "default" and info.derived and checked.config is not None:
             value, origin = _derive(info, owner, checked.config), Origin("derived")
-        hidden = value is not None and _SECRET.search(str(path[-1]))
-        yield Resolved(dotted(path), info.section, _MASK if hidden else _plain(value), origin)
+        yield Resolved(dotted(path), info.section, _plain(value), origin, info.is_secret)
 
 
 def _resolve_section(info: KeyInfo, path: KeyPath, values: Section, checked: Checked) -> Iterator[Resolved]:
@@ -201,7 +205,7 @@ def _row(row: Resolved) -> dict[str, Any]:
     return {
         "key": row.key,
         "section": row.section,
-        "value": row.value,
+        "value": row.shown,
         "origin": row.origin.kind,
         "file": row.origin.file,
         "line": row.origin.line,

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from siredon.data.file_rows import TextFile
 from siredon.data.files import is_hidden
 from siredon.data.scratch import Scratch, report_full_disk
-from siredon.data.store import Store, copy_hashed, redact
+from siredon.data.store import Store, copy_hashed
 from siredon.errors import DataError
+from siredon.redaction import redact, strip_addresses
 
 #: Scheme -> the package that reads it, and the extra that brings it.
 CLOUDS = {
@@ -48,7 +49,7 @@ class CloudStore(Store):
     """
 
     def __init__(self, url: str) -> None:
-        self.label = redact(url)
+        self.label = strip_addresses(url)
         scheme = url.partition("://")[0].lower()
         package, self._extra = CLOUDS[scheme]
         if importlib.util.find_spec(package) is None:

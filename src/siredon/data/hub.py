@@ -15,6 +15,7 @@ from siredon.data.arrow_rows import DatasetRows
 from siredon.data.rows import Rows
 from siredon.data.scratch import Scratch
 from siredon.errors import DataError
+from siredon.redaction import redact
 
 _CODE = re.compile("scripts are no longer supported|trust_remote_code", re.IGNORECASE)
 
@@ -112,7 +113,7 @@ def _blame(entry: DatasetEntry, label: str, error: Exception) -> DataError:
 def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return redact((str(error).splitlines() or [type(error).__name__])[0])[:300]
 
 
 @contextmanager

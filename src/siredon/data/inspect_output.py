@@ -38,7 +38,7 @@ def show_inspection(inspection: Inspection, output: Output) -> None:
         _write_page(inspection, output.page)
     if output.as_json:
         # ASCII: no terminal and no program can take offence at what stands in the data
-        show(json.dumps(asdict(inspection), indent=1))
+        show(json.dumps(asdict(inspection), indent=1), verbatim=True)
     elif output.page is not None:
         show(f"page: {output.page} ({len(inspection.rows):,} rows)")
     else:

@@ -25,12 +25,13 @@ from siredon.data.folder import Splits, find_configured_splits, find_splits, rea
 from siredon.data.hub import fingerprint_datasets, load_hub, open_saved
 from siredon.data.row_choice import choose_rows, choose_split, draws_order, part_bounds
 from siredon.data.rows import Rows, join_rows
-from siredon.data.store import LocalStore, Store, has_scheme, redact, suggest_file
+from siredon.data.store import LocalStore, Store, has_scheme, suggest_file
 from siredon.data.transform import fingerprint_function, transform_rows
 from siredon.data.types import Row
 from siredon.data.unpack import unpack_archive
 from siredon.data.web import WebStore
 from siredon.errors import DataError
+from siredon.redaction import strip_addresses
 
 #: Rows of this type are made up, and read from nowhere.
 SYNTHETIC = "_synthetic"
@@ -67,7 +68,7 @@ def load_rows(entry: DatasetEntry, seed: int = 42) -> Source:
     Raises:
         DataError: No such file or data set, no such split, nothing in it, or a file that is not what it should be.
     """
-    label = redact(entry.path)
+    label = strip_addresses(entry.path)
     if entry.type == SYNTHETIC:
         return Source(label, [{"number": number} for number in range(entry.length)], SYNTHETIC)
     with _report_unreadable(label):
@@ -92,7 +93,8 @@ def _choose(rows: Rows, entry: DatasetEntry, seed: int) -> Rows:
     rows = transform_rows(rows, transform, entry.max_samples)
     if len(rows) == 0:
         raise DataError(
-            f"{redact(entry.path)}: `input_transform: {transform}` left no row", "Correct the function."
+            f"{strip_addresses(entry.path)}: `input_transform: {transform}` left no row",
+            "Correct the function.",
         )
     return rows
 
@@ -115,7 +117,7 @@ def fingerprint_entry(entry: DatasetEntry, seed: int = 42) -> str | None:
     """
     if entry.type == SYNTHETIC:
         return SYNTHETIC
-    with _report_unreadable(redact(entry.path)):
+    with _report_unreadable(strip_addresses(entry.path)):
         stores = _open_stores(entry)
         if stores is None:
             return None
@@ -180,7 +182,7 @@ def _open_store(path: str) -> Store | None:
     if scheme in CLOUDS:
         return CloudStore(path)
     raise DataError(
-        f"{redact(path)}: addresses of {scheme}:// are not read",
+        f"{strip_addresses(path)}: addresses of {scheme}:// are not read",
         f"There are: https://, {', '.join(f'{name}://' for name in CLOUDS)}, local paths and hub ids.",
     )
 
@@ -199,7 +201,7 @@ def _load_stored(stores: Sequence[Store], entry: DatasetEntry, name: str | None)
     """The rows of the split that the entry asks for."""
     if _names_kind(entry):
         several = partial(_join_train, stores, entry.path)
-        return choose_split({"train": several}, entry.split, redact(entry.path))
+        return choose_split({"train": several}, entry.split, strip_addresses(entry.path))
     (store,) = stores
     return choose_split(_find_splits(store, entry, name), entry.split, store.label)
 

@@ -16,20 +16,7 @@ from siredon.data.folder import match_names
 from siredon.data.scratch import Scratch
 from siredon.errors import DataError
 
-_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s/?#'\"]*@)?([^\s?#'\"]*)([?#][^\s'\"]*)?", re.IGNORECASE)
 _BLOCK_BYTES = 1 << 20
-
-
-def redact(text: str) -> str:
-    """Text without what may be secret in its addresses: user, password, query and fragment."""
-    return _ADDRESS.sub(_redact_address, text)
-
-
-def _redact_address(found: re.Match[str]) -> str:
-    scheme, user, rest = found[1], found[2] or "", found[3]
-    # `oci://bucket@namespace` and `abfs://container@account` say where, not who
-    is_place = ":" not in user and scheme.lower() not in ("https", "http", "ftp")
-    return f"{scheme}://{user if is_place else ''}{rest}"
 
 
 def has_scheme(path: str) -> bool:

@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from siredon.data.file_rows import TextFile
 from siredon.data.scratch import Scratch, report_full_disk
-from siredon.data.store import Store, copy_hashed, redact
+from siredon.data.store import Store, copy_hashed
 from siredon.errors import DataError
+from siredon.redaction import redact, strip_addresses
 
 #: Seconds that a server may take to connect, or between two pieces of an answer.
 TIMEOUT_SECONDS = 30.0
@@ -50,7 +51,7 @@ class WebStore(Store):
     is_folder = False
 
     def __init__(self, url: str) -> None:
-        self.label = redact(url)
+        self.label = strip_addresses(url)
         self.names = [PurePosixPath(unquote(urlsplit(url).path)).name or "file"]
         self._url, self.digests = url, {}
 

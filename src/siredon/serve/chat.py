@@ -15,8 +15,8 @@ def answer_prompts(engine: Engine, render: Render, prompts: Sequence[str], sampl
     """Shows the answer to each prompt."""
     for prompt in prompts:
         if len(prompts) > 1:
-            show(f"> {prompt}")
-        show(engine.answer(render(prompt), sampling))
+            show(f"> {prompt}", verbatim=True)
+        show(engine.answer(render(prompt), sampling), verbatim=True)
 
 
 def compare_prompts(

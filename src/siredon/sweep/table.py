@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from siredon.errors import SiredonError
 from siredon.log import is_terminal, show
+from siredon.redaction import redact_values
 from siredon.sweep.trial import show_value, show_values
 
 VALIDATION = "validation loss"
@@ -186,7 +187,7 @@ def _cells(record: Record, *, is_best: bool, is_mixed: bool) -> list[str]:
         loss = f"{loss} {record.metric_name.partition(' ')[0]}"
     return [
         f"{'* ' if is_best else ''}{record.number}",
-        "\n".join(show_values(record.settings)),
+        "\n".join(show_values(redact_values(record.settings))),
         loss,
         "" if record.steps is None else f"{record.steps:,}",
         "" if record.tokens_per_second is None else f"{record.tokens_per_second:,.0f}",
@@ -201,7 +202,7 @@ def _num_columns() -> int:
 
 
 def _to_lines(records: Iterable[Record]) -> str:
-    return "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+    return "".join(json.dumps(redact_values(asdict(record)), ensure_ascii=False) + "\n" for record in records)
 
 
 def _to_csv(records: Sequence[Record]) -> str:
@@ -212,7 +213,7 @@ def _to_csv(records: Sequence[Record]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["number", *keys, *rest])
     for record in records:
-        row = asdict(record)
-        values = [show_value(record.settings[key]) if key in record.settings else "" for key in keys]
+        row = redact_values(asdict(record))
+        values = [show_value(row["settings"][key]) if key in record.settings else "" for key in keys]
         writer.writerow([record.number, *values, *(row[name] for name in rest)])
     return stream.getvalue()

@@ -12,6 +12,7 @@ from typing import Any
 from siredon.config.document import Source
 from siredon.config.layers import Layer, Setting
 from siredon.config.report import dotted
+from siredon.redaction import redact_values
 
 #: Longest name of a folder, of the 255 bytes that most file systems allow; paths have limits too.
 _MAX_NAME = 80
@@ -37,7 +38,7 @@ class Trial:
     @property
     def folder_name(self) -> str:
         """`0003-learning_rate=0.001,lora_r=8`; of a name that is cut or changed, a hash is part."""
-        exact = ",".join(show_values(self.values))
+        exact = ",".join(show_values(redact_values(self.values)))
         # Without case: some file systems do not tell `A` from `a`
         name = re.sub(r"[^\w.+=,-]", "-", exact, flags=re.ASCII)
         if name != exact or len(name) > _MAX_NAME or name != name.lower():

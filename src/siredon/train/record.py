@@ -18,6 +18,7 @@ from siredon.data.prepare import Prepared
 from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.log import is_main_process
+from siredon.redaction import redact_command, redact_values
 from siredon.train.checkpoint import Identity
 from siredon.train.output import prepare_output
 from siredon.train.publish import write_whole
@@ -55,8 +56,8 @@ def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts
     record = {
         "siredon": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "config": config.model_dump(mode="json", by_alias=True),
+        "command": redact_command(sys.argv),
+        "config": redact_values(config.model_dump(mode="json", by_alias=True)),
         "seed": config.batch.seed,
         "data": {
             "fingerprint": prepared.fingerprint,

@@ -129,7 +129,7 @@ def test_secrets_are_hidden(resolve, monkeypatch: pytest.MonkeyPatch):
     resolve()
     checked = check_config("config.yml")
     (row,) = show._resolve(info, ("some_api_key",), "abc", Keys(some_api_key="abc"), checked)
-    assert row.value == "(hidden)"
+    assert row.shown == "***"
 
 
 def test_the_same_for_programs(resolve):

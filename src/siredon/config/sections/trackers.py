@@ -34,7 +34,7 @@ class CometSection(Section):
     """Comet."""
 
     use_comet: Bool | None = planned("Report to it.")
-    comet_api_key: Str | None = planned("Key to your account; never shown.")
+    comet_api_key: Str | None = planned("Key to your account; never shown.", secret=True)
     comet_workspace: Str | None = planned("Workspace that owns the project.")
     comet_project_name: Str | None = planned("Project that the run belongs to.")
     comet_experiment_key: Str | None = planned("Id of the run, to go on with it later.")
@@ -63,15 +63,17 @@ class SwanlabSection(Section):
         "Where records go: the service, your own, a folder, nowhere."
     )
     swanlab_workspace: Str | None = planned("Workspace that owns the project.")
-    swanlab_api_key: Str | None = planned("Key to your account; never shown.")
+    swanlab_api_key: Str | None = planned("Key to your account; never shown.", secret=True)
     swanlab_web_host: Str | None = planned("Address of a web page of your own.")
     swanlab_api_host: Str | None = planned("Address of a server of your own.")
     swanlab_log_model: Bool = planned("Upload weights.", False)
     swanlab_log_completions: Bool = planned("Record answers of preference and online methods.", True)
     swanlab_completion_log_interval: Int = planned("Optimizer steps between such records.", 100)
     swanlab_completion_max_buffer: Int = planned("Most answers kept for a record.", 128)
-    swanlab_lark_webhook_url: Str | None = planned("Lark or Feishu address that gets news of the run.")
-    swanlab_lark_secret: Str | None = planned("Secret that signs that news.")
+    swanlab_lark_webhook_url: Str | None = planned(
+        "Lark or Feishu address that gets news of the run; never shown.", secret=True
+    )
+    swanlab_lark_secret: Str | None = planned("Secret that signs that news; never shown.", secret=True)
 
 
 class MetricsSection(Section):
