@@ -85,7 +85,9 @@ class _Copier:
         return copy.deepcopy(value)
 
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        if is_traceable_wrapper_subclass(tensor):  # state of few bits: codes, scales and a table
+        # State of few bits: codes, scales and a table.  (A name of its own, as mypy takes the type for impossible.)
+        has_parts: bool = is_traceable_wrapper_subclass(tensor)
+        if has_parts:
             found: torch.Tensor = transform_subclass(tensor, lambda _, inner: self.copy(inner))
             return found
         if tensor.device.type == "cpu":
