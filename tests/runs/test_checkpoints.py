@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +118,21 @@ class KillEverywhere:
             self.check()
 
     def check(self) -> None:
-        """The checkpoint before is whole, and the new one is whole or not there."""
+        """The checkpoint before is whole, and the new ones are whole or not there."""
         whole = names_of(self.out)
-        assert whole in (["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]), (self.last, whole)
+        assert whole == ["checkpoint-1", "checkpoint-2", "checkpoint-3"][: len(whole) or 1], (
+            self.last,
+            whole,
+        )
         for name in whole:
             assert not find_flaw(self.out / name), (self.last, name)
         assert not find_fault((self.out / "latest").resolve()), self.last
-        if self.last % 9 == 0 or len(whole) == 2:
+        if self.last % 9 == 0:
             shutil.copytree(self.out, self.kept / f"{len(whole)}-{self.last}", symlinks=True)
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        clear_drafts(self.out)
-        shutil.rmtree(self.out / "checkpoint-2", ignore_errors=True)
+        with redirect_stderr(io.StringIO()):
+            clear_drafts(self.out)
+        for name in whole[1:]:
+            shutil.rmtree(self.out / name)
         (self.out / "latest").unlink()
         (self.out / "latest").symlink_to("checkpoint-1")
 
@@ -147,7 +153,7 @@ def test_a_kill_at_any_write_of_a_save_leaves_a_checkpoint_to_go_on_from(
     deaths = int((out / "deaths").read_text())
     assert deaths > 40
     states = sorted(kept.iterdir())
-    assert {path.name[0] for path in states} == {"1", "2"}
+    assert {path.name[0] for path in states} >= {"1", "2"}
     for state in (states[0], states[len(states) // 2], states[-1]):
         again = config_of(
             write_config("b.yml", **KEYS, output_dir=str(state), auto_resume_from_checkpoints=True)
@@ -239,17 +245,16 @@ def test_what_is_torn_changed_or_foreign_is_passed_over_with_a_line(
 
 def test_the_best_and_the_newest_stay_and_links_lead_to_them(write_config: Any, tmp_path: Path):
     # The rate rises to where nothing is learned: the first validation is the best
-    keys = {**LORA, "val_set_size": 4, "eval_steps": 1, "save_steps": 1, "max_steps": 4, "learning_rate": 9.0}
-    keys |= {"load_best_model_at_end": True, "save_total_limit": 1, "lr_scheduler": "constant"}
-    pipeline.train(config_of(write_config(**keys)))
+    keys = {**LORA, "val_set_size": 4, "eval_steps": 3, "save_steps": 2, "max_steps": 8, "learning_rate": 0.3}
+    keys |= {"load_best_model_at_end": True, "save_total_limit": 1, "lr_scheduler": "constant_with_warmup"}
+    pipeline.train(config_of(write_config(**keys, warmup_steps=12)))
     out = tmp_path / "out"
-    best = (out / "best").readlink().name
-    assert best != "checkpoint-4"
-    assert names_of(out) == sorted([best, "checkpoint-4"])
-    assert (out / "latest").readlink() == Path("checkpoint-4")
+    assert (out / "best").readlink() == Path("checkpoint-3")
+    assert names_of(out) == ["checkpoint-3", "checkpoint-8"]
+    assert (out / "latest").readlink() == Path("checkpoint-8")
     assert same(out, out / "best")
     state = json.loads((out / "latest" / "trainer_state.json").read_text())
-    assert state["best_model_checkpoint"] == str(out / best)
+    assert state["best_model_checkpoint"] == str(out / "checkpoint-3")
 
 
 def test_a_run_killed_while_its_result_is_moved_is_finished_when_started_again(

@@ -88,7 +88,9 @@ class _Copier:
         # State of few bits: codes, scales and a table.  (A name of its own, as mypy takes the type for impossible.)
         has_parts: bool = is_traceable_wrapper_subclass(tensor)
         if has_parts:
-            found: torch.Tensor = transform_subclass(tensor, lambda _, inner: self.copy(inner))
+            found: torch.Tensor = transform_subclass(  # type: ignore[no-untyped-call]
+                tensor, lambda _, inner: self.copy(inner)
+            )
             return found
         if tensor.device.type == "cpu":
             return tensor.clone()

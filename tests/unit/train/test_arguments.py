@@ -42,7 +42,7 @@ def test_fractions_of_the_run_become_steps(write_config: Any):
 
 def test_without_further_keys_there_is_a_checkpoint_and_a_validation_per_epoch(write_config: Any):
     got = arguments(write_config, val_set_size=0.1)
-    assert (got.save_strategy, got.eval_strategy, got.save_total_limit) == ("epoch", "epoch", 4)
+    assert (got.save_strategy, got.eval_strategy) == ("epoch", "epoch")
     assert arguments(write_config).eval_strategy == "no"
 
 

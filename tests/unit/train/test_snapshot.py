@@ -55,7 +55,7 @@ def test_of_an_adapter_only_what_is_its_own_is_copied():
     )
     names = collect_weights(model)
     assert all(".lora_" in name or "modules_to_save" in name for name in names)
-    assert len(names) == 2 * 2 + 1
+    assert len(names) == 2 * 2 + 5
 
 
 def test_saves_keep_their_order_and_a_failure_is_raised_once():

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, key, read_no
+from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned, read_no
 
 Strategy = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidator(read_no)]
 
@@ -48,7 +48,7 @@ class CheckpointSection(Section):
     )
     resume_from_checkpoint: Str | None = key("Checkpoint folder from which the run goes on.", None)
     auto_resume_from_checkpoints: Bool = key("Go on from the last checkpoint in `output_dir`, if any.", False)
-    save_safetensors: Bool = key("Write weights as safetensors; nothing else is written.", True)
+    save_safetensors: Bool = planned("Write weights as safetensors; nothing else is written.", True)
     save_in_background: Bool | None = key(
         "Write checkpoints while training goes on, from a copy in RAM; default on a GPU.", None
     )
