@@ -229,8 +229,9 @@ def _turn(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pack
 def _copy(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedExperts | None:
     """A copy in the same format on the same device is packed; another number format is that of plain values."""
     own = args[0]
-    device = kwargs.get("device")
-    if device is not None and torch.device(device) != own.device:
+    device = own.device if kwargs.get("device") is None else torch.device(kwargs["device"])
+    # `cpu:0`, which accelerate asks for, is `cpu`.
+    if (device.type, device.index or 0) != (own.device.type, own.device.index or 0):
         raise RuntimeError(
             f"packed experts stay on {own.device}; widen them before they are moved to {device}"
         )
