@@ -66,9 +66,7 @@ def test_lora_on_rounded_experts_is_resumed_exactly_asked_and_merged(
     pipeline.merge_lora(config_of(write_config(**keys, merge_base="original")))
     merged = AutoModelForCausalLM.from_pretrained(out / "merged", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    assert torch.allclose(
-        logits_of(merged), logits_of(PeftModel.from_pretrained(base, str(out))), atol=1e-4
-    )
+    assert torch.allclose(logits_of(merged), logits_of(PeftModel.from_pretrained(base, str(out))), atol=1e-4)
 
 
 def test_what_is_kept_for_the_backward_pass_may_wait_on_disk(
@@ -77,7 +75,11 @@ def test_what_is_kept_for_the_backward_pass_may_wait_on_disk(
     keys = {**EXPERTS, "base_model": str(family_folder("qwen3_moe")), "max_steps": 2, "save_strategy": "no"}
     losses = []
     for parking in (False, "disk"):
-        keys |= {"save_steps": ..., "activation_offloading": parking, "output_dir": str(tmp_path / str(parking))}
+        keys |= {
+            "save_steps": ...,
+            "activation_offloading": parking,
+            "output_dir": str(tmp_path / str(parking)),
+        }
         pipeline.train(config_of(write_config(**keys)))
         losses.append([row["loss"] for row in metrics_of(tmp_path / str(parking)) if "loss" in row])
     assert losses[0] == losses[1]

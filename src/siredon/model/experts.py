@@ -145,7 +145,7 @@ def _build_reader(base: Any) -> Any:
                     rounded |= self._inner.convert({name: weight}, model=model, **options)
             return rounded
 
-    class Reader(base):  # type: ignore[misc]
+    class Reader(base):
         """bitsandbytes for linear layers, and packed stacks."""
 
         def param_needs_quantization(self, model: Any, param_name: str, **options: Any) -> bool:

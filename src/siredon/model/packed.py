@@ -137,14 +137,14 @@ class PackedExperts(torch.Tensor):
 
     @staticmethod
     def __new__(
-        cls,
+        cls: type[PackedExperts],
         packing: Packing,
         parts: tuple[_Part, ...],
         like: torch.Tensor,
         turns: tuple[tuple[Any, ...], ...] = (),
     ) -> PackedExperts:
         """A packed tensor with shape, strides and number format of `like`, which may hold nothing."""
-        made: PackedExperts = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: PackedExperts = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=parts[0].codes.device
         )
         made.packing, made.parts, made.turns = packing, parts, turns
@@ -155,7 +155,7 @@ class PackedExperts(torch.Tensor):
         """Rounds a stack of experts, shape [experts, ., .], a number of whole experts at a time."""
         stack = stack.detach().contiguous()
         at_once = max(1, MOST_AT_ONCE // stack[0].numel())
-        parts = tuple(_Part(*packing.pack(some)) for some in stack.split(at_once))
+        parts = tuple(_Part(*packing.pack(some)) for some in torch.split(stack, at_once))
         return cls(packing, parts, torch.empty_like(stack, device="meta"))
 
     def widen(self) -> torch.Tensor:
@@ -192,12 +192,12 @@ class PackedExperts(torch.Tensor):
             self.packing, self.parts, turn(shell, *arguments), (*self.turns, (turn, *arguments))
         )
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
         """Shape and format, no values."""
         return f"PackedExperts({tuple(self.shape)}, {self.dtype}, held as {self.packing.kind})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs an operation of PyTorch: on the packed tensor where it can, on the widened values otherwise."""
@@ -266,4 +266,3 @@ _HANDLED: dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], PackedExper
     _aten.t.default: _turn,
     _aten.permute.default: _turn,
 }
-

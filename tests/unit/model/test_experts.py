@@ -115,9 +115,7 @@ LORA_ON = {"attention": {}, "experts": {"lora_target_parameters": BOTH}}
 def test_gradients_are_those_of_a_model_of_the_widened_values(
     write_config: Any, family_folder: Families, family: str, way: str, where: str
 ):
-    base, config = read(
-        write_config, family_folder(family), experts_implementation=way, **LORA_ON[where]
-    )
+    base, config = read(write_config, family_folder(family), experts_implementation=way, **LORA_ON[where])
     plain = copy.deepcopy(base)
     widen_experts_(plain)
     assert not list(find_packed(plain))
@@ -193,7 +191,9 @@ def test_an_adapter_on_rounded_experts_is_read_again_here_and_beside_plain_ones(
         plain = copy.deepcopy(rounded)
         widen_experts_(plain)
         assert torch.equal(load_adapter(rounded, tmp_path / "adapter").eval()(IDS).logits, expected)
-        assert torch.allclose(load_adapter(plain, tmp_path / "adapter").eval()(IDS).logits, expected, atol=1e-5)
+        assert torch.allclose(
+            load_adapter(plain, tmp_path / "adapter").eval()(IDS).logits, expected, atol=1e-5
+        )
 
 
 def test_what_is_left_whole_is_said_and_what_is_not_there_is_refused(

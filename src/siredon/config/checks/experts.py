@@ -65,11 +65,7 @@ def _check_recomputing(
     The sum of experts and LoRA is in 16 bits, and is kept for the backward pass: without checkpointing that of every
     layer is, which is the model in 16 bits again.
     """
-    if (
-        experts.quantize_moe_experts
-        and adapter.lora_target_parameters
-        and not memory.gradient_checkpointing
-    ):
+    if experts.quantize_moe_experts and adapter.lora_target_parameters and not memory.gradient_checkpointing:
         yield Finding(
             "lora_target_parameters",
             "the experts of all layers are kept in 16 bits from the forward to the backward pass",
