@@ -118,7 +118,8 @@ def _pick_scales(state: Any, first: int, number: int) -> torch.Tensor:
         rounded, absmax=state.state2.absmax[start:end], code=state.state2.code, blocksize=_NESTED_BLOCK
     )
     skipped = first - start * _NESTED_BLOCK
-    return widened[skipped : skipped + number] + state.offset
+    chosen: torch.Tensor = widened[skipped : skipped + number] + state.offset
+    return chosen
 
 
 class PackedExperts(torch.Tensor):
@@ -133,7 +134,7 @@ class PackedExperts(torch.Tensor):
     parts: tuple[_Part, ...]
     turns: tuple[tuple[Any, ...], ...]
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(
@@ -192,7 +193,7 @@ class PackedExperts(torch.Tensor):
             self.packing, self.parts, turn(shell, *arguments), (*self.turns, (turn, *arguments))
         )
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Shape and format, no values."""
         return f"PackedExperts({tuple(self.shape)}, {self.dtype}, held as {self.packing.kind})"
 
