@@ -37,7 +37,8 @@ def literal_words(annotation: Any) -> tuple[str, ...]:
 #: Key and value -> why it is not built, and what comes nearest, where that is no question of time.
 _UNBUILDABLE = {
     ("adapter", "mora"): (
-        "`adapter: mora` cannot be built: it needs a fork of PEFT, and PEFT itself has no MoRA",
+        "`adapter: mora` is not offered: its authors change a copy of PEFT for it, and PEFT itself has no MoRA "
+        "(the package `mora` on PyPI is another thing: do not install it)",
         "Use an adapter of PEFT whose change has a high rank, too: `randlora` or `hra`; or `miss`.",
     ),
 }
