@@ -34,6 +34,16 @@ def literal_words(annotation: Any) -> tuple[str, ...]:
     return tuple(word for part in get_args(annotation) for word in literal_words(part))
 
 
+#: Key and value -> why it is not built, and what comes nearest, where that is no question of time.
+_UNBUILDABLE = {
+    ("adapter", "mora"): (
+        "`adapter: mora` is not offered: its authors change a copy of PEFT for it, and PEFT itself has no MoRA "
+        "(the package `mora` on PyPI is another thing: do not install it)",
+        "Use an adapter of PEFT whose change has a high rank, too: `randlora` or `hra`; or `miss`.",
+    ),
+}
+
+
 def built_words(info: KeyInfo) -> tuple[str, ...]:
     """The words that a key allows and that work."""
     return tuple(word for word in literal_words(info.field.annotation) if word not in info.planned_values)
@@ -229,7 +239,10 @@ def _check_built(info: KeyInfo, value: Any, path: KeyPath, report: Report) -> bo
     if info.plans_value(value):
         allowed = allowed_text(info)
         fix = f"Use a value that works: {allowed}." if allowed else f"Remove `{path[-1]}`."
-        report.error(NOT_BUILT, path, f"`{name}: {value}` is known but not built yet", fix, at_value=True)
+        message, fix = _UNBUILDABLE.get(
+            (info.name, value), (f"`{name}: {value}` is known but not built yet", fix)
+        )
+        report.error(NOT_BUILT, path, message, fix, at_value=True)
         return False
     return True
 

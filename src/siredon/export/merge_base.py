@@ -11,6 +11,7 @@ from siredon.config.schema import Config
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.hardware import Hardware
 from siredon.log import note
+from siredon.model.experts import find_packed
 from siredon.model.load import Source, load_model
 from siredon.model.precision import resolve_precision
 from siredon.model.quantized import find_rounded, widen_
@@ -37,7 +38,8 @@ def load_merge_base(config: Config, tokenizer: Any, hardware: Hardware) -> Any:
         return widen_(load_model(whole, torch.float32, tokenizer, hardware, seed=seed))
     dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
     base = load_model(source, dtype, tokenizer, hardware, seed=seed)
-    names = [name for name, _ in find_rounded(base)]
+    names = [f"{name}.weight" for name, _ in find_rounded(base)]
+    names += [f"{path}.{name}" for path, name, _ in find_packed(base)]
     base = widen_(base)
     if quantization.model_quantization_config is None and names:
         error = measure_rounding(base, load_model(whole, dtype, tokenizer, hardware, seed=seed), names)
@@ -53,12 +55,12 @@ def measure_rounding(rounded: Any, whole: Any, names: list[str]) -> float:
 
     Args:
         rounded: A model.
-        whole: One with the same layers.
-        names: The layers whose weights are compared.
+        whole: One with the same weights.
+        names: The weights that are compared.
     """
     off, size = 0.0, 0.0
     for name in names:
-        weight = whole.get_submodule(name).weight.double()
-        off += float((rounded.get_submodule(name).weight.double() - weight).square().sum())
+        weight = whole.get_parameter(name).double()
+        off += float((rounded.get_parameter(name).double() - weight).square().sum())
         size += float(weight.square().sum())
     return float((off / max(size, 1e-300)) ** 0.5)

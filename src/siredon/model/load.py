@@ -19,6 +19,7 @@ from siredon.config.sections.quantization import QuantizationSection
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.embeddings import fit_embeddings_
+from siredon.model.experts import report_experts
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.model_config import check_experts, load_model_config
 from siredon.model.placement import check_placement, is_spread, place_weights
@@ -180,7 +181,7 @@ def _read_weights(
         "revision": section.revision or "main",
         "output_loading_info": True,
         **_architecture(source),
-        **choose_reading(source.quantization, config, dtype, hardware),
+        **choose_reading(source.quantization, config, dtype, hardware, source.experts),
         **place_weights(source.placement, hardware),
         **section.model_kwargs,
     }
@@ -192,6 +193,7 @@ def _read_weights(
     check_whole(section.base_model, type(model).__name__, info)
     check_placement(model, hardware)
     settle_quantized_(model)
+    report_experts(model, source.experts, source.quantization)
     return model
 
 

@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from siredon.errors import ModelError
 from siredon.hardware import SideStream
+from siredon.model.packed import PackedExperts
 from siredon.model.recompute import find_layers
 
 #: Smaller tensors stay: their copies cost more time than they free memory.
@@ -170,11 +171,13 @@ class Saver:
 
     def look_at_weights(self) -> None:
         """Learns where the weights lie; they may have been moved since."""
-        self._weights = frozenset(weight.untyped_storage().data_ptr() for weight in self._model.parameters())
+        plain = (weight for weight in self._model.parameters() if not isinstance(weight, PackedExperts))
+        self._weights = frozenset(weight.untyped_storage().data_ptr() for weight in plain)
 
     def _pack(self, tensor: torch.Tensor) -> Any:
         if (
-            tensor.device.type != self._device
+            isinstance(tensor, PackedExperts)  # frozen weights, of several pieces of memory
+            or tensor.device.type != self._device
             or tensor.nbytes < self._smallest_bytes
             or tensor.untyped_storage().data_ptr() in self._weights
         ):

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.experts import ExpertSection
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.config.stored_bits import find_contradiction, find_lacking
 from siredon.errors import ModelError
 from siredon.hardware import Hardware, name_local_device
 from siredon.log import note
+from siredon.model.experts import find_packed, mark_experts_, packs_experts, widen_experts_
 from siredon.model.locate import find_class
 from siredon.registry import Shelf
 
@@ -50,7 +52,11 @@ class Quantizer:
 
 
 def choose_reading(
-    section: QuantizationSection, config: Any, dtype: torch.dtype, hardware: Hardware
+    section: QuantizationSection,
+    config: Any,
+    dtype: torch.dtype,
+    hardware: Hardware,
+    experts: ExpertSection | None = None,
 ) -> dict[str, Any]:
     """What `from_pretrained` is told of few bits; nothing where all weights are whole.
 
@@ -62,12 +68,14 @@ def choose_reading(
         config: The model's own config, which says how its weights are stored.
         dtype: Format of the weights that stay whole, and of the products.
         hardware: What the model will run on.
+        experts: Whether stacked experts are rounded, too.
 
     Raises:
         ModelError: The weights are stored in another way than the file says.
     """
     stored = config.to_dict().get("quantization_config") or {}
     method = _method(stored.get("quant_method", ""))
+    packs = experts is not None and packs_experts(experts, section)
     problem = find_contradiction(section, stored)
     if problem is not None:
         raise ModelError(f"{problem.key}: {problem.message}", problem.fix)
@@ -76,6 +84,11 @@ def choose_reading(
         raise ModelError(
             f"base_model: its weights are stored by {method}, which takes the package {package}",
             f"Install it: `{install}`; or name the model's 16-bit weights.",
+        )
+    if method and packs:
+        raise ModelError(
+            f"`quantize_moe_experts: true`: the weights are stored in few bits already, by {method}",
+            "Name the model's 16-bit weights: all of them are rounded as they are read.",
         )
     if method in _WIDENED:
         options = section.model_quantization_config_kwargs or {}
@@ -92,7 +105,8 @@ def choose_reading(
     for way in section.ways:
         quantizer = QUANTIZERS.load(way)
         note(f"base: {quantizer.describe(section, dtype)}")
-        return {"quantization_config": quantizer.build(section, dtype), **placed}
+        settings = quantizer.build(section, dtype)
+        return {"quantization_config": mark_experts_(settings, section) if packs else settings, **placed}
     return {}
 
 
@@ -124,7 +138,7 @@ def check_trainable(model: Any, section: AdapterSection) -> None:
             f"base_model: transformers has no training beside weights held by {method}",
             "Name the model's 16-bit weights, and round them with `load_in_4bit: true`.",
         )
-    rounded = {name for name, _ in find_rounded(model)}
+    rounded = {name for name, _ in find_rounded(model)} | {path for path, _, _ in find_packed(model)}
     if section.peft_use_dora and _loses_scales(model, quantizer.quantization_config):
         raise ModelError(
             "`peft_use_dora: true` beside `load_in_8bit` does not work on a CPU: there PEFT loses the scales of the "
@@ -192,6 +206,7 @@ def widen_(model: Any) -> Any:
         layer.weight = torch.nn.Parameter(part.widen(rounded).float().cpu(), requires_grad=False)
         layer.bias = vars(rounded)["_parameters"].get("bias")
         model.set_submodule(name, layer)
+    widen_experts_(model)
     quantizer.remove_quantization_config(model)
     # Where a map of devices was given, accelerate refuses to move the model.
     return torch.nn.Module.to(model, device="cpu", dtype=torch.float32)

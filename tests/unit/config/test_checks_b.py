@@ -573,6 +573,26 @@ DISTRIBUTED = [
 EXPERT_RULES = [
     Case("SD0360", "quantize_moe_experts", EXPERTS, EXPERTS + "load_in_8bit: true\n"),
     Case(
+        "SD0720",
+        "torch_compile",
+        EXPERTS + "load_in_8bit: true\ntorch_compile: true\n",
+        EXPERTS + "load_in_8bit: true\n",
+    ),
+    Case(
+        "SD0720",
+        "layer_offloading",
+        EXPERTS + "load_in_8bit: true\nlayer_offloading: true\ngradient_checkpointing: true\n",
+        EXPERTS + "load_in_8bit: true\ngradient_checkpointing: true\n",
+    ),
+    Case(
+        "SD0721",
+        "lora_target_parameters",
+        EXPERTS + "load_in_8bit: true\nlora_target_parameters: [experts.down_proj]\n",
+        EXPERTS
+        + "load_in_8bit: true\nlora_target_parameters: [experts.down_proj]\ngradient_checkpointing: true\n",
+        "warning",
+    ),
+    Case(
         "SD0361",
         "nvfp4_merge_aware_start_step",
         "nvfp4_merge_aware_start_step: 100\n",

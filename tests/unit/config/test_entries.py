@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.config.texts import find_one
 
 from siredon.config.entries import Entry, all_groups, all_names, find_entry
 
@@ -36,6 +37,12 @@ def test_only_words_that_work_are_part_of_the_type():
     assert adapter.kind.startswith("`lora` / `qlora` / ")
     assert "`mora`" not in adapter.kind
     assert "`mora`" in adapter.unbuilt
+
+
+def test_a_value_that_will_not_be_built_names_the_reason_and_what_comes_nearest():
+    problem = find_one("adapter: mora\nlora_target_linear: true\n")
+    assert "PEFT itself has no MoRA" in problem.message
+    assert all(f"`{word}`" in problem.fix for word in ("randlora", "hra", "miss"))
 
 
 def test_a_nested_key_is_found_by_its_number_and_by_every_key_that_holds_it():

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from siredon.config.idle import find_idle_keys, keys_but, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.compile import CompileSection
 from siredon.config.sections.experts import ExpertParallelSection, ExpertSection
 from siredon.config.sections.kernels import KernelSection
+from siredon.config.sections.memory import MemorySection
 from siredon.config.sections.quantization import QuantizationSection
 
 
@@ -17,7 +19,8 @@ def _check_rounding(
 ) -> Iterator[Finding]:
     """Experts that are rounded as they are read have an adapter, a number of bits, and LoRA on their tensors.
 
-    Stacked experts are bare tensors, not linear layers: `lora_target_linear` does not find them.
+    Stacked experts are bare tensors, not linear layers: `lora_target_linear` does not find them, and would leave
+    experts without an adapter in a file that asks for one everywhere.
     """
     if not experts.quantize_moe_experts:
         return
@@ -32,6 +35,42 @@ def _check_rounding(
             "lora_target_linear",
             "`lora_target_linear` does not work with `quantize_moe_experts`",
             "Use `lora_target_modules` for layers, and `lora_target_parameters` for experts.",
+        )
+
+
+def _check_beside(
+    experts: ExpertSection, memory: MemorySection, compile: CompileSection
+) -> Iterator[Finding]:
+    """Rounded experts stay where they were read, and are widened outside of compiled code.
+
+    `layer_offloading` frees and fills the memory behind each weight, and a rounded stack has several pieces of it;
+    `torch_compile` has no code for them.
+    """
+    if not experts.quantize_moe_experts:
+        return
+    for name, is_on in (
+        ("layer_offloading", memory.layer_offloading),
+        ("torch_compile", compile.torch_compile),
+    ):
+        if is_on:
+            message = f"`{name}` does not work with `quantize_moe_experts`"
+            yield Finding(name, message, f"Remove `{name}`.")
+
+
+def _check_recomputing(
+    experts: ExpertSection, adapter: AdapterSection, memory: MemorySection
+) -> Iterator[Finding]:
+    """LoRA on rounded experts comes with gradient checkpointing.
+
+    The sum of experts and LoRA is in 16 bits, and is kept for the backward pass: without checkpointing that of every
+    layer is, which is the model in 16 bits again.
+    """
+    if experts.quantize_moe_experts and adapter.lora_target_parameters and not memory.gradient_checkpointing:
+        yield Finding(
+            "lora_target_parameters",
+            "the experts of all layers are kept in 16 bits from the forward to the backward pass",
+            "Add `gradient_checkpointing: true`.",
+            severity="warning",
         )
 
 
@@ -147,6 +186,8 @@ def _check_format(experts: ExpertSection) -> Iterator[Finding]:
 
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_modules: [q_proj]\n"
 _QLORA = _LORA.replace("lora\n", "qlora\n", 1) + "load_in_4bit: true\n"
+_PACKED = _QLORA + "lora_target_parameters: [experts.down_proj]\nquantize_moe_experts: true\n"
+_RECOMPUTED = "gradient_checkpointing: true\n"
 _AWARE = _LORA + "nvfp4_merge_aware: true\n"
 
 RULES = (
@@ -154,8 +195,15 @@ RULES = (
         "SD0360",
         _check_rounding,
         wrong=_QLORA + "lora_target_linear: true\nquantize_moe_experts: true",
-        right=_QLORA + "lora_target_parameters: [experts.down_proj]\nquantize_moe_experts: true",
+        right=_PACKED + _RECOMPUTED,
     ),
+    Rule(
+        "SD0720",
+        _check_beside,
+        wrong=_QLORA + "quantize_moe_experts: true\nlayer_offloading: true\ngradient_checkpointing: true",
+        right=_QLORA + "quantize_moe_experts: true\ngradient_checkpointing: true",
+    ),
+    Rule("SD0721", _check_recomputing, wrong=_PACKED, right=_PACKED + _RECOMPUTED),
     Rule("SD0361", _check_merging, wrong=_AWARE, right=_AWARE + "expert_backend: sonicmoe"),
     Rule(
         "SD0362",

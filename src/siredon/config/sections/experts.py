@@ -36,7 +36,7 @@ class ExpertSection(Section):
         ),
     )
     llama4_linearized_experts: Bool | None = planned("Llama 4 with its experts as single linear layers.")
-    quantize_moe_experts: Bool = planned("Round stacked experts to few bits as they are read.", False)
+    quantize_moe_experts: Bool = key("Round stacked experts to few bits as they are read, too.", False)
     dense_mixer: Bool | None = planned("DenseMixer: every expert takes part in the router's gradient.")
     expert_backend: Literal["scattermoe", "sonicmoe", "eager", "builtin"] | None = planned(
         "Kernels that multiply experts and their LoRA."
