@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import typer
@@ -22,7 +23,10 @@ from siredon.cli import (
     train,
 )
 from siredon.cli.paint import paint_report
-from siredon.errors import ConfigError, SiredonError
+from siredon.distributed.ranks import num_ranks
+from siredon.errors import ConfigError, Interrupted, SiredonError
+from siredon.log import note
+from siredon.train.interrupt import RESUME_ME
 
 app = typer.Typer(
     name="siredon",
@@ -65,9 +69,15 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line; a `SiredonError` is shown without a traceback and exits with status 1."""
+    """Runs the command line; a `SiredonError` is shown without a traceback and exits with status 1.
+
+    A run that was interrupted and can go on exits with status 75.
+    """
     try:
         app()
+    except Interrupted as interrupted:
+        note(f"{interrupted}\n  to go on: {_repeat_command(interrupted.setting)}")
+        sys.exit(RESUME_ME)
     except ConfigError as error:
         typer.echo(paint_report(error.message), err=True)
         sys.exit(1)
@@ -78,3 +88,10 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         typer.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(1)
+
+
+def _repeat_command(setting: str) -> str:
+    """What to type to go on."""
+    if num_ranks() > 1:
+        return f"the same torchrun command{f' with `{setting}`' if setting else ''}"
+    return f"siredon {shlex.join([*sys.argv[1:], *([setting] if setting else [])])}"

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
+from siredon.train.interruptible import InterruptibleTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
@@ -31,7 +31,7 @@ from siredon.train.sampler import LengthSampler, MixedSampler
 _MOST_FOR_EXP = 700.0
 
 
-class SiredonTrainer(Trainer):
+class SiredonTrainer(InterruptibleTrainer):
     """Next-token training on batches of `data.collate`.
 
     Args:
@@ -227,6 +227,7 @@ class SiredonTrainer(Trainer):
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
+                self.check_evaluation()
                 inputs = self._prepare_inputs(batch)
                 losses, targets = self._sum_rows(model, inputs)
                 # Drops the rows that a sharded loader repeats to fill its last batch.
