@@ -371,6 +371,7 @@ def test_a_job_of_slurm_passes_the_signal_on_and_is_queued_again(
     script = tmp_path / "job.sh"
     script.write_text(scripts_of_slurm()[number].replace("per-node 8", "per-node 2"))
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    environment["PYTHONPATH"] = str(ROOT / "src")
     assert config.parent == tmp_path
     job = subprocess.Popen(
         ["bash", str(script)], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
