@@ -9,6 +9,8 @@
     └── UnknownPartError            a name that is on no shelf
 
 Each message says where, what, and the way out.  An `AssertionError` is a mistake of ours.
+
+`Interrupted` stands beside the tree: it is no error, and nothing that handles errors may take it for one.
 """
 
 from __future__ import annotations
@@ -57,3 +59,28 @@ class TrainingError(SiredonError):
 
 class UnknownPartError(SiredonError):
     """A name in the YAML for which no shelf holds a part."""
+
+
+class Interrupted(BaseException):
+    """A run that was asked to end before its time, and can go on from where it stopped.
+
+    Like `KeyboardInterrupt` it is no `Exception`, so that no handler of errors on its way keeps it.
+
+    Args:
+        by: What asked: the name of a signal, or of a key.
+        step: Optimizer steps done; None before training.
+        checkpoint: The folder that holds them; empty if nothing was there to be saved.
+    """
+
+    def __init__(self, by: str, step: int | None = None, checkpoint: str = "") -> None:
+        super().__init__(by)
+        self.by = by
+        self.step = step
+        self.checkpoint = checkpoint
+        #: What the same command needs besides, to go on.
+        self.setting = ""
+
+    def __str__(self) -> str:
+        if self.checkpoint:
+            return f"interrupted by {self.by} after step {self.step:,}: everything is in {self.checkpoint}"
+        return f"interrupted by {self.by}: nothing was left to save"

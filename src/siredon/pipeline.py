@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from siredon.data.inspect_output import Output
     from siredon.selftest.table import Wanted
     from siredon.serve.engines.transformers import Sampling
+    from siredon.train.interrupt import Interruption
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
@@ -93,7 +94,18 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
 
 
 def train(config: Config) -> None:
-    """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`."""
+    """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`.
+
+    Raises:
+        Interrupted: A signal or `max_time` ended it; what was done is saved.
+    """
+    from siredon.train.interrupt import interruptible_run
+
+    with interruptible_run(config) as interruption:
+        _train(config, interruption)
+
+
+def _train(config: Config, interruption: Interruption) -> None:
     from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import build_prompting
     from siredon.distributed.ranks import leave_ranks
@@ -107,7 +119,7 @@ def train(config: Config) -> None:
     from siredon.train.equip import Parts
     from siredon.train.finished import find_result
     from siredon.train.record import identify_run, write_record
-    from siredon.train.run import finish_run, make_good, warn_of_idle_devices
+    from siredon.train.run import finish_run, make_good, run_training, warn_of_idle_devices
     from siredon.train.space import check_writable
 
     quiet_libraries()
@@ -133,13 +145,16 @@ def train(config: Config) -> None:
     stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
-    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume)
+    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption)
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
-    record = write_record(config, prepared, hardware, num_steps=schedule.num_steps, resumed_from=resume)
+    with interruption.held():
+        steps = schedule.num_steps
+        record = write_record(config, prepared, hardware, num_steps=steps, resumed_from=resume)
+        interruption.record = record
     note(f"going on from {resume}" if resume else f"output: {output}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    run_training(trainer, resume)
     # 6. Weights, tokenizer, plot, record
     finish_run(trainer, built.base, record, time.perf_counter() - began)
     leave_ranks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 
@@ -24,8 +25,11 @@ from siredon.cli import (
     train,
 )
 from siredon.cli.paint import paint_report
-from siredon.errors import ConfigError, SiredonError
+from siredon.distributed.ranks import num_ranks
+from siredon.errors import ConfigError, Interrupted, SiredonError
+from siredon.log import note
 from siredon.redaction import MASK, redact
+from siredon.train.interrupt import RESUME_ME
 
 #: Where mistakes are reported.
 ISSUES = "https://github.com/siredon/siredon/issues"
@@ -72,9 +76,15 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line; a `SiredonError` is shown without a traceback; every error exits with status 1."""
+    """Runs the command line; a `SiredonError` is shown without a traceback; every error exits with status 1.
+
+    A run that was interrupted and can go on exits with status 75.
+    """
     try:
         app()
+    except Interrupted as interrupted:
+        note(f"{interrupted}\n  to go on: {_repeat_command(interrupted.setting)}")
+        sys.exit(RESUME_ME)
     except ConfigError as error:
         typer.echo(paint_report(redact(error.message)), err=True)
         sys.exit(1)
@@ -97,3 +107,10 @@ def show_crash(error: Exception) -> str:
         f"{trace}\n\nerror: this is a mistake in siredon, or in code that it calls, such as a function of yours\n"
         f"  fix: Report it with the text above and `siredon env`: {ISSUES} (what is known to be secret is {MASK})."
     )
+
+
+def _repeat_command(setting: str) -> str:
+    """What to type to go on."""
+    if num_ranks() > 1:
+        return f"the same torchrun command{f' with `{setting}`' if setting else ''}"
+    return f"siredon {shlex.join([*sys.argv[1:], *([setting] if setting else [])])}"

@@ -8,6 +8,8 @@ import typer
 
 from siredon.cli.options import OPEN, Words
 from siredon.cli.read import read_config
+from siredon.log import note
+from siredon.train.interrupt import QUIT
 
 
 def inference(
@@ -33,7 +35,11 @@ def inference(
     from siredon.serve.engines.transformers import Sampling
 
     sampling = Sampling(max_new_tokens, temperature)
-    pipeline.inference(checked, pipeline.Prompts(tuple(prompt or ()), base, compare, sampling))
+    try:
+        pipeline.inference(checked, pipeline.Prompts(tuple(prompt or ()), base, compare, sampling))
+    except KeyboardInterrupt:
+        note("")  # Behind the ^C
+        raise typer.Exit(QUIT) from None
 
 
 def register(app: typer.Typer) -> None:

@@ -6,14 +6,16 @@ import typer
 
 from siredon.cli.options import OPEN, Words
 from siredon.cli.read import read_config
+from siredon.train.interrupt import interruptible
 
 
 def preprocess(words: Words = None) -> None:
     """Prepare the data of CONFIG: render, tokenize, label, pack, and report."""
-    checked = read_config(words)
-    from siredon import pipeline
+    with interruptible():
+        checked = read_config(words)
+        from siredon import pipeline
 
-    pipeline.preprocess(checked)
+        pipeline.preprocess(checked)
 
 
 def register(app: typer.Typer) -> None:

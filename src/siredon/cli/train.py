@@ -8,10 +8,17 @@ import typer
 
 from siredon.cli.options import OPEN, Words, read_words
 from siredon.cli.read import read_config
+from siredon.train.interrupt import interruptible
 
 
 def train(
     words: Words = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Save everything and end after TIME, to go on later: `11h30m`, `1:30:00`."
+        ),
+    ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Train once for each set of values in FILE, and compare the runs."),
@@ -34,16 +41,19 @@ def train(
     search = sweep_search or ("random" if sweep_runs else "grid")
     if sweep is not None and (search == "grid") == bool(sweep_runs):
         raise typer.BadParameter("--sweep-runs goes with a random or Optuna search, and they need it")
-    if sweep is None:
-        checked = read_config(words)
+    if max_time is not None:
+        words = [*(words or []), f"max_time={max_time}"]
+    with interruptible():
+        if sweep is None:
+            checked = read_config(words)
+            from siredon import pipeline
+
+            pipeline.train(checked)
+            return
+        (path,), layer = read_words(words)
         from siredon import pipeline
 
-        pipeline.train(checked)
-        return
-    (path,), layer = read_words(words)
-    from siredon import pipeline
-
-    done = pipeline.sweep(path, layer, pipeline.Sweep(sweep, search, sweep_runs or 0))
+        done = pipeline.sweep(path, layer, pipeline.Sweep(sweep, search, sweep_runs or 0))
     raise typer.Exit(0 if done else 1)
 
 

@@ -27,6 +27,7 @@ from siredon.selftest.row import Cell
 from siredon.selftest.tiny import ROWS, SEQUENCE_LEN, build_samples, write_rows
 from siredon.train.arguments import count_steps
 from siredon.train.equip import Parts
+from siredon.train.interrupt import Interruption
 from siredon.train.methods.sft import METHOD
 from siredon.train.record import identify_run
 from siredon.train.trainer import SiredonTrainer
@@ -228,7 +229,7 @@ def _build_bench(trial: Trial, place: Place, output: Path) -> Bench:
     built = build_model(config, tokenizer, stop_ids, precision, place.hardware)
     if trial.is_plain:
         _forget_extras_(built.base)
-    parts = Parts(built.model, built.base, tokenizer, prepared, identity, None)
+    parts = Parts(built.model, built.base, tokenizer, prepared, identity, None, Interruption())
     trainer = METHOD(parts, config, schedule, precision, place.hardware)
     watcher = Watcher(Outcome(), trial.at_step)
     trainer.add_callback(watcher)

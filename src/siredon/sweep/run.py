@@ -17,23 +17,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from siredon.config.diagnostics import Diagnostic, Place, show_text
 from siredon.config.layers import Setting
 from siredon.distributed.ranks import num_ranks
-from siredon.errors import SiredonError
+from siredon.errors import Interrupted, SiredonError
 from siredon.log import note
 from siredon.sweep.check import Checker, ReadyTrial, digest_config
 from siredon.sweep.search import Search
 from siredon.sweep.table import TRAINING, VALIDATION, Book, Record
 from siredon.sweep.trial import Trial, show_values, to_json, to_words
+from siredon.train.interrupt import RESUME_ME, interruptible
 
 _ERROR = re.compile(r"error: |\S+:\d+:\d+: error SD\d{4}: |[\w.]*(Error|Exception|Interrupt)\b")
 #: Characters of a run's last words that are looked through for an error.
 _TAIL = 20_000
-_SECONDS_TO_STOP = 10
 
 
 def check_single_process() -> None:
@@ -80,7 +79,7 @@ def run_trials(search: Search, checker: Checker, book: Book, lock: int) -> None:
         lock: From `hold_folder`.
     """
     asked = 0
-    with _stop_on_terminate():
+    with interruptible():
         while (trial := search.ask()) is not None:
             asked += 1
             ready, problems = checker.check(trial)
@@ -131,6 +130,8 @@ def _settle(ready: ReadyTrial, checker: Checker, book: Book, head: str, lock: in
     ]
     began = time.perf_counter()
     code, tail = _run(command, lock)
+    if code == RESUME_ME:
+        raise Interrupted(f"trial {trial.number}, which was asked to end")
     record = _judge(record, code, tail, time.perf_counter() - began)
     book.put(record)
     note(f"trial {trial.number} {record.status}{f': {record.error}' if record.error else ''}")
@@ -253,14 +254,14 @@ def _run(command: list[str], lock: int) -> tuple[int, str]:
     try:
         tail = _pass_on(child.stderr.fileno())
         return child.wait(), tail
+    except BaseException:
+        # It finishes its step and saves, and must be able to say so
+        child.terminate()
+        _pass_on(child.stderr.fileno())
+        child.wait()
+        raise
     finally:
         child.stderr.close()
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(_SECONDS_TO_STOP)
-            except subprocess.TimeoutExpired:
-                child.kill()
 
 
 def _pass_on(stream: int) -> str:
@@ -284,17 +285,3 @@ def _last_error(code: int, tail: str) -> str:
     if code < 0:
         return f"stopped by signal {-code} ({signal.strsignal(-code)})"
     return lines[-1] if lines else f"exit status {code}"
-
-
-@contextmanager
-def _stop_on_terminate() -> Iterator[None]:
-    """Lets SIGTERM end the sweep as Ctrl-C does: with its run."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from siredon.data.collate import PackDataset
 from siredon.data.types import Sample
+from siredon.train.callbacks.interrupter import has_due_evaluation
 from siredon.train.callbacks.metrics import keep_lines
 from siredon.train.trainer import SiredonTrainer
 
@@ -47,18 +48,25 @@ class RowWriter(TrainerCallback):
     ) -> None:
         """Keeps what was written up to the step from which the run goes on."""
         if state.is_world_process_zero:
-            keep_lines(self.path, state.global_step)
+            # Those of a validation that was cut are written again
+            keep_lines(self.path, state.global_step, redone=has_due_evaluation(state))
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Writes the rows of this validation."""
-        if not state.is_world_process_zero:
-            return
+        if state.is_world_process_zero:
+            self._write_rows(args.seed + state.global_step, state.global_step)
+        # The first rank may have stopped between two rows
+        self.trainer.check_evaluation()
+
+    def _write_rows(self, seed: int, step: int) -> None:
         samples = first_samples(self.trainer.eval_dataset, self.num_rows)
-        with undisturbed(self.trainer, args.seed + state.global_step) as model, self.path.open("a") as stream:
+        with undisturbed(self.trainer, seed) as model, self.path.open("a") as stream:
             for number, sample in samples:
-                row = {"step": state.global_step, "row": number, **self.build_row(model, number, sample)}
+                if self.trainer.is_asked_to_end():
+                    return
+                row = {"step": step, "row": number, **self.build_row(model, number, sample)}
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -76,8 +84,10 @@ def undisturbed(trainer: SiredonTrainer, seed: int) -> Iterator[Any]:
     )
     with torch.no_grad(), fork, trainer.compute_loss_context_manager():
         torch.manual_seed(seed)
-        yield model
-    model.train(was_training)
+        try:
+            yield model
+        finally:
+            model.train(was_training)
 
 
 def continue_ids(model: Any, ids: list[int], options: dict[str, Any]) -> list[int]:

@@ -35,6 +35,7 @@ from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.samples import SampleWriter
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
+from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
 from siredon.train.saving import SavingPlan
@@ -54,6 +55,7 @@ class Parts:
         prepared: The data.
         identity: What a checkpoint of this run must agree with.
         resume: The checkpoint from which the run goes on.
+        interruption: What may ask the run to end before its time.
     """
 
     model: Any
@@ -62,6 +64,7 @@ class Parts:
     prepared: Prepared
     identity: Identity
     resume: Path | None
+    interruption: Interruption
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:
@@ -95,6 +98,8 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         choose_caretakers(config, hardware),
     ):
         trainer.add_callback(callback)
+    # Behind all others, which decide what is due at a step
+    trainer.listen_to_(parts.interruption, parts.resume)
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:

@@ -8,6 +8,7 @@ from transformers import TrainerState
 
 from siredon.config.schema import Config
 from siredon.train.callbacks.best import count_worse, list_values
+from siredon.train.callbacks.interrupter import has_due_evaluation
 
 
 def find_result(folder: Path, config: Config, num_steps: int) -> Path | None:
@@ -22,7 +23,7 @@ def find_result(folder: Path, config: Config, num_steps: int) -> Path | None:
     section, patience = config.checkpoint, config.stopping.early_stopping_patience
     num_worse = count_worse(list_values(state, section.best_metric), rises=section.rises)
     has_stopped = patience is not None and num_worse >= patience
-    if state.global_step < num_steps and not has_stopped:
+    if has_due_evaluation(state) or (state.global_step < num_steps and not has_stopped):
         return None
     best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else folder
     return best if config.ends_with_best and best.is_dir() else folder

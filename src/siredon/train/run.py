@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers.integrations import TensorBoardCallback
+
 from siredon.distributed.ranks import num_ranks
+from siredon.errors import Interrupted
 from siredon.hardware import Hardware
 from siredon.log import is_main_process, note, show, warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.train.callbacks.metrics import keep_lines
-from siredon.train.callbacks.progress import show_time
+from siredon.train.callbacks.profiler import Profiler
+from siredon.train.callbacks.progress import Progress, show_time
 from siredon.train.callbacks.relora import save_trained
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
@@ -30,6 +34,26 @@ def warn_of_idle_devices(hardware: Hardware) -> None:
             f"this machine has {hardware.num_devices} GPUs and this run uses one; for all of them: "
             f"torchrun --nproc-per-node {hardware.num_devices} -m siredon train CONFIG"
         )
+
+
+def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
+    """Trains, and leaves no bar on the screen and no tracker open, however it ends.
+
+    Raises:
+        Interrupted: The run was asked to end.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except Interrupted:
+        for callback in trainer.callback_handler.callbacks:
+            # Only these: others load the best weights, or write the adapter's start, as at a real end
+            if isinstance(callback, (Profiler, TensorBoardCallback)):
+                callback.on_train_end(trainer.args, trainer.state, trainer.control)
+        raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Progress):
+                callback.close()
 
 
 def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float) -> None:

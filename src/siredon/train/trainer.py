@@ -21,17 +21,17 @@ from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
+from siredon.train.interruptible import InterruptibleTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
-from siredon.train.saving import SavingTrainer
 
 #: The exponential of more than this is no number.
 _MOST_FOR_EXP = 700.0
 
 
-class SiredonTrainer(SavingTrainer):
+class SiredonTrainer(InterruptibleTrainer):
     """Next-token training on batches of `data.collate`.
 
     Args:
@@ -227,6 +227,7 @@ class SiredonTrainer(SavingTrainer):
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
+                self.check_evaluation()
                 inputs = self._prepare_inputs(batch)
                 losses, targets = self._sum_rows(model, inputs)
                 # Drops the rows that a sharded loader repeats to fill its last batch.

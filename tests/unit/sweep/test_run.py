@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from siredon.errors import Interrupted
 from siredon.sweep import run
 from siredon.sweep.run import hold_folder
-
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+from siredon.train.interrupt import interruptible
 
 
 @pytest.fixture
@@ -109,27 +109,32 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_what_ends_the_sweep_ends_its_run(
-    lock: int, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+SAVING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (sys.stderr.write("saved" * 50_000), sys.exit(75)))
+sys.stderr.write("ready")
+sys.stderr.flush()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_the_sweep_ends_its_run_once_it_has_saved(
+    lock: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sent: signal.Signals
 ):
-    def interrupt(stream: int) -> str:
-        raise stop
+    write = sys.stderr.write
 
-    monkeypatch.setattr(run, "_pass_on", interrupt)
-    began = time.monotonic()
-    with pytest.raises(stop):
-        run._run(SLEEP, lock)
-    assert time.monotonic() - began < 5
+    def interrupt(text: str) -> int:
+        if text == "ready":
+            signal.raise_signal(sent)
+        return write(text)
+
+    monkeypatch.setattr(sys.stderr, "write", interrupt)
+    with interruptible(), pytest.raises(Interrupted) as caught:
+        run._run([sys.executable, "-c", SAVING], lock)
+    assert caught.value.by == sent.name
     assert not is_alive(child_of(lock))
-
-
-def test_terminating_is_as_good_as_interrupting():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as caught, run._stop_on_terminate():
-        signal.raise_signal(signal.SIGTERM)
-    assert caught.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert "saved" * 50_000 in capsys.readouterr().err
 
 
 HOLD = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from siredon.config.duration import Duration
 from siredon.config.fields import Bool, Float, Int, Section, key, planned
 
 
@@ -28,6 +29,11 @@ class StoppingSection(Section):
     )
     loss_watchdog_patience: Int | None = key(
         "Failed steps in a row that end the run, with an error; default 3.", None, ge=1, derived="patience"
+    )
+    max_time: Duration | None = key(
+        "Time after which the run saves everything and ends, to go on later: `11h30m`, `90s`, `1:30:00`, seconds.",
+        None,
+        gt=0,
     )
 
     @property
