@@ -23,7 +23,7 @@ from siredon.model.experts import report_experts
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.model_config import check_experts, load_model_config
 from siredon.model.placement import check_placement, is_spread, place_weights
-from siredon.model.quantized import choose_reading, count_weights, settle_quantized_
+from siredon.model.quantized import choose_reading, count_weights, read_method, settle_quantized_
 from siredon.model.weights import check_whole, forget_gguf_, gguf_options
 
 
@@ -185,6 +185,7 @@ def _read_weights(
         **place_weights(source.placement, hardware),
         **section.model_kwargs,
     }
+    method = read_method(config)
     if place.gguf_file is not None:
         model, info = model_class.from_pretrained(place.folder, **options, **gguf_options(place.gguf_file))
         forget_gguf_(model)
@@ -192,7 +193,7 @@ def _read_weights(
         model, info = _read_safely(model_class, place.folder, section, options)
     check_whole(section.base_model, type(model).__name__, info)
     check_placement(model, hardware)
-    settle_quantized_(model)
+    settle_quantized_(model, method)
     report_experts(model, source.experts, source.quantization)
     return model
 

@@ -74,7 +74,7 @@ def choose_reading(
         ModelError: The weights are stored in another way than the file says.
     """
     stored = config.to_dict().get("quantization_config") or {}
-    method = _method(stored.get("quant_method", ""))
+    method = read_method(config)
     packs = experts is not None and packs_experts(experts, section)
     problem = find_contradiction(section, stored)
     if problem is not None:
@@ -110,8 +110,24 @@ def choose_reading(
     return {}
 
 
-def settle_quantized_(model: Any) -> None:
-    """Makes a model that was just loaded in few bits fit to be trained beside."""
+def read_method(config: Any) -> str:
+    """How weights are stored in few bits, by the model's own config before it is read; empty for whole ones."""
+    stored = config.to_dict().get("quantization_config") or {}
+    return _method(stored.get("quant_method", ""))
+
+
+def settle_quantized_(model: Any, method: str) -> None:
+    """Makes a model that was just loaded in few bits fit to be trained beside.
+
+    Args:
+        model: The model.
+        method: How its weights were stored; see `read_method`.
+    """
+    if method == "compressed-tensors":
+        from compressed_tensors.offload import remove_dispatch
+
+        # It was widened between hooks that move every layer's inputs to where its weights were read, the CPU.
+        remove_dispatch(model)
     quantizer = _quantizer(model)
     part = None if quantizer is None else _find_part(quantizer.quantization_config)
     if part is not None and part.settle_ is not None:

@@ -180,8 +180,8 @@ def interruptible() -> Iterator[Interruption]:
 def interruptible_run(config: Config) -> Iterator[Interruption]:
     """Listens for the time of a run, and writes down that it was interrupted, for whoever starts it again."""
     notice = config.checkpoint.output_folder / NOTICE
-    if is_main_process():
-        notice.unlink(missing_ok=True)
+    if is_main_process() and notice.is_file():
+        notice.unlink()
     with interruptible() as interruption:
         interruption.max_seconds = config.stopping.max_time
         try:

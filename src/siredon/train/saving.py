@@ -164,27 +164,35 @@ class SavingTrainer(Trainer):
         """The same in RAM, on the first rank; None where it does not fit, or cannot be told from the model."""
         self._use_averages()
         found: dict[str, Any] = {"files": files, "weights": {}, "states": {}}
-        fits = True
-        if self.args.should_save:
-            found["weights"] = collect_weights(self.model)
-            if not self.args.save_only_model:
-                found["states"] = {
-                    "optimizer.pt": self.optimizer.state_dict(),
-                    "scheduler.pt": self.lr_scheduler.state_dict(),
-                }
-                if self.accelerator.scaler is not None:
-                    found["states"]["scaler.pt"] = self.accelerator.scaler.state_dict()
-            needed, there = count_bytes(found) * ROUNDING, read_available_bytes()
-            fits = needed <= there
-            if not fits:
-                warn(
-                    f"{PREFIX}{self.state.global_step} is written while training waits: its copy may take "
-                    f"{show_bytes(int(needed))} of RAM, and {show_bytes(there)} are free"
-                )
-        if not self._agree(fits):
+        if not self._agree(not self.args.should_save or self._collect_(found)):
             return None
         copied: dict[str, Any] = copy_to_ram(found)
         return copied
+
+    def _collect_(self, found: dict[str, Any]) -> bool:
+        """Puts in what is to be copied, and says whether it can be."""
+        name = f"{PREFIX}{self.state.global_step}"
+        weights = collect_weights(self.model)
+        if weights is None:
+            warn(
+                f"{name} is written while training waits: this kind of adapter makes its tensors as it is saved"
+            )
+            return False
+        found["weights"] = weights
+        if not self.args.save_only_model:
+            found["states"] = {
+                "optimizer.pt": self.optimizer.state_dict(),
+                "scheduler.pt": self.lr_scheduler.state_dict(),
+            }
+            if self.accelerator.scaler is not None:
+                found["states"]["scaler.pt"] = self.accelerator.scaler.state_dict()
+        needed, there = count_bytes(found) * ROUNDING, read_available_bytes()
+        if needed > there:
+            warn(
+                f"{name} is written while training waits: its copy may take {show_bytes(int(needed))} of RAM, and "
+                f"{show_bytes(there)} are free"
+            )
+        return needed <= there
 
     def _write_snapshot(self, draft: Path, place: Path, snapshot: dict[str, Any]) -> None:
         """Writes and publishes, in the thread of the worker; the other ranks have nothing left to write."""

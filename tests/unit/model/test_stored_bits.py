@@ -301,6 +301,8 @@ def test_weights_of_compressed_tensors_are_widened_trained_beside_and_merged_int
     assert len(truth) == 14
     assert all(torch.allclose(base.get_parameter(name), weight, atol=1e-7) for name, weight in truth.items())
     assert "quantization_config" not in base.config.to_dict()
+    # No hook that would move inputs back to the device on which it was read
+    assert all(type(module._parameters) is dict for module in base.modules())
     # 2. Trained, asked and merged, in full as well
     pipeline.train(config)
     losses = [row["loss"] for row in metrics_of(tmp_path / "out") if "loss" in row]
