@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args, get_origin
 
 from siredon.config.document import KeyPath
 from siredon.config.fields import nested_section
-from siredon.config.names import FOREIGN, INERT, REMOVED, RENAMED, RENAMED_VALUES, Rename, yaml_word
+from siredon.config.names import (
+    FOREIGN,
+    INERT,
+    INERT_BUT_FALSE,
+    REMOVED,
+    RENAMED,
+    RENAMED_VALUES,
+    Rename,
+    yaml_word,
+)
 from siredon.config.plugins import apply_plugins
 from siredon.config.report import NOT_BUILT, Report, dotted
 from siredon.config.schema import KeyInfo, key_homes, read_fields, section_types
@@ -127,7 +136,7 @@ def _translate_names(
             if value:
                 report.error("SD0010", (*path, name), f"`{name}` no longer exists", REMOVED[name])
         elif _scoped(name, path) in INERT:
-            if value is not None and value is not False:
+            if value is not None and value is not (name in INERT_BUT_FALSE):
                 message = f"`{name}` has no effect"
                 report.add("SD0017", "warning", (*path, name), message, INERT[_scoped(name, path)])
         elif rename is None or _head(rename) not in known:

@@ -105,7 +105,7 @@ def _explain_old(name: str) -> str | None:
     if name in REMOVED:
         return _wrap(f"{name} no longer exists (SD0010). {REMOVED[name]}")
     if name in INERT:
-        return _wrap(f"{name} never did anything, in Axolotl neither (SD0017). {INERT[name]}")
+        return _wrap(f"{name} has no effect (SD0017). {INERT[name]}")
     return None
 
 

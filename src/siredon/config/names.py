@@ -28,6 +28,7 @@ _UNSLOTH = "These kernels are part of the trainer now."
 _COMPUTED = "Delete it: Siredon computes it."
 _GPTQ = "Delete it: the weights say themselves how they were quantized."
 _MAPPING = "One mapping for all properties of a message."
+_OWN_CONFIG = "Delete it: nothing depends on a model's name, its own config says what it is."
 _LEGACY_CHAT = "Delete it, and use `type: chat_template` with `message_property_mappings`."
 
 _PREFIX = "Inside `fsdp_config` the prefix says nothing."
@@ -134,12 +135,24 @@ INERT: dict[str, str] = {
     "eta_min": "Delete it, and set `cosine_min_lr_ratio` to `eta_min / learning_rate`.",
     "lr_div_factor": "Delete it: nothing read it. The schedule's settings are `lr_scheduler_kwargs`.",
     "debug": "Delete it: looking at prepared rows is a command.",
+    "is_falcon_derived_model": _OWN_CONFIG,
+    "is_llama_derived_model": _OWN_CONFIG,
+    "is_mistral_derived_model": _OWN_CONFIG + " On which side a row is padded makes no difference to it.",
+    "is_qwen_derived_model": _OWN_CONFIG,
+    "tokenizer_use_fast": "Delete it: transformers has one tokenizer of each kind, the fast one where it can.",
+    "low_cpu_mem_usage": "Delete it: weights are never held twice in RAM.",
+    "experimental_skip_move_to_device": "Delete it: `device_map` says where weights lie, without it they go to the "
+    "device once they are read.",
+    "torchdistx_path": "Delete it: torchdistx is no longer maintained, and `adamw_anyprecision` went with it.",
     **{
         f"fsdp_config.{prefix}{name}": _FSDP1
         for name in ("sharding_strategy", "limit_all_gathers", "backward_prefetch", "forward_prefetch")
         for prefix in ("", "fsdp_")
     },
 }
+
+#: Those of them that ask for nothing where they are true, not where they are false.
+INERT_BUT_FALSE = ("tokenizer_use_fast", "low_cpu_mem_usage", "experimental_skip_move_to_device")
 
 #: Keys of other tools -> ours, to be suggested.
 FOREIGN: dict[str, str] = {

@@ -140,8 +140,8 @@ def _old_names() -> Iterator[str]:
     yield "## Keys that no longer exist"
     yield "They are errors ([SD0010](rules.md#sd0010))."
     yield table(("old key", "what to do"), ((f"`{name}`", text) for name, text in REMOVED.items()))
-    yield "## Keys that never did anything"
-    yield "They are passed over, with a warning ([SD0017](rules.md#sd0017)): Axolotl reads them from no file either."
+    yield "## Keys without effect"
+    yield "They are passed over, with a warning ([SD0017](rules.md#sd0017))."
     yield table(("old key", "what to do"), ((f"`{name}`", text) for name, text in INERT.items()))
 
 

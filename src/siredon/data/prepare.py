@@ -201,7 +201,12 @@ def entry_key(recipe: Recipe, preparation: Preparation, content: str | None) -> 
             "content": content,
             "entry": entry.model_dump(mode="json", exclude={"weight"}),
             "format": [fingerprint_format(entry), fingerprint_code()],
-            "template": [template, recipe.renderer.kwargs, preparation.section.eot_tokens],
+            "template": [
+                template,
+                recipe.renderer.kwargs,
+                preparation.section.eot_tokens,
+                recipe.renderer.system,
+            ],
             # What a template prints that shows the date is another text tomorrow
             "date": str(date.today()) if "strftime_now" in template else "",
             "tokenizer": preparation.tokenizer_content,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ from siredon.data.types import Conversation, Message, RowError, Span, Text
 
 #: The roles that a model answers in.
 _ANSWERS = ("assistant", "model")
+#: The roles that tell a model what it is.
+_RULES = ("system", "developer")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Renderer:
         eos: The token that ends a text.
         probed: What the template puts around messages.
         kwargs: Variables for the template.
+        system: The system message of a conversation that has none; empty for none.
     """
 
     tokenizer: ChatTokenizer
@@ -98,6 +101,7 @@ class Renderer:
     eos: str
     probed: Probed
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -139,6 +143,7 @@ class Renderer:
         """The text after which the model answers."""
         if isinstance(item, Text):
             return self._render_text(item).text
+        item = with_system(item, self.system)
         return self._apply(
             item, [message.properties for message in item.messages], add_generation_prompt=True
         )
@@ -157,6 +162,7 @@ class Renderer:
         )
 
     def _render_conversation(self, item: Conversation, policy: StopPolicy) -> Rendered:
+        item = with_system(item, self.system)
         messages = item.messages
         text = self._apply(item, [message.properties for message in messages])
         self._check_tools(item)
@@ -244,6 +250,14 @@ class Renderer:
         if item.tools:
             options["tools"] = list(item.tools)
         return apply_template(self.tokenizer, self.template, messages, **options)
+
+
+def with_system(item: Conversation, text: str) -> Conversation:
+    """The conversation, behind a system message where it has none; `text` is empty for none."""
+    if not text or any(message.role in _RULES for message in item.messages):
+        return item
+    system = Message({"role": "system", "content": text}, "system", text, False)
+    return replace(item, messages=(system, *item.messages))
 
 
 def _core_of(messages: Sequence[Message], index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import TEMPLATES
 from siredon.data.choose import choose_format
 from siredon.data.render import Renderer, StopPolicy, build_renderer
-from siredon.data.types import Template
+from siredon.data.types import Conversation, Message, RowError, Template
 from siredon.errors import DataError
 
 OWN = "tokenizer_default"
@@ -24,7 +25,33 @@ def entry_renderer(entry: DatasetEntry, section: TokenizerSection, tokenizer: An
     """What renders the rows of a data set: with its chat template, if its format needs one."""
     template = resolve_template(entry, section, tokenizer) if choose_format(entry).uses_template else None
     _check_eot(section, tokenizer)
-    return build_renderer(tokenizer, template, section.chat_template_kwargs, section.eot_tokens)
+    renderer = build_renderer(tokenizer, template, section.chat_template_kwargs, section.eot_tokens)
+    if template is None or not section.default_system_message:
+        return renderer
+    return _add_system(renderer, section.default_system_message, entry)
+
+
+def _add_system(renderer: Renderer, text: str, entry: DatasetEntry) -> Renderer:
+    """The renderer, with a system message for conversations that have none.
+
+    Raises:
+        DataError: The template refuses system messages, or leaves them out.
+    """
+    question = Message({"role": "user", "content": "?"}, "user", "?", False)
+    changed = replace(renderer, system=text)
+    try:
+        shown = changed.render_prompt(Conversation((question,)))
+        problem = "leaves it out" if text.strip() not in shown else ""
+        if problem and shown != renderer.render_prompt(Conversation((question,))):
+            problem = ""
+    except RowError as error:
+        problem = f"refuses it: {str(error).partition(': ')[2]}"
+    if problem:
+        raise DataError(
+            f"{entry.path}: `default_system_message`: the chat template {problem}",
+            "Remove the key, or name a `chat_template` that has a place for a system message.",
+        )
+    return changed
 
 
 def stop_policy(entry: DatasetEntry, section: TokenizerSection) -> StopPolicy:

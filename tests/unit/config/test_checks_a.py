@@ -604,7 +604,7 @@ MODELS = [
         "SD0250",
         "default_system_message",
         "default_system_message: Hi\n",
-        "    chat_template: chatml\ndefault_system_message: Hi\n",
+        "  - path: chats.jsonl\n    type: chat_template\ndefault_system_message: Hi\n",
     ),
     Case("SD0251", "tokens", MISTRAL + "tokens: ['<a>']\n", "tokens: ['<a>']\n"),
     Case(

@@ -9,21 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import SHARED_DATA
-from tests.unit.data.samples import ids_of, samples_of
+from tests.unit.data.samples import ids_of, labels_of, samples_of
 
-from siredon.config.sections.data import DataSection
+from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.data.prepare import Preparation, Prepared, prepare_data
+from siredon.data.prompt import build_prompting
 from siredon.data.types import IGNORE
 from siredon.errors import DataError
 
 
 def prepare(
-    tokenizer: Any, tmp_path: Path, *, packing: dict[str, Any] | None = None, **keys: Any
+    tokenizer: Any,
+    tmp_path: Path,
+    *,
+    packing: dict[str, Any] | None = None,
+    section: dict[str, Any] | None = None,
+    **keys: Any,
 ) -> Prepared:
     values = {"dataset_prepared_path": str(tmp_path / "prepared"), "sequence_len": 128, **keys}
-    preparation = Preparation(tokenizer, TokenizerSection(), DataSection.model_validate(values), 7)
+    words = TokenizerSection.model_validate(section or {})
+    preparation = Preparation(tokenizer, words, DataSection.model_validate(values), 7)
     return prepare_data(preparation, PackingSection.model_validate(packing or {}))
 
 
@@ -223,6 +230,32 @@ def test_the_cache_sees_a_changed_template_and_tokenizer(tokenizer: Any, tmp_pat
     other.chat_template = tokenizer.chat_template.replace("assistant", "model")
     prepare(other, tmp_path, datasets=[entry])
     assert prepared_folders(tmp_path) == 3
+
+
+def test_a_default_system_message_is_as_one_that_stands_in_the_rows(tokenizer: Any, tmp_path: Path):
+    own = {"role": "system", "content": "Be loud."}
+    default = {"role": "system", "content": "Be brief."}
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    bare = write_rows(tmp_path / "bare.jsonl", [{"messages": talk}, {"messages": [own, *talk]}])
+    full = write_rows(tmp_path / "full.jsonl", [{"messages": [default, *talk]}, {"messages": [own, *talk]}])
+    kind = {"type": "chat_template"}
+    section = {"default_system_message": "Be brief."}
+    found = prepare(tokenizer, tmp_path, section=section, datasets=[{**bare, **kind}])
+    wanted = prepare(tokenizer, tmp_path, datasets=[{**full, **kind}])
+    assert np.array_equal(ids_of(found.train), ids_of(wanted.train))
+    assert np.array_equal(labels_of(found.train), labels_of(wanted.train))
+    # Another message is another data set, and a prompt is asked behind it
+    without = prepare(tokenizer, tmp_path, datasets=[{**bare, **kind}])
+    assert found.fingerprint not in (wanted.fingerprint, without.fingerprint)
+    entry = DatasetEntry.model_validate({**bare, **kind})
+    asked = build_prompting(entry, TokenizerSection.model_validate(section), tokenizer).render("a")
+    assert "Be brief." in asked
+    # A template without a place for one is refused
+    plain = {**section, "chat_template_jinja": "{% for m in messages[-1:] %}{{ m.content }}{% endfor %}"}
+    with pytest.raises(DataError, match="leaves it out"):
+        build_prompting(
+            entry, TokenizerSection.model_validate({**plain, "chat_template": "jinja"}), tokenizer
+        )
 
 
 def test_a_killed_preparation_leaves_nothing_that_looks_whole(

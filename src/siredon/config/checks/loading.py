@@ -173,7 +173,6 @@ _OTHERS = {
     "use_kernels": "use_kernels",
     "tp_plan": "tensor_parallel_size",
     "tp_size": "tensor_parallel_size",
-    "low_cpu_mem_usage": "low_cpu_mem_usage",
 }
 #: Those that nothing else sets.
 _FREE = (

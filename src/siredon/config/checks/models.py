@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from siredon.config.idle import list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
-from siredon.config.sections.data import DataSection
+from siredon.config.sections.data import DataSection, PromptFormat
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.multimodal import MultimodalSection
 from siredon.config.sections.preference import PreferenceSection, RewardSection
+from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import SpecialTokens, TokenizerSection
+from siredon.config.shelves import FORMATS, split_type
 
 
 def _check_template(tokenizer: TokenizerSection, data: DataSection) -> Iterator[Finding]:
@@ -41,19 +43,34 @@ def _check_template(tokenizer: TokenizerSection, data: DataSection) -> Iterator[
             )
 
 
-def _check_system_message(tokenizer: TokenizerSection, data: DataSection) -> Iterator[Finding]:
-    """A default system message comes with `chat_template: chatml`.
+def _check_system_message(
+    tokenizer: TokenizerSection, data: DataSection, streaming: StreamingSection
+) -> Iterator[Finding]:
+    """A default system message comes with data that a chat template renders.
 
-    No other template has a place for it.
+    Other formats have prompts of their own.
     """
-    templates = {tokenizer.chat_template, *(entry.chat_template for entry in data.datasets)}
-    if tokenizer.default_system_message and "chatml" not in templates:
+    entries = (*data.datasets, *data.test_datasets)
+    if not tokenizer.default_system_message or any(_may_chat(entry.type) for entry in entries):
+        return
+    if entries or streaming.texts:
         yield Finding(
             "default_system_message",
-            "`default_system_message` has no effect without `chat_template: chatml`",
-            "Write `chat_template: chatml`, or remove the key.",
+            "`default_system_message` has no effect: no data set is rendered by a chat template",
+            "Use `type: chat_template` for a data set, or remove the key.",
             "warning",
         )
+
+
+def _may_chat(choice: str | PromptFormat) -> bool:
+    """Whether a format is rendered by a chat template, or may be: a function may return messages."""
+    if not isinstance(choice, str):
+        return False
+    name, mark, _ = split_type(choice)
+    if name not in FORMATS.names():
+        return mark == "."
+    part = FORMATS.load(name)
+    return callable(part) or bool(part.uses_template)
 
 
 def _check_mistral(
@@ -157,8 +174,8 @@ RULES = (
     Rule(
         "SD0250",
         _check_system_message,
-        wrong="chat_template: llama3\ndefault_system_message: Be brief.",
-        right="chat_template: chatml\ndefault_system_message: Be brief.",
+        wrong="default_system_message: Be brief.\ndatasets:\n  - path: rows.jsonl\n    type: completion",
+        right="default_system_message: Be brief.\ndatasets:\n  - path: rows.jsonl\n    type: chat_template",
     ),
     Rule(
         "SD0251",

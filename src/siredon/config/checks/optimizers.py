@@ -51,8 +51,6 @@ def _check_idle(optimizer: OptimizerSection, dion: DionSection, qgalore: QGalore
     if name != "came_pytorch":
         extra = ("adam_epsilon2",) if "ademamix" in name else ("adam_beta3", "adam_epsilon2")
         yield from find_idle_keys(optimizer, extra, "`optimizer: came_pytorch`")
-    if name != "adamw_anyprecision":
-        yield from find_idle_keys(optimizer, ("torchdistx_path",), "`optimizer: adamw_anyprecision`")
     if name != _Q_GALORE:
         yield from find_idle_keys(qgalore, keys_but(QGaloreSection), f"`optimizer: {_Q_GALORE}`")
         if not _compresses(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from siredon.config.fields import Bool, Section, Str, key, planned
+from siredon.config.fields import Bool, Section, Str, key
 
 
 class ModelSection(Section):
@@ -26,10 +26,6 @@ class ModelSection(Section):
     allow_pickle: Bool = key("Read weights from `.bin` files where there are no safetensors.", False)
     cls_model_config: Str = key("Class of transformers that reads the config.", "AutoConfig")
     model_kwargs: dict[str, Any] = key("More arguments for loading the weights.", {})
-    is_falcon_derived_model: Bool | None = planned("Treat it as a Falcon, whatever it is called.")
-    is_llama_derived_model: Bool | None = planned("Treat it as a Llama, whatever it is called.")
-    is_mistral_derived_model: Bool | None = planned("Treat it as a Mistral; unpacked rows are padded left.")
-    is_qwen_derived_model: Bool | None = planned("Treat it as a Qwen 1, whose tokenizer is special.")
 
     @property
     def config_path(self) -> str:

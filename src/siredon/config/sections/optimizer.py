@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key
 from siredon.config.optimizer_words import read_arguments
 
 Optimizer = Literal[
@@ -139,7 +139,6 @@ class OptimizerSection(Section):
         "the head.",
         None,
     )
-    torchdistx_path: Str | None = planned("Folder of torchdistx, for `adamw_anyprecision`.")
     embedding_lr: Float | None = key("Learning rate of embeddings and head.", None, gt=0)
     embedding_lr_scale: Float | None = key("The same, as a multiple of `learning_rate`.", None, gt=0)
     lr_groups: tuple[LrGroup, ...] | None = key("Layers with a learning rate of their own.", None)

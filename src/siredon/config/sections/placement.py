@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from siredon.config.fields import Bool, Int, Section, Str, key, planned
+from siredon.config.fields import Int, Section, Str, key
 
 #: A GPU is written `0` or `"0"`.
 _Device = Annotated[Str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -24,8 +24,6 @@ class PlacementSection(Section):
     gpu_memory_limit: Int | Str | None = key(
         "Most memory for weights on each GPU, in GB or as `20GiB`; spreads as `device_map: auto`.", None
     )
-    low_cpu_mem_usage: Bool = planned("Never hold the weights twice in RAM.", True)
-    experimental_skip_move_to_device: Bool = planned("Do not touch the GPU before weights are sharded.", True)
 
     @property
     def spread_by(self) -> str:
