@@ -20,8 +20,8 @@ from siredon.registry import suggest
 #: Opens what tensors are saved in.
 Saving = Callable[[], AbstractContextManager[Any]]
 
-#: What `attention` stands for: parts of the names of PyTorch's own fused attention, of flash-attn and of flex.
-_ATTENTION = ("dot_product", "flash_attn", "flex_attention", "efficient_attention", "varlen_attn")
+#: What `attention` stands for: parts of the names of PyTorch's own fused attention, of flash-attn, flex and xformers.
+_ATTENTION = ("dot_product", "flash_attn", "flex_attention", "efficient_attention", "varlen_attn", "xformers_flash")
 
 
 def find_layers(model: torch.nn.Module) -> list[Any]:
