@@ -32,6 +32,7 @@ RELORA = LORA + "relora: true\njagged_restart_steps: 500\n"
 GYM = "rl: grpo\nnemo_gym_enabled: true\nnemo_gym_datasets:\n  - path: a\nnemo_gym_auto_start: false\n"
 EBFT = "rl: ebft\nebft:\n  embed_method: mean_pooling\n"
 STRIDED = "rl: ebft\nebft:\n  mode: strided\n"
+RECORDED = "torch_compile: true\ntorch_compile_options:\n  triton.cudagraphs: true\n"
 FLEX = "attn_implementation: flex_attention\n"
 SHARED = "context_parallel_size: 2\nattn_implementation: flash_attention_3\n"
 CHECKPOINTING = "gradient_checkpointing: true\ngradient_checkpointing_kwargs:\n  use_reentrant: "
@@ -442,6 +443,13 @@ ATTENTION = [
         "batch_flattening",
         GRPO + "  use_liger_loss: true\nbatch_flattening: true\nmicro_batch_size: 4\n",
         GRPO + "  use_liger_loss: true\nmicro_batch_size: 4\n",
+    ),
+    Case("SD0700", "attn_implementation", "attn_implementation: fp8\n", "attn_implementation: eager\n"),
+    Case(
+        "SD0702",
+        "torch_compile_options",
+        RECORDED + "gradient_accumulation_steps: 2\n",
+        RECORDED + "gradient_accumulation_steps: 1\n",
     ),
     Case(
         "SD0338",

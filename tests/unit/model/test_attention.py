@@ -133,13 +133,6 @@ def test_a_kind_of_model_that_no_such_kernel_serves_is_refused(kind: str, messag
     check_kind(model, AttentionSection(attn_implementation="eager"))
 
 
-def test_xformers_needs_a_gpu():
-    section = AttentionSection(attn_implementation="xformers")
-    with pytest.raises(ModelError, match=r"`attn_implementation: xformers` needs a GPU.*on a CPU") as caught:
-        check_attention(section, FP32, CPU)
-    assert "sdpa" in str(caught.value)
-
-
 @pytest.mark.skipif(find_spec("xformers") is None, reason="xformers is not installed")
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("lengths", [((3, 1, 6), (3, 1, 6)), ((1, 2), (5, 7))], ids=["equal", "cached"])
