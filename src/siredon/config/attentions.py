@@ -12,7 +12,7 @@ class Need:
 
     Args:
         package: Distribution that must be installed; empty for none.
-        install: The command that installs it.
+        install: How it is installed, a command in backquotes.
         capability: Oldest generation of NVIDIA GPU; (0, 0) is any.
         is_half: Whether it computes in 16 bits only.
         instead: The implementation that needs less.
@@ -40,20 +40,20 @@ class Need:
 
 #: Value of `attn_implementation` -> what it needs.  What is not here needs PyTorch alone, on any device.
 NEEDS = {
-    "flash_attention_2": Need("flash-attn", "pip install flash-attn --no-build-isolation", (8, 0), True),
+    "flash_attention_2": Need("flash-attn", "`pip install flash-attn --no-build-isolation`", (8, 0), True),
     "flash_attention_3": Need(
         "flash-attn-3",
-        "build it from the folder `hopper` of flash-attention",
+        "`python setup.py install` in the folder `hopper` of the source of flash-attention",
         (8, 0),
         True,
         "flash_attention_2",
     ),
     "flash_attention_4": Need(
-        "flash-attn-4", "pip install --pre flash-attn-4", (9, 0), True, "flash_attention_2"
+        "flash-attn-4", "`pip install --pre flash-attn-4`", (9, 0), True, "flash_attention_2"
     ),
     # Flex attention is a kernel that Triton makes; for a CPU it has no backward pass.
     "flex_attention": Need(capability=(7, 0)),
-    "xformers": Need("xformers", "pip install xformers", (7, 5)),
+    "xformers": Need("xformers", "`pip install xformers`", (7, 5)),
 }
 
 #: Kernels of flash attention on the hub -> the version that is loaded where a config names none; 1 for others.
@@ -77,4 +77,4 @@ def find_need(name: str) -> Need | None:
     if not is_hub_id(name):
         return NEEDS.get(name)
     is_half = name.startswith(f"{KNOWN_OWNER}/") and "flash" in name
-    return Need("kernels", "pip install 'siredon[kernels]'", is_half=is_half, needs_gpu=False)
+    return Need("kernels", "`pip install 'siredon[kernels]'`", is_half=is_half, needs_gpu=False)

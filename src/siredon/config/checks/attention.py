@@ -242,7 +242,7 @@ def _check_package(attention: AttentionSection) -> Iterator[Finding]:
         yield Finding(
             "attn_implementation",
             f"`attn_implementation: {name}` needs the package {need.package}, which is not installed",
-            f"Install it (`{need.install}`), or write `attn_implementation: sdpa`, which needs PyTorch only.",
+            f"Install it ({need.install}), or write `attn_implementation: sdpa`, which needs PyTorch only.",
         )
 
 
