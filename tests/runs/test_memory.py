@@ -112,7 +112,19 @@ def test_a_run_compiled_by_inductor_ends_with_the_same_weights(write_config: Any
     assert all((plain[name] - compiled[name]).abs().max() < 1e-4 for name in plain)
 
 
-@pytest.mark.parametrize("name", ["flex_attention", "flash_attention_2"])
+def test_a_cpu_says_that_what_is_kept_has_nowhere_to_go(
+    write_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    keys = {"max_steps": 1, "gradient_checkpointing": True}
+    plain = train(write_config, tmp_path / "plain", **keys)
+    kept = train(write_config, tmp_path / "kept", **keys, selective_checkpointing={"offload": True})
+    said = capsys.readouterr().err
+    assert "`selective_checkpointing.offload` has no effect: this run computes on the CPU" in said
+    assert "every layer recomputed, but for attention in 2 of them\n" in said
+    assert all(torch.equal(plain[name], kept[name]) for name in plain)
+
+
+@pytest.mark.parametrize("name", ["flex_attention", "flash_attention_2", "xformers"])
 def test_attention_that_needs_a_gpu_is_refused_with_the_reason(name: str):
     from siredon.config.sections.attention import AttentionSection
     from siredon.errors import ModelError

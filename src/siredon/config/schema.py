@@ -168,14 +168,13 @@ class Config(Section):
 
         Flash attention reads where documents begin off a single row, and sees no borders in a batch of several.
         """
-        packing, implementation = self.packing, self.attention.attn_implementation
-        needs_row = implementation.startswith("flash_attention") or "/" in implementation
+        packing = self.packing
         if packing.batch_flattening is True:
             return True
         if packing.sample_packing or packing.pack_eval:
             asked = packing.multipack_real_batches
-            return needs_row if asked is None else not asked
-        return needs_row and packing.batch_flattening == "auto"
+            return self.attention.needs_row if asked is None else not asked
+        return self.attention.takes_lengths and packing.batch_flattening == "auto"
 
     @property
     def batches_packs(self) -> bool:

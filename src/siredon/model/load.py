@@ -18,6 +18,7 @@ from siredon.config.sections.placement import PlacementSection
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.hardware import Hardware
 from siredon.log import note
+from siredon.model.attention import check_kind, register_attention
 from siredon.model.embeddings import fit_embeddings_
 from siredon.model.experts import report_experts
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
@@ -100,6 +101,7 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
             model = _read_weights(model_class, config, dtype, source, hardware)
     except LOADING_ERRORS as error:
         raise explain_loading(section.base_model, "model", error) from error
+    check_kind(model, source.attention)
     fit_embeddings_(model, tokenizer, source.embedding, seed=seed)
     _mend_generation(model.generation_config)
     model.config.use_cache = False
@@ -157,7 +159,7 @@ def _build_anew(model_class: Any, config: Any, dtype: torch.dtype, source: Sourc
 
 def _architecture(source: Source) -> dict[str, Any]:
     """Which implementations the model computes with."""
-    options: dict[str, Any] = {"attn_implementation": source.attention.attn_implementation}
+    options: dict[str, Any] = {"attn_implementation": register_attention(source.attention)}
     if source.experts.experts_implementation is not None:
         options["experts_implementation"] = source.experts.experts_implementation
     return options

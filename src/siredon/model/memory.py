@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from siredon.config.schema import Config
 from siredon.config.sections.memory import MemorySection
@@ -15,8 +17,9 @@ from siredon.errors import ModelError
 from siredon.hardware import Hardware, open_side_stream
 from siredon.log import note, warn
 from siredon.model.compile import compile_layers_
+from siredon.model.kept_results import park_results
 from siredon.model.offload import DiskPark, RamPark, Saver, park_activations_, park_layers_
-from siredon.model.recompute import recompute_activations_
+from siredon.model.recompute import Contexts, recompute_activations_
 
 
 def trade_memory_(model: Any, base: Any, config: Config, hardware: Hardware) -> None:
@@ -41,7 +44,11 @@ def _apply_(model: Any, base: Any, config: Config, hardware: Hardware) -> Iterat
     section = config.memory
     saver = _build_saver(model, section, config.checkpoint.output_folder, hardware)
     by_layer = section.activation_offloading == "hidden_states"
-    yield recompute_activations_(base, section, saver.open if saver and by_layer else None)
+    saving = saver.open if saver and by_layer else None
+    contexts = _park_results(section, hardware)
+    yield recompute_activations_(base, section, saving, contexts or create_selective_checkpoint_contexts)
+    if contexts is not None:
+        yield "what is kept of them waits in pinned RAM"
     if saver is not None:
         if not by_layer:
             park_activations_(model, saver)
@@ -70,6 +77,22 @@ def _build_saver(
         return None
     side = None if kind == "legacy" else open_side_stream(hardware)
     return Saver(RamPark(side, pinned=True), model, hardware.device)
+
+
+def _park_results(section: MemorySection, hardware: Hardware) -> Contexts | None:
+    """Where the results that `selective_checkpointing` keeps wait, if not where they were computed."""
+    keeping = section.kept_results
+    if keeping is None or not keeping.offload:
+        return None
+    if not hardware.is_gpu:
+        warn(
+            "`selective_checkpointing.offload` has no effect: this run computes on the CPU, and what it keeps is in "
+            "RAM already"
+        )
+        return None
+    return partial(
+        park_results, park=RamPark(open_side_stream(hardware), pinned=True), device=hardware.device
+    )
 
 
 def _offload_layers_(model: torch.nn.Module, base: torch.nn.Module, hardware: Hardware) -> str:

@@ -20,8 +20,18 @@ from siredon.registry import suggest
 #: Opens what tensors are saved in.
 Saving = Callable[[], AbstractContextManager[Any]]
 
-#: What `attention` stands for: parts of the names of PyTorch's own fused attention, of flash-attn and of flex.
-_ATTENTION = ("dot_product", "flash_attn", "flex_attention", "efficient_attention", "varlen_attn")
+#: Policy -> what a layer runs in, forward and again.
+Contexts = Callable[[Callable[..., CheckpointPolicy]], tuple[Any, Any]]
+
+#: What `attention` stands for: parts of the names of PyTorch's own fused attention, of flash-attn, flex and xformers.
+_ATTENTION = (
+    "dot_product",
+    "flash_attn",
+    "flex_attention",
+    "efficient_attention",
+    "varlen_attn",
+    "xformers_flash",
+)
 
 
 def find_layers(model: torch.nn.Module) -> list[Any]:
@@ -45,13 +55,19 @@ def choose_layers(num_layers: int, section: MemorySection) -> tuple[int, ...]:
     return tuple(index * num_layers // count for index in range(count))
 
 
-def recompute_activations_(model: Any, section: MemorySection, saving: Saving | None = None) -> str:
+def recompute_activations_(
+    model: Any,
+    section: MemorySection,
+    saving: Saving | None = None,
+    contexts: Contexts = create_selective_checkpoint_contexts,
+) -> str:
     """Switches gradient checkpointing on, not reentrant unless the config says so.
 
     Args:
         model: A model of transformers.
         section: What is recomputed.
         saving: Opens what the inputs of recomputed layers are saved in; None saves them as autograd does.
+        contexts: Keeps the results that the policy of `selective_checkpointing` names; default on the device.
 
     Returns:
         What is recomputed, for people; empty for nothing.
@@ -82,7 +98,7 @@ def recompute_activations_(model: Any, section: MemorySection, saving: Saving | 
     kept = _find_keeping(model, keeping, chosen) if keeping else ()
     for index in chosen if saving or keeper else ():
         kept_here = keeper if index in kept else None
-        layers[index]._gradient_checkpointing_func = _build_function(options, kept_here, saving)
+        layers[index]._gradient_checkpointing_func = _build_function(options, kept_here, saving, contexts)
     if len(chosen) == len(layers):
         shown = "every layer recomputed"
     else:
@@ -180,12 +196,12 @@ def _find_keeping(model: Any, section: SelectiveCheckpointing, chosen: tuple[int
 
 
 def _build_function(
-    options: dict[str, Any], keeper: Keeper | None, saving: Saving | None
+    options: dict[str, Any], keeper: Keeper | None, saving: Saving | None, contexts: Contexts
 ) -> Callable[..., Any]:
     """What a layer is run by: `checkpoint`, with what it keeps and what its inputs are saved in."""
     run: Callable[..., Any] = partial(checkpoint, **options)
     if keeper is not None:
-        run = partial(run, context_fn=partial(create_selective_checkpoint_contexts, keeper.decide))
+        run = partial(run, context_fn=partial(contexts, keeper.decide))
     if keeper is None and saving is None:
         return run
 

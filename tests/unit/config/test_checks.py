@@ -198,13 +198,20 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_install_command(monke
 
 
 def test_attention_that_is_not_installed_is_named_with_its_install_command_and_what_there_is():
-    from siredon.config.attentions import NEEDS
+    from siredon.config.attentions import NEEDS, find_need
 
     if NEEDS["flash_attention_2"].is_missing:
         (problem,) = check("attn_implementation: flash_attention_2\n").diagnostics
         assert (problem.code, problem.key, problem.severity) == ("SD0687", "attn_implementation", "error")
         assert "`pip install flash-attn --no-build-isolation`" in problem.fix
         assert "`attn_implementation: sdpa`" in problem.fix
+    for name in ("flash_attention_3", "flash_attention_4", "xformers", "kernels-community/flash-attn3"):
+        need = find_need(name)
+        assert need is not None
+        if need.is_missing:
+            (problem,) = check(f"attn_implementation: {name}\n").diagnostics
+            assert f"needs the package {need.package}, which is not installed" in problem.message
+            assert f"Install it ({need.install}), or write `attn_implementation: sdpa`" in problem.fix
     accept("attn_implementation: flex_attention\n")
 
 

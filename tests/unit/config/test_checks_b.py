@@ -32,6 +32,7 @@ RELORA = LORA + "relora: true\njagged_restart_steps: 500\n"
 GYM = "rl: grpo\nnemo_gym_enabled: true\nnemo_gym_datasets:\n  - path: a\nnemo_gym_auto_start: false\n"
 EBFT = "rl: ebft\nebft:\n  embed_method: mean_pooling\n"
 STRIDED = "rl: ebft\nebft:\n  mode: strided\n"
+RECORDED = "torch_compile: true\ntorch_compile_options:\n  triton.cudagraphs: true\n"
 FLEX = "attn_implementation: flex_attention\n"
 SHARED = "context_parallel_size: 2\nattn_implementation: flash_attention_3\n"
 CHECKPOINTING = "gradient_checkpointing: true\ngradient_checkpointing_kwargs:\n  use_reentrant: "
@@ -432,12 +433,6 @@ ATTENTION = [
         "chunked_cross_entropy: true\nchunked_cross_entropy_num_chunks: 4\n",
     ),
     Case(
-        "SD0335",
-        "batch_flattening",
-        "batch_flattening: true\nmicro_batch_size: 4\nattn_implementation: fp8\n",
-        "micro_batch_size: 4\nattn_implementation: fp8\n",
-    ),
-    Case(
         "SD0336",
         "batch_flattening",
         "batch_flattening: true\nsample_packing: true\n",
@@ -449,11 +444,12 @@ ATTENTION = [
         GRPO + "  use_liger_loss: true\nbatch_flattening: true\nmicro_batch_size: 4\n",
         GRPO + "  use_liger_loss: true\nmicro_batch_size: 4\n",
     ),
-    idle(
-        "SD0337",
-        "attn_implementation",
-        "attn_implementation: sage\nsample_packing: true\n",
-        LORA + "attn_implementation: sage\nsample_packing: true\n",
+    Case("SD0700", "attn_implementation", "attn_implementation: fp8\n", "attn_implementation: eager\n"),
+    Case(
+        "SD0702",
+        "torch_compile_options",
+        RECORDED + "gradient_accumulation_steps: 2\n",
+        RECORDED + "gradient_accumulation_steps: 1\n",
     ),
     Case(
         "SD0338",
@@ -678,11 +674,6 @@ def test_a_rule_points_at_a_line_of_the_file(case: Case):
     (problem,) = problems_of(case.bad)
     parts = [part for part in problem.key.split(".") if not part.isdigit()]
     assert parts[-1] in problem.line_text or parts[0] in problem.line_text
-
-
-def test_sage_attention_with_short_batches_and_without_an_adapter_is_two_warnings():
-    problems = problems_of("attn_implementation: sage\n")
-    assert [(problem.code, problem.severity) for problem in problems] == [("SD0337", "warning")] * 2
 
 
 def test_a_part_of_each_broken_branch_of_experts_is_reported():

@@ -245,8 +245,15 @@ def test_turning_off_what_is_on_and_a_plain_zero_are_not_passed_over(text: str):
     assert ("SD0004", text.partition(":")[0]) in find(text)
 
 
-def test_a_kernel_of_the_hub_is_known_and_not_built():
-    assert find("attn_implementation: kernels-community/flash-attn3\n") == [("SD0004", "attn_implementation")]
+@pytest.mark.parametrize("name", ["kernels-community/flash-attn3", "kernels-community/flash-attn2@v4"])
+def test_a_kernel_of_the_hub_is_a_value(name: str):
+    checked = check(f"attn_implementation: {name}\n")
+    assert {problem.code for problem in checked.diagnostics} <= {"SD0687"}  # where kernels is not installed
+
+
+@pytest.mark.parametrize("name", ["/flash-attn3", "owner/", "a/b/c", "owner/name@", "owner/name name"])
+def test_what_looks_like_a_kernel_of_the_hub_and_is_none_is_refused(name: str):
+    assert find(f"attn_implementation: {name}\n") == [("SD0006", "attn_implementation")]
 
 
 def test_a_renamed_key_works_with_a_warning_that_names_the_new_one():
@@ -278,11 +285,8 @@ def test_an_old_switch_that_is_off_is_passed_over(value: str):
     assert accept(f"xformers_attention: {value}\n").attention.attn_implementation == "sdpa"
 
 
-def test_an_old_switch_for_what_is_not_built_is_refused():
-    assert find("xformers_attention: true\n") == [
-        ("SD0009", "xformers_attention"),
-        ("SD0004", "attn_implementation"),
-    ]
+def test_an_old_switch_for_what_cannot_train_is_refused():
+    assert find("sage_attention: true\n") == [("SD0009", "sage_attention"), ("SD0700", "attn_implementation")]
 
 
 @pytest.mark.parametrize("value", ["maybe", "1", "'false'", "[true]"])

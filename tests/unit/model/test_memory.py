@@ -17,6 +17,7 @@ from siredon.errors import ModelError
 from siredon.hardware import Hardware
 from siredon.model.adapt import attach_adapter_
 from siredon.model.compile import compile_layers_
+from siredon.model.kept_results import park_results
 from siredon.model.offload import DiskPark, RamPark, Saver, park_activations_, park_layers_
 from siredon.model.recompute import Keeper, choose_layers, find_layers, recompute_activations_
 
@@ -76,6 +77,16 @@ def park(
         park_activations_(model, saver)
 
 
+def park_kept(model: Any, base: Any, folder: Path, *, inputs: bool = False) -> None:
+    """Attention, and all products of a layer, which have to come back in their order."""
+    place = RamPark(None, pinned=False)
+    contexts = partial(park_results, park=place, device="cpu", smallest_bytes=1)
+    kept = {"save": ["attention", "aten.mm"]}
+    section = MemorySection(gradient_checkpointing=True, selective_checkpointing=kept)
+    saver = Saver(place, model, "cpu", smallest_bytes=1)
+    recompute_activations_(base, section, saver.open if inputs else None, contexts)
+
+
 def park_layers(model: Any, base: Any, folder: Path, *, recomputes: bool = False) -> None:
     if recomputes:
         recompute(model, base, folder)
@@ -94,6 +105,8 @@ VARIANTS: dict[str, Change] = {
     "ram-recomputed": partial(park, gradient_checkpointing_kwargs={"use_reentrant": False}),
     "ram-reentrant": partial(park, **REENTRANT),
     "disk": partial(park, disk=True, gradient_checkpointing_kwargs={"use_reentrant": False}),
+    "attention-elsewhere": park_kept,
+    "inputs-attention-elsewhere": partial(park_kept, inputs=True),
     "inputs": partial(park, inputs=True),
     "inputs-reentrant": partial(park, inputs=True, **REENTRANT),
     "inputs-attention-kept": partial(park, inputs=True, **KEEPING),
@@ -248,6 +261,18 @@ def test_the_inputs_of_recomputed_layers_wait_and_nothing_else():
     recompute_activations_(base, MemorySection(gradient_checkpointing=True), saver.open)
     backward(model, num_passes=1)
     assert place.num_packed == NUM_LAYERS
+
+
+def test_kept_results_wait_and_are_not_computed_again():
+    model, base = build(False)
+    place = CountingPark(None, pinned=False)
+    contexts = partial(park_results, park=place, device="cpu", smallest_bytes=1024)
+    recompute_activations_(base, MemorySection(gradient_checkpointing=True, **KEEPING), None, contexts)
+    loss = model(input_ids=torch.arange(48).view(2, 24), use_cache=False).logits.sum()
+    assert place.num_packed == NUM_LAYERS  # the output of attention, not what is kept of its softmax
+    with Calls() as again:
+        loss.backward()
+    assert (again.num, place.num_packed) == (0, NUM_LAYERS)
 
 
 def test_weights_and_small_tensors_stay_and_the_hooks_can_be_taken_back():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from siredon.config.attentions import NEEDS
+from siredon.config.attentions import KNOWN_OWNER, find_need, is_hub_id
 from siredon.config.checks.distributed import fsdp_generation
 from siredon.config.idle import find_idle_keys, find_useless_keys, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
@@ -59,21 +59,6 @@ def _check_idle(attention: AttentionSection, packing: PackingSection, loss: Loss
         yield from find_idle_keys(loss, ("eaft_alpha", "eaft_k"), "`use_eaft: true`")
 
 
-def _check_isolation(attention: AttentionSection, packing: PackingSection) -> Iterator[Finding]:
-    """Rows that lie end to end do not see each other.
-
-    8-bit attention knows no masks, so it would let them; the loss would look fine.
-    """
-    names = {"sample_packing": packing.sample_packing, "batch_flattening": packing.batch_flattening is True}
-    for name, is_on in names.items():
-        if is_on and attention.attn_implementation == "fp8":
-            yield Finding(
-                name,
-                f"`{name}: true` with `attn_implementation: fp8` lets rows see each other",
-                f"Use another `attn_implementation`, or remove `{name}`.",
-            )
-
-
 def _check_flattening(
     packing: PackingSection, batch: BatchSection, online: OnlineSection
 ) -> Iterator[Finding]:
@@ -99,24 +84,45 @@ def _check_flattening(
         )
 
 
-def _check_sage(
-    attention: AttentionSection, packing: PackingSection, adapter: AdapterSection
-) -> Iterator[Finding]:
-    """Sage attention trains an adapter, on sequences of full length.
+#: Attention without a backward pass -> why, and what it is for.
+_FORWARD_ONLY = {
+    "sage": "the package sageattention multiplies in 8 bits, and has no backward pass",
+    "fp8": "8-bit attention, of torchao and of flash-attention 3, has no backward pass",
+}
 
-    Its 8-bit products have been seen to make the loss explode on short padded batches, and to bring it to
-    zero where every weight is trained.
+
+def _check_trainable(attention: AttentionSection) -> Iterator[Finding]:
+    """Attention has a backward pass.
+
+    `sage` and `fp8` are made for answers: their kernels compute forward only.  In training, queries, keys and values
+    would get no gradient, while the rest of the model learns around them: the loss falls, or explodes, and says
+    nothing of it.  An engine that serves the trained model can use them.
     """
-    if attention.attn_implementation != "sage":
-        return
-    if not packing.sample_packing and not packing.pads_fully:
-        message = "the loss may explode with `attn_implementation: sage` on batches that are not full"
-        fix = "Add `pad_to_sequence_len: true`, or `sample_packing: true`."
-        yield Finding("attn_implementation", message, fix, "warning")
-    if adapter.adapter is None:
-        message = "the loss may fall to 0 with `attn_implementation: sage` where every weight is trained"
-        fix = "Watch the loss, or add `adapter: lora`, or use another implementation."
-        yield Finding("attn_implementation", message, fix, "warning")
+    reason = _FORWARD_ONLY.get(attention.attn_implementation)
+    if reason is not None:
+        yield Finding(
+            "attn_implementation",
+            f"`attn_implementation: {attention.attn_implementation}` cannot train: {reason}",
+            "Write `attn_implementation: sdpa`; where the trained model is served, 8-bit attention can be used.",
+            value=attention.attn_implementation,
+        )
+
+
+def _check_foreign(attention: AttentionSection) -> Iterator[Finding]:
+    """A kernel of an owner that is not known is pinned to a revision.
+
+    It is a program of its owner's, and runs with your rights.  Without a revision, what runs tomorrow may be another
+    program than the one that you have looked at.
+    """
+    name = attention.attn_implementation
+    if is_hub_id(name) and "@" not in name and not name.startswith(f"{KNOWN_OWNER}/"):
+        yield Finding(
+            "attn_implementation",
+            f"`attn_implementation: {name}` runs whatever program its owner puts there",
+            f"Read it, and pin it: `attn_implementation: {name}@REVISION`, of a commit.",
+            "warning",
+            value=name,
+        )
 
 
 def _check_hybrid(attention: AttentionSection) -> Iterator[Finding]:
@@ -231,19 +237,19 @@ def _check_package(attention: AttentionSection) -> Iterator[Finding]:
     transformers would take another implementation in its place, from the hub, or stop with a traceback.
     """
     name = attention.attn_implementation
-    need = NEEDS.get(name)
+    need = find_need(name)
     if need is not None and need.is_missing:
         yield Finding(
             "attn_implementation",
             f"`attn_implementation: {name}` needs the package {need.package}, which is not installed",
-            f"Install it (`{need.install}`), or write `attn_implementation: sdpa`, which needs PyTorch only.",
+            f"Install it ({need.install}), or write `attn_implementation: sdpa`, which needs PyTorch only.",
         )
 
 
 def _check_half(attention: AttentionSection, precision: PrecisionSection) -> Iterator[Finding]:
     """Flash attention computes in 16 bits."""
     name = attention.attn_implementation
-    need = NEEDS.get(name)
+    need = find_need(name)
     is_single = precision.pure == "float32" or not (precision.pure or precision.bf16 or precision.fp16)
     if need is not None and need.is_half and is_single:
         yield Finding(
@@ -264,22 +270,10 @@ RULES = (
     ),
     Rule("SD0334", _check_idle, wrong="eaft_k: 10", right="eaft_k: 10\nuse_eaft: true"),
     Rule(
-        "SD0335",
-        _check_isolation,
-        wrong="sample_packing: true\nattn_implementation: fp8",
-        right="sample_packing: true\nattn_implementation: flash_attention_2",
-    ),
-    Rule(
         "SD0336",
         _check_flattening,
         wrong="batch_flattening: true\nmicro_batch_size: 1",
         right="batch_flattening: true\nmicro_batch_size: 4",
-    ),
-    Rule(
-        "SD0337",
-        _check_sage,
-        wrong=_LORA + "attn_implementation: sage",
-        right=_LORA + "attn_implementation: sage\npad_to_sequence_len: true",
     ),
     Rule(
         "SD0338",
@@ -341,5 +335,18 @@ RULES = (
         _check_half,
         wrong="attn_implementation: flash_attention_2\nbf16: false",
         right="attn_implementation: flash_attention_2\nbf16: auto",
+    ),
+    Rule(
+        "SD0700",
+        _check_trainable,
+        wrong="attn_implementation: sage",
+        right="attn_implementation: sdpa",
+    ),
+    Rule(
+        "SD0701",
+        _check_foreign,
+        wrong="attn_implementation: some/kernel",
+        right="attn_implementation: some/kernel@0f3c1a9",
+        portable=False,
     ),
 )

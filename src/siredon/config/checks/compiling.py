@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from siredon.config.idle import keys_set
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.compile import CompileSection
 from siredon.config.sections.packing import PackingSection
 
@@ -63,6 +64,32 @@ def _check_graphs(compile: CompileSection, packing: PackingSection) -> Iterator[
         )
 
 
+def _check_recorded(compile: CompileSection, batch: BatchSection) -> Iterator[Finding]:
+    """Gradients outlive the micro-batch that they are of, and so are not in a recorded graph.
+
+    A recorded graph computes in memory of its own, the gradients too, and each replay writes over what the last one
+    left there: a second micro-batch would find its sum gone, and PyTorch stops the run
+    (https://github.com/pytorch/pytorch/issues/169545).  `reduce-overhead` records every layer, also while answers are
+    written at a validation, whose cache would be overwritten in the same way.
+    """
+    if not compile.torch_compile:
+        return
+    if compile.torch_compile_mode == "reduce-overhead":
+        yield Finding(
+            "torch_compile_mode",
+            "`torch_compile_mode: reduce-overhead` records graphs, which overwrite gradients that are still summed",
+            "Write `torch_compile_mode: max-autotune`, which records none, or remove the key.",
+            value="reduce-overhead",
+        )
+    steps = batch.gradient_accumulation_steps
+    if (compile.torch_compile_options or {}).get("triton.cudagraphs") and steps > 1:
+        yield Finding(
+            "torch_compile_options",
+            f"`triton.cudagraphs` overwrites gradients that are summed over `gradient_accumulation_steps: {steps}`",
+            "Remove `triton.cudagraphs`, or set `gradient_accumulation_steps: 1`.",
+        )
+
+
 _GRAPHS = "torch_compile: true\ntorch_compile_options:\n  triton.cudagraphs: true\n"
 _FUSION = "torch_compile_options:\n  epilogue_fusion: true\n"
 
@@ -79,5 +106,11 @@ RULES = (
         _check_graphs,
         wrong=_GRAPHS + "sample_packing: true",
         right=_GRAPHS + "sample_packing: false",
+    ),
+    Rule(
+        "SD0702",
+        _check_recorded,
+        wrong="torch_compile: true\ntorch_compile_mode: reduce-overhead",
+        right="torch_compile: true\ntorch_compile_mode: max-autotune",
     ),
 )

@@ -28,9 +28,9 @@ class CompileSection(Section):
     )
     torch_compile_backend: Str | None = key("Compiler; default inductor.", None)
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = key(
-        "How much time compiling may take; `max-autotune` tries several kernels, and records no graphs.",
+        "How much time compiling may take; `max-autotune` tries several kernels, and records no graphs; "
+        "`reduce-overhead` records them, which cannot sum gradients.",
         None,
-        planned_values=("reduce-overhead",),
     )
     torch_compile_options: dict[InductorOption, Bool | Int | Float | Str] | None = key(
         "Flags of inductor.", None

@@ -20,7 +20,7 @@ class SelectiveCheckpointing(Section):
     recompute_layer_types: StrList | None = key(
         "Types of layers, as the model's config names them, that are recomputed whole all the same.", None
     )
-    offload: Bool = planned("Park what is kept in pinned RAM.", False)
+    offload: Bool = key("Park what is kept in pinned RAM; on a CPU it is there already.", False)
 
 
 #: More than nothing, less than all.
