@@ -111,6 +111,13 @@ MOMENTS = {
 }
 
 
+def validations_of(folder: Path) -> list[tuple[int, float]]:
+    """What the last checkpoint remembers, by which early stopping counts: a cut one must not be among them."""
+    last = max(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    history = json.loads(last.read_text())["log_history"]
+    return [(row["step"], row["eval_loss"]) for row in history if "eval_loss" in row]
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_asked_to_end_goes_on_to_what_the_uninterrupted_one_is(
     write_config: Any, tmp_path: Path, sender: Sender, uninterrupted: Any, moment: str
@@ -137,6 +144,7 @@ def test_a_run_asked_to_end_goes_on_to_what_the_uninterrupted_one_is(
     assert same(plain, out)
     assert untimed(plain) == untimed(out)
     assert lines_of(plain / "samples.jsonl") == lines_of(out / "samples.jsonl")
+    assert validations_of(plain) == validations_of(out)
     assert not (out / "interrupted.json").exists()
     assert "finished" in json.loads((out / "run.json").read_text())
 
