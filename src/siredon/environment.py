@@ -32,6 +32,7 @@ EXTRAS = {
     "gguf": "models in GGUF files, such as the one of the quickstart",
     "quantization": "weights in few bits, `qat` and `fp8`",
     "optimizers": "optimizers that PyTorch and transformers lack",
+    "kernels": "attention kernels of the hub, `attn_implementation: owner/name`",
     "trackers": "`use_tensorboard: true`",
     "sweep": "`train --sweep-search optuna`",
     "s3": "data sets at `s3://`",

@@ -243,8 +243,9 @@ def test_a_checkpoint_without_its_base_is_refused(write_config: Any, tmp_path: P
     train(write_config, tmp_path / "out", **keys)
     shutil.rmtree(tmp_path / "out" / "checkpoint-3")
     (tmp_path / "out" / "checkpoint-2" / "relora.safetensors").unlink()
+    torn = str(tmp_path / "out" / "checkpoint-2")
     with pytest.raises(CheckpointError, match=r"relora\.safetensors is missing"):
-        train(write_config, tmp_path / "out", auto_resume_from_checkpoints=True, **keys)
+        train(write_config, tmp_path / "out", resume_from_checkpoint=torn, **keys)
 
 
 def test_relora_ends_with_the_base_of_the_best_checkpoint(write_config: Any, tmp_path: Path):

@@ -16,6 +16,7 @@ from tests.runs.test_train import config_of, metrics_of, weights_of
 
 from siredon import pipeline
 from siredon.data.collate import MixedDataset
+from siredon.data.prepare_run import prepare_run
 from siredon.data.types import IGNORE, Sample
 from siredon.train.sampler import MixedSampler
 
@@ -86,7 +87,7 @@ def test_steps_are_those_planned_and_each_loss_is_that_of_its_data_set(
     config = config_of(path)
     pipeline.train(config)
     # The plan, from the packs of each epoch alone
-    train = pipeline._prepare(config, tokenizer).train
+    train = prepare_run(config, tokenizer).train
     assert isinstance(train, MixedDataset)
     micro, accumulation = config.batch.micro_batch_size, config.batch.gradient_accumulation_steps
     per_step = micro * accumulation
