@@ -33,7 +33,7 @@ _SECRET_NAME = re.compile(rf"(?:^|.*[_.]){_NAME}$", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"(?:^|.*_)(?:TOKEN|SECRET|PASSWORD|PAT)$", re.IGNORECASE)
 _WORDS = r"(?!(?:true|false|yes|no|on|off|null|none)\b|\$\{|\*\*\*)"
 _ASSIGNED = re.compile(
-    rf"(?<![A-Za-z0-9])((?:[A-Za-z0-9]+[_.-])*{_NAME.replace('_?', '[_-]?')}['\"]?\s*[:=]\s*){_WORDS}"
+    rf"(?<![A-Za-z0-9])({_NAME.replace('_?', '[_-]?')}['\"]?\s*[:=]\s*){_WORDS}"
     r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&'\"})\]`]+)",
     re.IGNORECASE,
 )
@@ -161,12 +161,14 @@ def _secrets_of_address(text: str) -> Iterator[str]:
 
 
 def _known_values() -> set[str]:
-    found = {
-        value
-        for name, value in os.environ.items()
-        if len(value) > MIN_CHARS and (_SECRET_VARIABLE.match(name) or _SECRET_NAME.match(name))
-    }
+    found = {os.environ.get(name, "") for name in os.environ if _is_secret_variable(name)}
+    found = {value for value in found if len(value) > MIN_CHARS}
     return found | _LEARNED
+
+
+@lru_cache(maxsize=1024)
+def _is_secret_variable(name: str) -> bool:
+    return bool(_SECRET_VARIABLE.match(name) or _SECRET_NAME.match(name))
 
 
 @lru_cache(maxsize=8)

@@ -104,24 +104,30 @@ def num_errors(diagnostics: Iterable[Diagnostic]) -> int:
 def show_text(diagnostics: Iterable[Diagnostic]) -> str:
     """For people: place, cause, the line with a caret, the fix."""
     blocks = []
+    shown: dict[str, str] = {}  # a line with thousands of problems is looked through once
     for problem in diagnostics:
         line, column = problem.place
+        text = problem.line_text.rstrip()
+        if text not in shown:
+            shown[text] = redact_line(text)
         head = f"{problem.path}:{line}:{column}: {problem.severity} {problem.code}: {redact(problem.message)}"
         number = f"{line:>5} | "
-        source, column = _crop(*_without_secrets(problem.line_text.rstrip(), column))
+        source, column = _crop(shown[text], _move_column(text, shown[text], column))
         lead = "".join("\t" if char == "\t" else " " for char in source[: column - 1])
         marked = [f"{number}{source}", f"{' ' * (len(number) - 2)}| {lead}^"] if source else []
         blocks.append("\n".join([head, *marked, f"      = fix: {redact(problem.fix)}"]))
     return "\n\n".join(blocks)
 
 
-def _without_secrets(line: str, column: int) -> tuple[str, int]:
-    """What may be shown of a line, and where the column is in it."""
-    shown = redact_line(line)
-    if shown == line:
-        return line, column
+def _move_column(line: str, shown: str, column: int) -> int:
+    """Where a column of a line is in what is shown of it."""
+    if shown[: column - 1] == line[: column - 1]:
+        return min(column, len(shown) + 1)
+    rest = line[column - 1 :]
+    if rest and shown.endswith(rest):
+        return len(shown) - len(rest) + 1
     before = redact(line[: column - 1])
-    return shown, min(len(before) + 1, len(shown) + 1) if shown.startswith(before) else 1
+    return min(len(before) + 1, len(shown) + 1) if shown.startswith(before) else 1
 
 
 def _crop(line: str, column: int) -> tuple[str, int]:
