@@ -31,9 +31,6 @@ from siredon.log import note
 from siredon.redaction import MASK, redact
 from siredon.train.interrupt import RESUME_ME
 
-#: Where mistakes are reported.
-ISSUES = "https://github.com/siredon/siredon/issues"
-
 app = typer.Typer(
     name="siredon",
     help="Fine-tune language models from one YAML file, the one that Axolotl users already have.",
@@ -101,11 +98,11 @@ def main() -> None:
 
 
 def show_crash(error: Exception) -> str:
-    """An error that nobody foresaw: its traceback without secrets, and where to report it."""
+    """An error that nobody foresaw: its traceback without secrets, and what to do with it."""
     trace = redact("".join(traceback.format_exception(error)).rstrip())
     return (
         f"{trace}\n\nerror: this is a mistake in siredon, or in code that it calls, such as a function of yours\n"
-        f"  fix: Report it with the text above and `siredon env`: {ISSUES} (what is known to be secret is {MASK})."
+        f"  fix: Report it with the text above and what `siredon env` says (what is known to be secret is {MASK})."
     )
 
 
