@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import traceback
@@ -77,6 +78,8 @@ def main() -> None:
 
     A run that was interrupted and can go on exits with status 75.
     """
+    # What is written is nobody's to change but the user's and their group's; a stricter mask stays
+    os.umask(os.umask(0o077) | 0o002)
     try:
         app()
     except Interrupted as interrupted:
