@@ -88,6 +88,15 @@ class Rig:
                 self._outcomes[trial] = self._run(trial, output)
         return self._outcomes[trial]
 
+    def run_anew(self, trial: Trial) -> list[Outcome]:
+        """The same of another run of it.
+
+        Raises:
+            SiredonError: It could not be run.
+        """
+        with self._prepare(trial) as output:
+            return self._run(trial, output)
+
     def _run(self, trial: Trial, output: Path) -> list[Outcome]:
         num_ranks = trial.cell.num_ranks
         if num_ranks == 1:
