@@ -243,9 +243,8 @@ def selftest(wanted: Wanted) -> bool:
     from siredon.selftest.show import show_progress, show_table
     from siredon.selftest.table import run_table
 
-    # 1. Rows, each in its cells
+    # 1. Rows, each in its cells; 2. table, or JSON
     with show_progress() as say:
         table = run_table(wanted, say)
-    # 2. Table, or JSON
     show_table(table, as_json=wanted.as_json)
     return table.passed

@@ -161,6 +161,23 @@ class Row:
     impossible: str = ""
 
 
+def name_unbuilt(number: int, proves: str, reason: str) -> Row:
+    """A row of the plan that cannot run, as what it is about is not built.
+
+    Args:
+        number: Its number in the table.
+        proves: The claim.
+        reason: What is missing.
+    """
+    return Row(
+        number,
+        proves,
+        cells=lambda grid: (Cell(),),
+        run=lambda rig, cell: Finding(skipped_because=reason),
+        impossible=reason,
+    )
+
+
 def build_grid(*, quick: bool) -> Grid:
     """The cells of a quick table, or of the whole one.
 
