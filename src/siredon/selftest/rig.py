@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ class Rig:
 
     def __init__(self, device: str = "cpu", worker: str = "siredon.selftest.worker") -> None:
         self.device = device
+        # Every training ends with a garbage collection: it need not look through what libraries hold for good
+        gc.freeze()
         self.hardware = choose_hardware(device)
         self._worker = worker
         self._temporary = TemporaryDirectory(prefix="siredon-selftest-")
