@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from traceback import extract_tb
 from typing import Any, Protocol
 
 from siredon.data.types import RowError
+from siredon.errors import DataError
 
 _QUESTION, _ANSWER = "first question", "first answer"
 _TALK: tuple[dict[str, Any], ...] = (
@@ -42,8 +44,12 @@ class ChatTokenizer(Protocol):
     bos_token: str | None
     eos_token: str | None
 
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """Messages -> text."""
+    @property
+    def special_tokens_map(self) -> Mapping[str, Any]:
+        """Names of special tokens -> their texts."""
+
+    def get_chat_template(self) -> str:
+        """The template that came with it."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +76,84 @@ class Probed:
 def apply_template(
     tokenizer: ChatTokenizer, template: str | None, messages: Sequence[Mapping[str, Any]], **options: Any
 ) -> str:
-    """Messages -> text by the chat template, in the sandbox of transformers.
+    """Messages -> text by the chat template, in a sandbox with limits; as `apply_chat_template` of transformers.
 
     Raises:
         RowError: The template refuses the messages.
+        DataError: The template does more than one may.
     """
     from jinja2 import TemplateError
 
+    from siredon.data.template_limits import LimitReached
+    from siredon.data.template_sandbox import render_template
+
+    if not messages:
+        raise RowError("the chat template refuses it: there is no message")
+    variables = {"tools": None, "documents": None, "add_generation_prompt": False}
+    variables |= {**tokenizer.special_tokens_map, **options}
+    source = tokenizer.get_chat_template() if template is None else template
     try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], chat_template=template, tokenize=False, **options
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, TemplateError) as error:
+        chat = [_name_reasoning(_plain(_drop_none(message))) for message in messages]
+        return render_template(source, {**_plain(variables), "messages": chat})
+    except (LimitReached, MemoryError, RecursionError) as error:
+        raise DataError(*_explain_limit(error)) from None
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        SyntaxError,
+        TemplateError,
+    ) as error:
         raise RowError(f"the chat template refuses it: {error}") from error
-    assert isinstance(text, str)
-    return text
+
+
+def _explain_limit(error: BaseException) -> tuple[str, str]:
+    """What a template did that it may not, and the way out."""
+    what = str(error)
+    if isinstance(error, RecursionError):
+        what = "calls itself, or puts values into each other, too deep"
+    elif isinstance(error, MemoryError):
+        what = "needs more memory than there is"
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == "<template>"]
+    where = f", line {lines[-1]}" if lines else ""
+    return (
+        f"the chat template{where} {what}",
+        "Templates come with models: read this one before you use it. "
+        "Or name another: `chat_template:`, such as `chatml`.",
+    )
+
+
+def _drop_none(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Templates know keys that are missing, not keys without a value."""
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def _name_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Reasoning, under the names by which templates ask for it."""
+    names = ("reasoning_content", "thinking", "reasoning")
+    found = [message[name] for name in names if message.get(name) is not None]
+    if not found:
+        return message
+    return {"thinking": found[0], **message, "reasoning_content": found[0]}
+
+
+def _plain(value: Any) -> Any:
+    """A copy in the types of JSON: other objects have methods that a stranger's template could call."""
+    kind = type(value)
+    if kind is str or value is None or kind in (bool, int, float):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        copied = [_plain(item) for item in value]
+        return tuple(copied) if isinstance(value, tuple) else copied
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (int, float)):
+        return int.__int__(value) if isinstance(value, int) else float.__float__(value)
+    return f"<{kind.__name__}>"
 
 
 def probe_template(

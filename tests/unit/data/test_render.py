@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.conftest import build_tokenizer
 
+from siredon.data import render
 from siredon.data.render import Rendered, build_renderer
 from siredon.data.templates.chatml import TEMPLATE as CHATML
 from siredon.data.templates.llama3 import TEMPLATE as LLAMA3
@@ -160,13 +161,13 @@ def test_eighty_turns_are_rendered_twice_not_a_hundred_and_sixty_times(
 ):
     renderer = build_renderer(tokenizer, CHATML.source)
     calls = []
-    real = tokenizer.apply_chat_template
+    real = render.apply_template
 
     def count(*args: Any, **options: Any) -> Any:
         calls.append(1)
         return real(*args, **options)
 
-    monkeypatch.setattr(tokenizer, "apply_chat_template", count)
+    monkeypatch.setattr(render, "apply_template", count)
     renderer.render(talk(*[("user", "q"), ("assistant", "a")] * 40), "turn")
     assert len(calls) == 2
 
