@@ -21,6 +21,7 @@ from siredon.cli import (
     inspect,
     merge_lora,
     preprocess,
+    reproduce,
     selftest,
     train,
 )
@@ -49,6 +50,7 @@ COMMANDS = (
     inspect,
     cache,
     train,
+    reproduce,
     inference,
     merge_lora,
     config_schema,

@@ -48,6 +48,7 @@ class Prepared:
         lines: What to tell the user.
         warnings: What the user should know before training.
         sources: Names of the training data sets.
+        contents: A hash of what each data set is, before it is rendered: training, then validation.
     """
 
     train: PackDataset | Stream
@@ -58,6 +59,7 @@ class Prepared:
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
 
     @property
     def num_packs(self) -> int | None:
@@ -146,6 +148,7 @@ def prepare_data(
         tuple(lines),
         tuple(warnings),
         name_sources([entry.path for entry in data.datasets]),
+        tuple(part.content for part in parts),
     )
 
 
@@ -158,12 +161,14 @@ class Part:
         counts: What became of its rows.
         key: Changes when anything about the samples changes.
         cached: It was prepared before.
+        content: A hash of its rows, as they are at their source.
     """
 
     table: SampleTable
     counts: Counts
     key: str
     cached: bool
+    content: str
 
     @property
     def lines(self) -> list[str]:
@@ -181,7 +186,8 @@ def prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: int
     recipe = build_recipe(entry, preparation, max_tokens)
     content = fingerprint_entry(entry, preparation.seed)
     source = load_rows(entry, preparation.seed) if content is None else None
-    key = entry_key(recipe, preparation, content if source is None else source.fingerprint)
+    content = content if source is None else source.fingerprint
+    key = entry_key(recipe, preparation, content)
 
     def make() -> Content:
         return make_samples(source or load_rows(entry, preparation.seed), recipe)
@@ -190,7 +196,7 @@ def prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: int
     (table, counts), cached = load_or_make(root, key, make)
     wants_stop = recipe.format.ends and entry.train_on_eos != "none"
     check_counts([counts], wants_stop=wants_stop)
-    return Part(table, counts, key, cached)
+    return Part(table, counts, key, cached, content or "")
 
 
 def entry_key(recipe: Recipe, preparation: Preparation, content: str | None) -> str:
