@@ -102,6 +102,8 @@ def test_a_resumed_run_with_relative_paths_is_made_again_and_what_changed_is_ref
     change(run, lambda record: record.pop("finished"))
     with pytest.raises(CheckpointError, match="has not ended"):
         pipeline.reproduce(Repeat(run, tmp_path / "x", only_checks=False, force=False))
+    change(run, lambda record: (record.update(hidden=["base_model"]), record["given"].update(seed=42)))
+    check(run)  # The value has been written back
     change(run, lambda record: record["given"].update(base_model="https://***@host/x"))
     with pytest.raises(CheckpointError, match="base_model had a secret"):
         check(run)
@@ -195,4 +197,5 @@ def test_other_weights_have_another_fingerprint(
     content[-1] ^= 1
     path.write_bytes(content)
     assert ask(folder) != before
-    assert ask(tmp_path / "nowhere") == {"base_model": fingerprint.ABSENT}
+    assert ask(tmp_path / "nowhere") == {"base_model": fingerprint.GONE}
+    assert ask(Path("no-such-owner/no-such-model")) == {"base_model": fingerprint.ABSENT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -31,6 +32,7 @@ _WEIGHTS: dict[str, Weight] = {
     "hardware.has_bf16": "possible",
     "code.siredon": "possible",
     "environment": "possible",
+    "environment.GOMP_SPINCOUNT": "none",
     "environment.HF_": "none",
     "environment.CUDA_": "none",
     "environment.TOKENIZERS_": "none",
@@ -106,7 +108,7 @@ def find_first_difference(then: Path, now: Path) -> str:
             row = before or after or {}
             return f"only one of them has a line of step {row.get('step')}"
         for name in dict.fromkeys([*before, *after]):
-            if before.get(name) != after.get(name):
+            if json.dumps(before.get(name)) != json.dumps(after.get(name)):  # A NaN is no other NaN
                 return f"step {before['step']}: {name} {_show_change(before.get(name), after.get(name))}"
     return ""
 
@@ -130,8 +132,9 @@ def find_other_weights(then: Path, now: Path) -> str:
             if before.shape != after.shape:
                 return f"{name} has another shape"
             total += before.numel()
-            count += int((before != after).sum())
-            change = float((before - after).abs().max()) if before.numel() else 0.0
+            other = (before != after) & ~(before.isnan() & after.isnan())
+            count += int(other.sum())
+            change = float((before - after)[other].abs().nan_to_num(math.inf).max()) if other.any() else 0.0
             if change > largest:
                 largest, where = change, name
     return f"{count:,} of {total:,} numbers differ, by at most {largest:.3g} ({where})"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from siredon.data.prepare import Preparation, Prepared
 from siredon.distributed.ranks import num_ranks
 from siredon.environment import LIBRARIES, find_version
 from siredon.hardware import Hardware, describe_libraries
-from siredon.redaction import is_secret_name, redact, redact_values, strip_addresses
+from siredon.redaction import is_secret_variable, redact, redact_values, strip_addresses
 from siredon.train.fingerprint import fingerprint_weights
 
 #: Packages that a run may compute with, besides those that every installation has.
@@ -40,8 +41,13 @@ _VARIABLES = (
     *("FLASH_ATTENTION_", "XFORMERS_", "TRITON_", "ACCELERATE_", "HF_", "TRANSFORMERS_", "NVIDIA_TF32_"),
 )
 _NAMES = ("GOMP_SPINCOUNT", "PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "ATEN_CPU_CAPABILITY")
-#: What is set along the way, by torchrun or PyTorch.
-_FLEETING = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCHINDUCTOR_CACHE_DIR")
+#: What is set along the way, by torchrun, Accelerate or PyTorch.
+_FLEETING = (
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,22 @@ def describe_machine(config: Config, hardware: Hardware) -> dict[str, Any]:
     }
 
 
+def list_hidden(config: Config) -> list[str]:
+    """The keys, dotted, whose texts are not in `given` as they were set, since they hold a secret."""
+    given = config.given
+    shown = dict(walk_texts(redact_values(given)))
+    return [name for name, text in walk_texts(given) if shown[name] != text]
+
+
+def walk_texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in a JSON value, each with its dotted name."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from walk_texts(item, f"{name}.{key}" if name else str(key))
+
+
 def describe_data(run: Run) -> dict[str, Any]:
     """The samples as a whole, and what they are made of."""
     config, prepared = run.config, run.prepared
@@ -113,8 +135,7 @@ def describe_variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if (name.startswith(_VARIABLES) or name in _NAMES)
         and not name.startswith(_FLEETING)
-        and not name.endswith("TOKEN")
-        and not is_secret_name(name)
+        and not is_secret_variable(name)
     }
 
 
@@ -131,9 +152,11 @@ def describe_checkout(folder: Path, file: str = "") -> dict[str, str] | None:
     if commit is None or (file and _ask_git(folder, "ls-files", "--error-unmatch", file) is None):
         return None
     tree = _ask_git(folder, "rev-parse", "HEAD:./") or b""
-    diff = _ask_git(folder, "diff", "HEAD", "--binary", "--", ".") or b""
-    strange = _ask_git(folder, "ls-files", "--others", "--exclude-standard") or b""
-    changes = hashlib.sha256(diff + b"\0" + strange).hexdigest()[:16] if diff or strange else ""
+    diff = _ask_git(folder, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--", ".")
+    strange = _ask_git(folder, "ls-files", "--others", "--exclude-standard")
+    changes = "not known"  # git took too long
+    if diff is not None and strange is not None:
+        changes = hashlib.sha256(diff + b"\0" + strange).hexdigest()[:16] if diff or strange else ""
     return {"commit": commit.decode().strip(), "tree": tree.decode().strip(), "changes": changes}
 
 

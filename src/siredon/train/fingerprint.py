@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from siredon.config.model_folder import find_place
 from siredon.config.sections.adapter import AdapterSection
@@ -17,8 +18,10 @@ from siredon.train.publish import hash_files
 
 #: Up to so many bytes every one is read; of more, a sample.
 FULL_BYTES = 2 * 2**30
-#: Where weights are not on this machine.
+#: What has the name of a model of the hub, which has not been fetched.
 ABSENT = "not on this machine"
+#: What should be in a folder, and is not.
+GONE = "not there any more"
 
 _PIECE_BYTES = 4096
 #: Pieces of a file that does not say where its tensors are.
@@ -28,17 +31,20 @@ _SETTINGS = ("config.json", "adapter_config.json")
 
 
 def fingerprint_weights(model: ModelSection, adapter: AdapterSection) -> dict[str, str]:
-    """What a run begins with: key of the config -> `ABSENT`, or how it was hashed and the hash.
+    """What a run begins with: key of the config -> how it was hashed and the hash; or `ABSENT`, or `GONE`.
 
     `full:` is over every byte.  `sample:` is over the size of each file, its table of tensors, and the beginning, the
     middle and the end of every tensor: it sees other weights, and may not see that a few numbers were changed by hand.
     """
     found = {}
     if not model.reinit_weights:
-        found["base_model"] = _describe(_list_base(model))
+        try:
+            found["base_model"] = _describe(_list_base(model)) or ABSENT
+        except HFValidationError:  # Not a name of the hub, so a path with nothing there
+            found["base_model"] = GONE
     folders = [adapter.lora_model_dir, *adapter.lora_frozen_dirs]
     for folder in filter(None, folders):
-        found[f"adapter {folder}"] = _describe(_list_weights(Path(folder).expanduser()))
+        found[f"adapter {folder}"] = _describe(_list_weights(Path(folder).expanduser())) or GONE
     return found
 
 
@@ -69,8 +75,9 @@ def _list_weights(folder: Path) -> list[Path]:
 
 
 def _describe(paths: list[Path]) -> str:
+    """How the files were hashed, and the hash; empty where there are no weights among them."""
     if not any(path.suffix in _WEIGHTS for path in paths):
-        return ABSENT
+        return ""
     digest = hashlib.sha256()
     if sum(path.stat().st_size for path in paths) <= FULL_BYTES:
         for path, found in hash_files(paths).items():

@@ -19,7 +19,7 @@ from siredon.log import is_main_process
 from siredon.redaction import redact_command, redact_line, redact_values
 from siredon.train.checkpoint import Identity, count_steps_done
 from siredon.train.compare import compare_facts
-from siredon.train.facts import Run, gather_facts
+from siredon.train.facts import Run, gather_facts, list_hidden
 from siredon.train.output import prepare_output
 from siredon.train.publish import write_whole
 from siredon.train.space import explain_disk
@@ -60,9 +60,10 @@ def write_record(run: Run, *, num_steps: int, resume: Path | None) -> Path:
         "command": redact_command(sys.argv),
         "folder": str(Path.cwd()),
         "texts": [_describe_text(source) for source in config.origin.sources],
-        "config": redact_values(config.model_dump(mode="json", by_alias=True)),
+        "config": config.model_dump(mode="json", by_alias=True),
         "seed": config.batch.seed,
         **facts,
+        "hidden": list_hidden(config),
         "num_steps": num_steps,
         "resumed_from": resume,
         "resumes": resumes,
@@ -77,8 +78,9 @@ def extend_record(path: Path, **facts: Any) -> None:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
+    """Writes the record, without the secrets that stand in it."""
     with explain_disk(path):
-        write_whole(path, json.dumps(record, indent=2, default=str) + "\n")
+        write_whole(path, json.dumps(redact_values(record), indent=2, default=str) + "\n")
 
 
 def _describe_text(source: Source) -> dict[str, str]:

@@ -18,7 +18,7 @@ from siredon.config.schema import Config
 from siredon.errors import CheckpointError, ConfigError, SiredonError, TrainingError
 from siredon.hardware import Hardware
 from siredon.log import is_main_process, note, show
-from siredon.redaction import MASK
+from siredon.redaction import MASK, redact_values
 from siredon.train.compare import (
     FREE,
     Difference,
@@ -27,7 +27,7 @@ from siredon.train.compare import (
     find_other_weights,
     show_differences,
 )
-from siredon.train.facts import Run, describe_data, describe_machine
+from siredon.train.facts import Run, describe_data, describe_machine, walk_texts
 from siredon.train.fingerprint import ABSENT, hash_result
 
 #: Characters that YAML does not take as they are, inside of the text that JSON makes.
@@ -99,7 +99,7 @@ def rebuild_config(record: dict[str, Any], wanted: Repeat) -> Config:
     """
     name = str(wanted.run / "run.json")
     given = {key: value for key, value in record["given"].items() if key not in FREE}
-    hidden = sorted(set(_find_masked(given, "")))
+    hidden = [name for name, text in walk_texts(given) if MASK in text and name in record["hidden"]]
     if hidden:
         raise CheckpointError(
             f"{name}: {', '.join(hidden)} had a secret, which no record holds",
@@ -128,9 +128,9 @@ def describe_now(config: Config, hardware: Hardware) -> dict[str, Any]:
 
 def find_differences(record: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
     """What is not the same here, and what was not the same from the beginning of the run to its end."""
-    then = record
+    then = {**record, "given": redact_values(record["given"])}  # A secret may have been put back into it
     if "rows" in now["data"]:  # That it is gone explains all other facts of the data
-        then = {**record, "data": {"rows": "read"}}
+        then |= {"data": {"rows": "read"}}
     found = compare_facts(then, now)
     for turn in record.get("resumes", ()):
         for change in turn["changed"]:
@@ -175,6 +175,10 @@ def compare_results(record: dict[str, Any], wanted: Repeat) -> bool:
     if not other and not step:
         show(f"identical to the bit: {', '.join(now)}, and every metric")
         return True
+    begun = json.loads((wanted.output / "run.json").read_text())["weights"]
+    other_start = compare_facts({"weights": record["weights"]}, {"weights": begun})
+    if other_start:  # Of the hub, and not on this machine when the rest was compared
+        show(show_differences(other_start))
     show(f"metrics: {f'the first that differs is at {step}' if step else 'identical'}")
     for name in now:
         show(f"{name}: {_tell(wanted, name, then.get(name)) if name in other else 'identical to the bit'}")
@@ -198,14 +202,3 @@ def _write_yaml(given: dict[str, Any]) -> str:
     text = json.dumps(given, indent=1, ensure_ascii=False)
     text = _UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return escape_variables(text)
-
-
-def _find_masked(value: Any, name: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _find_masked(item, f"{name}.{key}" if name else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _find_masked(item, f"{name}.{index}")
-    elif isinstance(value, str) and MASK in value:
-        yield name
