@@ -18,9 +18,10 @@ from tests.runs.test_train import LORA, config_of, weights_of
 from siredon import pipeline
 from siredon.config.sections.batch import BatchSection
 from siredon.errors import CheckpointError, TrainingError
+from siredon.redaction import redact_values
 from siredon.train.compare import compare_facts
 from siredon.train.determinism import deterministic_run
-from siredon.train.reproduce import Repeat
+from siredon.train.reproduce import Repeat, find_differences
 
 
 def check(run: Path) -> None:
@@ -44,11 +45,15 @@ def test_a_resumed_run_with_relative_paths_is_made_again_and_what_changed_is_ref
     path.write_text(yaml.safe_dump(values))
     run = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NCCL_PASSWORD", "swordfish")
+    monkeypatch.setenv("OMP_DISPLAY_AFFINITY", "no swordfish")
     pipeline.train(config_of(path))
     path.write_text(yaml.safe_dump({**values, "resume_from_checkpoint": "out/checkpoint-2"}))
     pipeline.train(config_of(path))
     record = json.loads((run / "run.json").read_text())
     assert [(turn["step"], turn["changed"]) for turn in record["resumes"]] == [(2, [])]
+    assert record["environment"]["OMP_DISPLAY_AFFINITY"] == "no ***"
+    assert not [file for file in run.rglob("*") if file.is_file() and b"swordfish" in file.read_bytes()]
     path.unlink()  # The record is enough
 
     other = tmp_path / "elsewhere"
@@ -92,6 +97,14 @@ def test_a_resumed_run_with_relative_paths_is_made_again_and_what_changed_is_ref
         check(run)
     rows.write_text(text)
 
+    model = Path(values["base_model"])
+    model.rename(model.with_name("away"))
+    try:
+        with pytest.raises(TrainingError, match=r"weights\.base_model +full:\S+ -> not there any more"):
+            check(run)
+    finally:  # It is the model of all tests
+        model.with_name("away").rename(model)
+
     # Another seed in the record makes another run, and the first step that differs is told
     change(run, lambda record: record["given"].update(seed=7))
     assert not pipeline.reproduce(Repeat(run, tmp_path / "forced", only_checks=False, force=True))
@@ -110,6 +123,27 @@ def test_a_resumed_run_with_relative_paths_is_made_again_and_what_changed_is_ref
     change(run, lambda record: record.pop("given"))
     with pytest.raises(CheckpointError, match="does not say enough"):
         check(run)
+
+
+@pytest.mark.long
+def test_a_run_of_two_processes_is_made_again_by_two_and_refused_by_one(write_config: Any, tmp_path: Path):
+    from tests.runs.test_ranks import train_on_two_ranks
+
+    train_on_two_ranks(write_config(**LORA, lora_dropout=0.1, save_strategy="no"))
+    run = tmp_path / "out"
+    with pytest.raises(TrainingError, match=r"changes the result:\n +num_ranks +2 -> 1"):
+        check(run)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, "siredon", "reproduce", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("identical to the bit: adapter_model.safetensors, and every metric") == 1
 
 
 def test_what_was_set_gives_the_same_config_again(write_config: Any, tmp_path: Path):
@@ -152,6 +186,8 @@ def test_differences_are_sorted_by_what_hangs_on_them():
         ("versions.a", "1", "nothing", "possible"),
         ("hardware.num_cores", "2", "4", "none"),
     ]
+    given = {"base_model": "https://me:swordfish@hub.example/x"}  # Put back into the record
+    assert not find_differences({"given": given}, {"given": redact_values(given), "data": {}})
     whole = {"data": {"fingerprint": "1", "tokenizer": "1"}}
     other = {"data": {"fingerprint": "2", "tokenizer": "2"}}
     assert [row.name for row in compare_facts(whole, other)] == ["data.tokenizer"]
