@@ -123,6 +123,7 @@ def make_good(result: Path, last: Path, output: Path) -> None:
         CheckpointError: The result cannot be told from the checkpoint, or not be written.
     """
     publish_checkpoint(result, output)
+    show(f"nothing to do: {output} has all {count_steps_done(last):,} steps behind it")
     record, metrics = output / "run.json", output / "metrics.jsonl"
     if not is_main_process() or not record.is_file() or "finished" in json.loads(record.read_text()):
         return
