@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import build_model
@@ -14,7 +15,9 @@ from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 
 from siredon import pipeline
+from siredon.config.sections.bad_steps import BadStepSection
 from siredon.errors import TrainingError
+from siredon.train.bad_steps import GRADIENT, GRADIENT_SPIKE, LOSS, LOSS_SPIKE, Judge
 from siredon.train.callbacks.bad_step import BadStep
 
 #: Two rows a step, in the order of the file: these make step 5 bad, or steps 5 and 7.
@@ -82,9 +85,7 @@ def test_skip_and_rollback_end_as_if_the_batch_had_never_been(
     # The slow truth: a file without the rows of the step
     truth, skipped, rolled = tmp_path / "truth", tmp_path / "skipped", tmp_path / "rolled"
     keys = {**adapter} if adapter else {"weight_decay": 0}  # 0.1 of infinity is none the less
-    pipeline.train(
-        config_of(write("truth", without=(BAD_STEP,), **keys, **{"max_steps": 7}, output_dir=str(truth)))
-    )
+    pipeline.train(config_of(write("truth", without=(BAD_STEP,), **keys, max_steps=7, output_dir=str(truth))))
     pipeline.train(config_of(write("skip", **keys, on_bad_step="skip", output_dir=str(skipped))))
     shown = capsys.readouterr().err
     path = skipped / f"bad_steps/step-{BAD_STEP:06d}.jsonl"
@@ -166,7 +167,10 @@ def test_a_rollback_without_a_checkpoint_begins_anew_and_a_limit_ends_it(
     pipeline.train(config_of(write("truth", bad=bad, **{**keys, **passed})))
     pipeline.train(config_of(write("two", bad=bad, **keys)))
     listed = json.loads((out / "bad_steps/skipped.json").read_text())["windows"]
-    assert [(window["first"], window["last"], window["back_to"]) for window in listed] == [(4, 5, 0), (6, 7, 0)]
+    assert [(window["first"], window["last"], window["back_to"]) for window in listed] == [
+        (4, 5, 0),
+        (6, 7, 0),
+    ]
     assert same(truth, out)
     with pytest.raises(TrainingError, match=r"step 7 is bad.*`bad_step_limit: 1` is used up"):
         pipeline.train(config_of(write("skip", bad=bad, **{**keys, "on_bad_step": "skip"}, bad_step_limit=1)))
@@ -199,22 +203,47 @@ def test_a_verdict_that_stays_on_the_device_gives_the_same(
 
 
 def test_a_spike_is_skipped_and_the_window_survives_a_resume(write: Any, tmp_path: Path, capsys: Any):
-    path = write("spike", bad=(), **LORA, spike_factor=2, spike_window=8, on_bad_step="skip", max_steps=11)
+    keys = {"spike_factor": 2, "spike_window": 8, "on_bad_step": "skip", "max_steps": 28, "save_steps": 22}
+    path = write("spike", bad=(), **keys)
     data = tmp_path / "spike.jsonl"
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    rows = [rows[0]] * 24
-    rows[18] = {"messages": [rows[0]["messages"][0], {"role": "assistant", "content": "Zq#9 ~x }{ |\\ @@ ^^ " * 6}]}
+    row = json.loads(data.read_text().splitlines()[0])
+    other = {"role": "assistant", "content": "Zq#9 ~x }{ @@ ^^"}
+    # One row is learned by heart, and step 26 has another one
+    rows = [row] * 50 + [{"messages": [row["messages"][0], other]}] + [row] * 9
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path.write_text(path.read_text().replace("0.005", "0.03"))
     pipeline.train(config_of(path))
     out = tmp_path / "out"
-    assert "step 10 is bad: the loss is a spike" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("step 26 is bad: the loss is a spike") == 1
+    assert [path.name for path in (out / "bad_steps").iterdir()] == ["step-000026.jsonl"]
     kept = weights_of(out)
-    shutil.rmtree(out / "checkpoint-11")
+    # Without what the checkpoint remembers, half a window would not be there at step 26
+    shutil.rmtree(out / "checkpoint-28")
     path.write_text(path.read_text() + "auto_resume_from_checkpoints: true\n")
     pipeline.train(config_of(path))
-    assert "step 10 is bad: the loss is a spike" in capsys.readouterr().err
+    assert "step 26 is bad: the loss is a spike" in capsys.readouterr().err
     assert all(torch.equal(kept[name], value) for name, value in weights_of(out).items())
+
+
+def test_a_spike_is_above_the_slow_bound_and_noise_is_none():
+    section = BadStepSection(spike_factor=3.0, grad_spike_factor=3.0)
+    rng = np.random.default_rng(0)
+    # Losses of small batches, which fall, and norms with a heavy tail
+    losses = 1 + 2 * np.exp(-np.arange(3000) / 300) + 0.3 * rng.standard_normal(3000)
+    norms = np.exp(0.4 * rng.standard_normal(3000))
+    judge = Judge(section, torch.device("cpu"))
+    for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        past = np.stack([losses, norms]).astype(np.float32)[:, max(0, number - 64) : number]
+        if number >= 32 and number % 100 == 0:
+            middle = np.sort(past, axis=1)[:, (past.shape[1] - 1) // 2]
+            mad = np.sort(np.abs(past - middle[:, None]), axis=1)[:, (past.shape[1] - 1) // 2]
+            truth = np.maximum(3 * middle, middle + 8 * 1.4826 * mad)
+            assert judge.bound().numpy() == pytest.approx(truth, rel=1e-6)
+        assert int(judge.judge_(torch.tensor(loss), torch.tensor(norm))) == 0, number
+    good, bound = judge.recent.clone(), judge.bound()
+    assert int(judge.judge_(bound[0] * 1.01, torch.tensor(1.0))) == LOSS_SPIKE
+    assert int(judge.judge_(torch.tensor(float("nan")), bound[1] * 1.01)) == LOSS | GRADIENT_SPIKE
+    assert int(judge.judge_(torch.tensor(1.0), torch.tensor(float("inf")))) == GRADIENT
+    assert torch.equal(judge.recent, good)
 
 
 def test_ignore_goes_on_and_the_watchdog_alone_decides_where_it_is_set(write: Any, tmp_path: Path):

@@ -65,9 +65,7 @@ class Judge:
         filled = (~self.recent.isnan()).sum(dim=1, keepdim=True)
         median = _find_median(self.recent, filled)
         mad = _find_median((self.recent - median).abs(), filled)
-        found = torch.maximum(
-            self._factors * median[:, 0], (median + _DEVIATIONS * _PER_MAD * mad)[:, 0]
-        )
+        found = torch.maximum(self._factors * median[:, 0], (median + _DEVIATIONS * _PER_MAD * mad)[:, 0])
         is_known = (filled[:, 0] * 2 >= self.recent.shape[1]) & self._factors.isfinite()
         return torch.where(is_known, found, float("inf"))
 

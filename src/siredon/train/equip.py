@@ -68,7 +68,7 @@ class Parts:
     identity: Identity
     resume: Path | None
     interruption: Interruption
-    rewind: Rewind = Rewind()
+    rewind: Rewind
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:

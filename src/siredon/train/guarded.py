@@ -73,7 +73,9 @@ class GuardedTrainer(InterruptibleTrainer):
         return super().training_step(*args, **options)
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        return torch.zeros((), device=self.args.device) if self.passes_over else super()._clip_grad_norm(model)
+        return (
+            torch.zeros((), device=self.args.device) if self.passes_over else super()._clip_grad_norm(model)
+        )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         if self.passes_over:

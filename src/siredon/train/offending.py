@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from siredon.data.collate import PackDataset
 from siredon.data.table import JoinedTable
 from siredon.data.types import IGNORE, Batch
@@ -38,7 +36,7 @@ class Offence:
 def write_rows(trainer: SiredonTrainer, offence: Offence, folder: Path, sources: tuple[str, ...]) -> Path:
     """Writes the rows of a step that this rank has, one a line, and says where.
 
-    A row's loss is the mean over its targets, with the weights as they are now and without dropout.
+    A row's loss is the mean over its targets, by itself, with the weights as they are now and without dropout.
 
     Args:
         trainer: Whose `batches` are those of the step.
@@ -73,22 +71,31 @@ def write_rows(trainer: SiredonTrainer, offence: Offence, folder: Path, sources:
 def _describe_batch(
     trainer: SiredonTrainer, batch: Batch, sources: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    losses, places = trainer.measure_tokens(batch)
     for number, (row, begin, end) in enumerate(_find_documents(batch)):
         ids, labels = batch["input_ids"][row, begin:end], batch["labels"][row, begin:end]
-        inside = (places >= begin) & (places < end)
-        num_targets = int((labels != IGNORE).sum())
-        loss = float(losses[row, inside].double().sum()) / num_targets if num_targets else 0.0
+        learned = labels != IGNORE
         yield {
             "row": number,
-            "loss": loss,
+            "loss": _measure_loss(trainer, ids, labels),
             "num_tokens": len(ids),
-            "num_targets": num_targets,
+            "num_targets": int(learned.sum()),
             **_find_origin(trainer.train_dataset, ids.tolist(), sources),
             "text": trainer.processing_class.decode(ids.tolist()),
             "input_ids": ids.tolist(),
-            "learned": (labels != IGNORE).long().tolist(),
+            "learned": learned.long().tolist(),
         }
+
+
+def _measure_loss(trainer: SiredonTrainer, ids: torch.Tensor, labels: torch.Tensor) -> float:
+    """The mean loss of one document by itself: in a pack, a NaN of one is in all, as 0 times NaN is NaN."""
+    places = torch.arange(len(ids), device=ids.device)
+    alone = Batch(
+        input_ids=ids[None],
+        labels=labels[None],
+        position_ids=places[None],
+        num_tokens=torch.tensor([len(ids)], device=ids.device),
+    )
+    return trainer.measure_row(alone)
 
 
 def _find_documents(batch: Batch) -> Iterator[tuple[int, int, int]]:

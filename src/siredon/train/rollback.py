@@ -61,7 +61,7 @@ class Rewind:
 
 
 class RolledBack(Exception):  # noqa: N818 - an order to begin again, and no error
-    """This attempt is over, and the next one begins elsewhere.
+    """An attempt is over, and the next one begins elsewhere.
 
     Args:
         rewind: Where.

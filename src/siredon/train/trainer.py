@@ -300,20 +300,11 @@ class SiredonTrainer(GuardedTrainer):
         if (folder / RELORA).is_file():
             read_base_(self.model.get_base_model(), folder)
 
-    def measure_tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each token costs that is a target, and where it stands.
-
-        Returns:
-            Losses of shape [B, K], 0 where nothing is learned, and the places of the tokens that predict, [K].
-        """
-        inputs = self._prepare_inputs(batch)
+    def measure_row(self, batch: Batch) -> float:
+        """The loss of a batch of one row, over its targets, on this rank; 0 if nothing is learned."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits, targets, places = self._predict(self.model, inputs)
-        losses = [
-            torch.nn.functional.cross_entropy(found.float(), wanted, ignore_index=IGNORE, reduction="none")
-            for found, wanted in zip(logits, targets, strict=True)
-        ]
-        return torch.stack(losses), places
+            losses, targets = self._sum_rows(self.model, self._prepare_inputs(batch))
+        return float(losses.sum() / targets.sum().clamp(min=1))
 
     def run_model(self, model: torch.nn.Module, inputs: Batch, **options: Any) -> torch.Tensor:
         """The forward pass of this run: logits of a batch."""

@@ -17,10 +17,14 @@ class BadStepSection(Section):
         None,
         derived="Config.bad_step_policy",
     )
-    bad_step_limit: Int = key("Bad steps skipped, or rollbacks made, in the whole run; one more ends it.", 5, ge=1)
+    bad_step_limit: Int = key(
+        "Bad steps skipped, or rollbacks made, in the whole run; one more ends it.", 5, ge=1
+    )
     bad_step_window: Int = key("Steps passed over by a rollback: the bad one, and those before it.", 1, ge=1)
     spike_factor: Float | None = key(
-        "Loss of a step, in medians of the recent ones, above which it is a spike; 3 is a good value.", None, gt=1
+        "Loss of a step, in medians of the recent ones, above which it is a spike; 3 is a good value.",
+        None,
+        gt=1,
     )
     grad_spike_factor: Float | None = key(
         "Norm of a step's gradient, in medians of the recent ones, above which it is a spike.", None, gt=1

@@ -74,9 +74,7 @@ class BadStep(StepGuard, ExportableState):
         rewind: What this call has passed over so far.
     """
 
-    def __init__(
-        self, trainer: SiredonTrainer, plan: GuardPlan, resume: Path | None, rewind: Rewind
-    ) -> None:
+    def __init__(self, trainer: SiredonTrainer, plan: GuardPlan, resume: Path | None, rewind: Rewind) -> None:
         device = trainer.args.device
         self.trainer = trainer
         self.plan = plan
@@ -304,7 +302,9 @@ class BadStep(StepGuard, ExportableState):
             places = {number: self.plan.output / f"{PREFIX}{number}" for number in self.saved}
             if self.resume is not None:
                 places[count_steps_done(self.resume)] = self.resume
-            whole = sorted(number for number, place in places.items() if number < step and not find_flaw(place))
+            whole = sorted(
+                number for number, place in places.items() if number < step and not find_flaw(place)
+            )
             if self.resume is None:
                 whole = [0, *whole]
             wanted = [number for number in whole if number <= step - self.plan.section.bad_step_window]
