@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from siredon.data.collate import PackDataset
 from siredon.data.table import JoinedTable
 from siredon.data.types import IGNORE, Batch
