@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Parts:
         identity: What a checkpoint of this run must agree with.
         resume: The checkpoint from which the run goes on.
         interruption: What may ask the run to end before its time.
-        rewind: What follows a rollback.
+        rewind: Where this attempt begins, and what it passes over; the first one passes over nothing.
     """
 
     model: Any
@@ -68,7 +68,7 @@ class Parts:
     identity: Identity
     resume: Path | None
     interruption: Interruption
-    rewind: Rewind
+    rewind: Rewind = field(default_factory=Rewind)
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:

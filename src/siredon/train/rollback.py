@@ -16,7 +16,7 @@ from pathlib import Path
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.log import is_main_process, warn
 from siredon.train.checkpoint import Identity, find_resume_folder
-from siredon.train.publish import write_whole
+from siredon.train.publish import BEST, LATEST, PREFIX, discard, point, write_whole
 from siredon.train.space import explain_disk
 
 #: Folder in `output_dir` for what is kept of bad steps.
@@ -92,6 +92,25 @@ def find_start(section: CheckpointSection, identity: Identity, rewind: Rewind) -
         CheckpointError: See `find_resume_folder`.
     """
     return rewind.folder if rewind.is_rollback else find_resume_folder(section, identity)
+
+
+def drop_later(output: Path, steps: Sequence[int], folder: Path | None) -> None:
+    """Deletes the checkpoints of some steps, and lets no link lead to them.
+
+    The link `best` comes back with the next checkpoint, which knows the best one.
+
+    Args:
+        output: Their folder.
+        steps: Steps behind those that are kept.
+        folder: The checkpoint to go back to; None for the start.
+    """
+    for step in steps:
+        discard(output / f"{PREFIX}{step}")
+    for link in (output / LATEST, output / BEST):
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+    if steps and folder is not None and folder.parent == output:
+        point(output, LATEST, folder)
 
 
 def write_windows(output: Path, windows: Sequence[Window]) -> None:

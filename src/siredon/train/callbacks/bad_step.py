@@ -28,12 +28,13 @@ from siredon.train.bad_steps import GRADIENT, Judge, describe_code
 from siredon.train.checkpoint import count_steps_done, find_flaw
 from siredon.train.guarded import StepGuard
 from siredon.train.offending import Offence, write_rows
-from siredon.train.publish import LATEST, PREFIX, discard, point
+from siredon.train.publish import PREFIX
 from siredon.train.rollback import (
     FOLDER,
     Rewind,
     RolledBack,
     Window,
+    drop_later,
     parse_windows,
     read_windows,
     write_windows,
@@ -278,11 +279,8 @@ class BadStep(StepGuard, ExportableState):
             folder = self.resume
         windows = (*self.windows, Window(first, step, back_to, offence.why))
         if is_main_process():
-            later = [output / f"{PREFIX}{number}" for number in self.saved if number > back_to]
-            for place in later:
-                discard(place)
-            if later and folder is not None and folder.parent == output:
-                point(output, LATEST, folder)
+            # Before the list is written: a run that is killed here goes on from `folder`, and meets the step again
+            drop_later(output, [number for number in self.saved if number > back_to], folder)
         write_windows(output, windows)
         self.trainer.accelerator.wait_for_everyone()
         passed = f"step {step}" if first == step else f"steps {first} to {step}"
