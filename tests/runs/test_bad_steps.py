@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+import yaml
 from tests.conftest import build_model
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 
 from siredon import pipeline
-from siredon.config.sections.bad_steps import BadStepSection
 from siredon.errors import TrainingError
-from siredon.train.bad_steps import GRADIENT, GRADIENT_SPIKE, LOSS, LOSS_SPIKE, Judge
+from siredon.train import rollback
 from siredon.train.callbacks.bad_step import BadStep
+from siredon.train.trainer import SiredonTrainer
 
 #: Two rows a step, in the order of the file: these make step 5 bad, or steps 5 and 7.
 BAD_ROW, BAD_STEP, SECOND_ROW = 9, 5, 12
@@ -78,32 +81,49 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
+def count_trainers_after(release: Callable[[], None]) -> int:
+    """Trainers that are still held."""
+    release()
+    return sum(type(found) is SiredonTrainer for found in gc.get_objects())
+
+
+def train(path: Path) -> None:
+    pipeline.train(config_of(path))
+
+
+def losses_of(folder: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in metrics_of(folder) if "loss" in row}
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_skip_and_rollback_end_as_if_the_batch_had_never_been(
-    write: Any, tmp_path: Path, adapter: dict[str, Any], capsys: Any
+    write: Any, tmp_path: Path, adapter: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    # The slow truth: a file without the rows of the step
+    # The slow truth: a file without the rows of the step.  (A weight decay of 0.1 of infinity is none the less.)
+    keys = {**LORA, "optimizer": "adamw_torch_fused"} if adapter == "lora" else {"weight_decay": 0}
     truth, skipped, rolled = tmp_path / "truth", tmp_path / "skipped", tmp_path / "rolled"
-    keys = {**adapter} if adapter else {"weight_decay": 0}  # 0.1 of infinity is none the less
-    pipeline.train(config_of(write("truth", without=(BAD_STEP,), **keys, max_steps=7, output_dir=str(truth))))
-    pipeline.train(config_of(write("skip", **keys, on_bad_step="skip", output_dir=str(skipped))))
+    train(write("truth", without=(BAD_STEP,), **keys, max_steps=7, output_dir=str(truth)))
+    expected = list(losses_of(truth).values())
+    expected.insert(BAD_STEP - 1, math.nan)
+    alive: list[int] = []
+    release = rollback._release_memory
+    monkeypatch.setattr(rollback, "_release_memory", lambda: alive.append(count_trainers_after(release)))
+
+    train(write("skip", **keys, on_bad_step="skip", output_dir=str(skipped)))
     shown = capsys.readouterr().err
     path = skipped / f"bad_steps/step-{BAD_STEP:06d}.jsonl"
     assert "step 5 is bad: the loss is no finite number and the gradient is not finite" in shown
     assert str(path) in shown
-    assert same(truth, skipped)
-    assert same_moments(truth / "checkpoint-7", skipped / "checkpoint-8")
-
-    pipeline.train(config_of(write("roll", **keys, on_bad_step="rollback", output_dir=str(rolled))))
+    train(write("roll", **keys, on_bad_step="rollback", output_dir=str(rolled)))
     assert f"rolled back to {rolled / 'checkpoint-3'}; step 5 will be passed over" in capsys.readouterr().err
-    assert same(truth, rolled)
-    assert same_moments(truth / "checkpoint-7", rolled / "checkpoint-8")
+    assert alive == [0]
     for folder in (skipped, rolled):
-        losses = {row["step"]: row["loss"] for row in metrics_of(folder) if "loss" in row}
-        assert list(losses) == list(range(1, 9))
-        assert [step for step, loss in losses.items() if loss != loss] == [BAD_STEP]
-        true = [row["loss"] for row in metrics_of(truth) if "loss" in row]
-        assert [loss for loss in losses.values() if loss == loss] == true
+        assert same(truth, folder)
+        assert same_moments(truth / "checkpoint-7", folder / "checkpoint-8")
+        assert list(losses_of(folder)) == list(range(1, 9))
+        assert list(losses_of(folder).values()) == pytest.approx(expected, abs=0, nan_ok=True)
+    if adapter == "full":
+        return
 
     # Killed before the next checkpoint: the list in the folder is read; after it, the checkpoint has the list
     for last in (3, 6):
@@ -113,145 +133,119 @@ def test_skip_and_rollback_end_as_if_the_batch_had_never_been(
         if last == 6:
             (rolled / "bad_steps/skipped.json").unlink()
         again = {"auto_resume_from_checkpoints": True, "on_bad_step": "stop", "output_dir": str(rolled)}
-        pipeline.train(config_of(write("roll", **keys, **again)))
+        train(write("roll", **keys, **again))
         assert same(truth, rolled)
         assert same_moments(truth / "checkpoint-7", rolled / "checkpoint-8")
+
+    # As on a GPU: a fused AdamW skips by itself, and the verdict is read with the next step or log line
+    monkeypatch.setattr(BadStep, "_asks_at_once", False)
+    out, good = tmp_path / "out", [loss for loss in expected if loss == loss]
+    for policy in ("skip", "rollback"):
+        shutil.rmtree(out, ignore_errors=True)
+        train(write(**keys, on_bad_step=policy, logging_steps=8))
+        assert same(truth, out)
+        # The first step is logged by itself
+        assert list(losses_of(out).values()) == pytest.approx([good[0], sum(good[1:]) / 6], abs=1e-6)
+        # The weights are still good when the rows are measured
+        rows = rows_of(out / "bad_steps/step-000005.jsonl")
+        assert [math.isfinite(row["loss"]) for row in rows] == [True, False]
 
 
 def test_a_run_stops_at_a_bad_step_and_keeps_its_rows(write: Any, tmp_path: Path, tokenizer: Any):
     with pytest.raises(TrainingError, match=r"step 5 is bad: .* its rows are in .*step-000005\.jsonl"):
-        pipeline.train(config_of(write(**LORA, sample_packing=False)))
+        train(write(**LORA, sample_packing=False))
     out = tmp_path / "out"
     assert not (out / "adapter_model.safetensors").exists()
+    assert (out / "latest").resolve() == out / "checkpoint-3"
     rows = rows_of(out / "bad_steps/step-000005.jsonl")
     assert [(row["micro_batch"], row["row"], row["prepared_row"]) for row in rows] == [(0, 0, 8), (1, 0, 9)]
-    assert [row["loss"] == row["loss"] for row in rows] == [True, False]
+    assert [math.isfinite(row["loss"]) for row in rows] == [True, False]
     assert rows[1]["text"].rstrip().endswith("<s><|im_end|>")
     assert tokenizer.decode(rows[0]["input_ids"]) == rows[0]["text"]
     assert all(row["num_targets"] == sum(row["learned"]) > 0 for row in rows)
+    assert {row["dataset"] for row in rows} == {"a.jsonl"}
 
 
 def test_the_rows_of_a_pack_have_losses_of_their_own(write: Any, tmp_path: Path):
     out = tmp_path / "out"
-    for flat in (False, True):
-        shutil.rmtree(out, ignore_errors=True)
-        keys = {"micro_batch_size": 2, "sample_packing": True, "multipack_real_batches": not flat}
-        with pytest.raises(TrainingError, match="is bad"):
-            pipeline.train(config_of(write(**LORA, **keys)))
-        (path,) = (out / "bad_steps").glob("step-*.jsonl")
-        rows = rows_of(path)
-        bad = [row for row in rows if row["loss"] != row["loss"]]
-        assert len(rows) > 4
-        assert [row["prepared_row"] for row in bad] == [BAD_ROW]
-        assert all(row["text"].startswith("<|im_start|>") for row in rows)
+    keys = {**LORA, "micro_batch_size": 2, "sample_packing": True}
+    with pytest.raises(TrainingError, match="is bad"):
+        train(write(**keys))
+    rows = rows_of(next((out / "bad_steps").glob("step-*.jsonl")))
+    assert len(rows) > 4
+    assert [row["prepared_row"] for row in rows if row["loss"] != row["loss"]] == [BAD_ROW]
+    assert all(row["text"].startswith("<|im_start|>") for row in rows)
+
+    # Packs end to end, of two data sets that are mixed
+    shutil.rmtree(out)
+    path = write("mixed", **keys, multipack_real_batches=False, curriculum_sampling=False)
+    texts = (tmp_path / "mixed.jsonl").read_text().splitlines()
+    files = {tmp_path / "good.jsonl": texts[:BAD_ROW], tmp_path / "bad.jsonl": texts[BAD_ROW : BAD_ROW + 1]}
+    config = yaml.safe_load(path.read_text())
+    config["datasets"] = []
+    for file, lines in files.items():
+        file.write_text("\n".join(lines) + "\n")
+        config["datasets"].append({"path": str(file), "type": "chat_template", "weight": 1})
+    path.write_text(yaml.safe_dump({**config, "mix_strategy": "all_exhausted"}))
+    with pytest.raises(TrainingError, match="is bad"):
+        train(path)
+    rows = rows_of(next((out / "bad_steps").glob("step-*.jsonl")))
+    bad = [row for row in rows if row["loss"] != row["loss"]]
+    assert len(rows) > len(bad) > 0
+    assert {(row["prepared_row"], row["dataset"]) for row in bad} == {(BAD_ROW, "bad.jsonl")}
+    assert {row["dataset"] for row in rows if row not in bad} == {"good.jsonl"}
 
 
-def test_a_rollback_without_a_checkpoint_begins_anew_and_a_limit_ends_it(
-    write: Any, tmp_path: Path, capsys: Any
-):
-    keys = {**LORA, "on_bad_step": "rollback", "save_steps": 6, "bad_step_window": 2}
+def test_a_limit_ends_a_run_that_can_go_on_with_a_higher_one(write: Any, tmp_path: Path, capsys: Any):
+    # The first bad step comes before any checkpoint, and the second one behind a checkpoint that lies in its window
+    keys = {**LORA, "bad": (BAD_ROW, SECOND_ROW), "save_steps": 6, "max_steps": 9}
+    rolls = {"on_bad_step": "rollback", "bad_step_window": 2}
     truth, out = tmp_path / "truth", tmp_path / "out"
-    passed = {"without": (4, 5), "max_steps": 6, "output_dir": str(truth)}
-    pipeline.train(config_of(write("truth", **{**keys, **passed})))
-    pipeline.train(config_of(write(**keys)))
+    train(write("truth", **{**keys, "max_steps": 6}, without=(4, 5, 7), output_dir=str(truth)))
+    with pytest.raises(TrainingError, match=r"step 7 is bad.*`bad_step_limit: 1` is used up"):
+        train(write(**keys, **rolls, bad_step_limit=1))
     assert "rolled back to the start; steps 4 to 5 will be passed over" in capsys.readouterr().err
-    assert same(truth, out)
     assert not (out / "earlier").exists()
     assert json.loads((out / "run.json").read_text())["resumed_from"] == "the start, by a rollback"
-
-    # Two bad steps, the second one behind a checkpoint that lies in its window
-    bad = (BAD_ROW, SECOND_ROW)
-    with pytest.raises(TrainingError, match=r"step 7 is bad.*`bad_step_limit: 1` is used up"):
-        pipeline.train(config_of(write("two", bad=bad, **keys, bad_step_limit=1)))
-    passed = {"without": (4, 5, 6, 7), "max_steps": 4, "output_dir": str(truth)}
-    pipeline.train(config_of(write("truth", bad=bad, **{**keys, **passed})))
-    pipeline.train(config_of(write("two", bad=bad, **keys)))
+    train(write(**keys, **rolls, auto_resume_from_checkpoints=True))
+    assert f"rolled back to {out / 'checkpoint-6'}; step 7 will be passed over" in capsys.readouterr().err
     listed = json.loads((out / "bad_steps/skipped.json").read_text())["windows"]
-    assert [(window["first"], window["last"], window["back_to"]) for window in listed] == [
-        (4, 5, 0),
-        (6, 7, 0),
-    ]
+    places = [(window["first"], window["last"], window["back_to"]) for window in listed]
+    assert places == [(4, 5, 0), (7, 7, 6)]
     assert same(truth, out)
-    with pytest.raises(TrainingError, match=r"step 7 is bad.*`bad_step_limit: 1` is used up"):
-        pipeline.train(config_of(write("skip", bad=bad, **{**keys, "on_bad_step": "skip"}, bad_step_limit=1)))
 
-
-@pytest.mark.parametrize("policy", ["skip", "rollback", "stop"])
-def test_a_verdict_that_stays_on_the_device_gives_the_same(
-    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
-):
-    # As on a GPU: a fused AdamW skips by itself, and the verdict is read with the next step or log line
-    keys = {**LORA, "optimizer": "adamw_torch_fused", "logging_steps": 8}
-    truth, out = tmp_path / "truth", tmp_path / "out"
-    passed = {"without": (BAD_STEP,), "max_steps": 7, "output_dir": str(truth)}
-    pipeline.train(config_of(write("truth", **{**keys, **passed})))
-    monkeypatch.setattr(BadStep, "_asks_at_once", False)
-    path = write(**keys, on_bad_step=policy)
-    if policy == "stop":
-        with pytest.raises(TrainingError, match="step 5 is bad"):
-            pipeline.train(config_of(path))
-    else:
-        pipeline.train(config_of(path))
-        assert same(truth, out)
-        true = [row["loss"] for row in metrics_of(truth) if "loss" in row]
-        found = [row["loss"] for row in metrics_of(out) if "loss" in row]
-        assert found == pytest.approx([true[0], *found[1:]], abs=1e-6)
-        assert all(loss == loss for loss in found)
-    rows = rows_of(out / "bad_steps/step-000005.jsonl")
-    # The weights are still good when the rows are measured
-    assert [row["loss"] == row["loss"] for row in rows] == [True, False]
+    # Also where the first step of all is skipped
+    limit = {"on_bad_step": "skip", "bad_step_limit": 1, "output_dir": str(tmp_path / "skipped")}
+    with pytest.raises(TrainingError, match=r"step 2 is bad.*`bad_step_limit: 1` is used up"):
+        train(write("skip", **{**keys, **limit, "bad": (0, 2)}))
 
 
 def test_a_spike_is_skipped_and_the_window_survives_a_resume(write: Any, tmp_path: Path, capsys: Any):
-    keys = {"spike_factor": 2, "spike_window": 8, "on_bad_step": "skip", "max_steps": 28, "save_steps": 22}
+    keys = {"spike_factor": 2, "spike_window": 8, "on_bad_step": "skip", "max_steps": 20, "save_steps": 16}
     path = write("spike", bad=(), **keys)
     data = tmp_path / "spike.jsonl"
     row = json.loads(data.read_text().splitlines()[0])
     other = {"role": "assistant", "content": "Zq#9 ~x }{ @@ ^^"}
-    # One row is learned by heart, and step 26 has another one
-    rows = [row] * 50 + [{"messages": [row["messages"][0], other]}] + [row] * 9
+    # One row is learned by heart, and step 18 has another one
+    rows = [row] * 34 + [{"messages": [row["messages"][0], other]}] + [row] * 9
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pipeline.train(config_of(path))
+    train(path)
     out = tmp_path / "out"
-    assert capsys.readouterr().err.count("step 26 is bad: the loss is a spike") == 1
-    assert [path.name for path in (out / "bad_steps").iterdir()] == ["step-000026.jsonl"]
+    assert capsys.readouterr().err.count("step 18 is bad: the loss is a spike") == 1
+    assert [path.name for path in (out / "bad_steps").iterdir()] == ["step-000018.jsonl"]
     kept = weights_of(out)
-    # Without what the checkpoint remembers, half a window would not be there at step 26
-    shutil.rmtree(out / "checkpoint-28")
+    # Without what the checkpoint remembers, half a window would not be there at step 18
+    shutil.rmtree(out / "checkpoint-20")
     path.write_text(path.read_text() + "auto_resume_from_checkpoints: true\n")
-    pipeline.train(config_of(path))
-    assert "step 26 is bad: the loss is a spike" in capsys.readouterr().err
+    train(path)
+    assert "step 18 is bad: the loss is a spike" in capsys.readouterr().err
     assert all(torch.equal(kept[name], value) for name, value in weights_of(out).items())
 
 
-def test_a_spike_is_above_the_slow_bound_and_noise_is_none():
-    section = BadStepSection(spike_factor=3.0, grad_spike_factor=3.0)
-    rng = np.random.default_rng(0)
-    # Losses of small batches, which fall, and norms with a heavy tail
-    losses = 1 + 2 * np.exp(-np.arange(3000) / 300) + 0.3 * rng.standard_normal(3000)
-    norms = np.exp(0.4 * rng.standard_normal(3000))
-    judge = Judge(section, torch.device("cpu"))
-    for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-        past = np.stack([losses, norms]).astype(np.float32)[:, max(0, number - 64) : number]
-        if number >= 32 and number % 100 == 0:
-            middle = np.sort(past, axis=1)[:, (past.shape[1] - 1) // 2]
-            mad = np.sort(np.abs(past - middle[:, None]), axis=1)[:, (past.shape[1] - 1) // 2]
-            truth = np.maximum(3 * middle, middle + 8 * 1.4826 * mad)
-            assert judge.bound().numpy() == pytest.approx(truth, rel=1e-6)
-        assert int(judge.judge_(torch.tensor(loss), torch.tensor(norm))) == 0, number
-    good, bound = judge.recent.clone(), judge.bound()
-    assert int(judge.judge_(bound[0] * 1.01, torch.tensor(1.0))) == LOSS_SPIKE
-    assert int(judge.judge_(torch.tensor(float("nan")), bound[1] * 1.01)) == LOSS | GRADIENT_SPIKE
-    assert int(judge.judge_(torch.tensor(1.0), torch.tensor(float("inf")))) == GRADIENT
-    assert torch.equal(judge.recent, good)
-
-
-def test_ignore_goes_on_and_the_watchdog_alone_decides_where_it_is_set(write: Any, tmp_path: Path):
-    out = tmp_path / "out"
-    pipeline.train(config_of(write(**LORA, on_bad_step="ignore", max_steps=6)))
-    assert not (out / "bad_steps").exists()
-    with pytest.raises(TrainingError, match="loss_watchdog_threshold"):
-        pipeline.train(config_of(write(**LORA, loss_watchdog_threshold=100, loss_watchdog_patience=2)))
+def test_the_watchdog_alone_decides_where_it_is_set(write: Any, tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"loss_watchdog_threshold.* for 2 optimizer steps in a row"):
+        train(write(**LORA, loss_watchdog_threshold=100, loss_watchdog_patience=2))
+    assert not (tmp_path / "out/bad_steps").exists()
 
 
 @pytest.mark.long
@@ -260,7 +254,7 @@ def test_two_ranks_decide_the_same(write: Any, tmp_path: Path, policy: str):
     truth, out = tmp_path / "truth", tmp_path / "out"
     keys = {**LORA, "gradient_accumulation_steps": 1, "on_bad_step": policy}
     passed = {"without": (BAD_STEP,), "max_steps": 7, "output_dir": str(truth)}
-    pipeline.train(config_of(write("truth", **{**keys, **passed, "gradient_accumulation_steps": 2})))
+    train(write("truth", **{**keys, **passed, "gradient_accumulation_steps": 2}))
     shown = train_on_two_ranks(write(**keys))
     assert shown.count("step 5 is bad") == 1
     first, second = weights_of(truth), weights_of(out)
