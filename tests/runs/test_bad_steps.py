@@ -35,10 +35,8 @@ KEYS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
-def poisoned_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_poisoned(tokenizer: Any, folder: Path) -> Path:
     """A model with a token whose embedding is infinite."""
-    folder = tmp_path_factory.mktemp("poisoned")
     model = build_model(len(tokenizer), tied=False)
     with torch.no_grad():
         model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("<s>")] = float("inf")
@@ -47,24 +45,34 @@ def poisoned_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-@pytest.fixture
-def write(write_config: Any, tmp_path: Path, poisoned_folder: Path) -> Any:
-    """Writes a config with bad rows, or one without the rows of some steps."""
+def make_writer(write_config: Callable[..., Path], folder: Path) -> Callable[..., Path]:
+    """What writes a config with bad rows, or one without the rows of some steps."""
 
     def write_one(
         name: str = "a", bad: tuple[int, ...] = (BAD_ROW,), without: tuple[int, ...] = (), **changes: Any
     ) -> Path:
-        path: Path = write_config(f"{name}.yml", **{**KEYS, "base_model": str(poisoned_folder), **changes})
-        texts = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        path = write_config(f"{name}.yml", **{**KEYS, "base_model": str(folder), **changes})
+        rows = path.with_name("rows.jsonl")
+        texts = [json.loads(line) for line in rows.read_text().splitlines()]
         for number in bad:
             texts[number]["messages"][-1]["content"] += " <s>"
         kept = [row for number, row in enumerate(texts) if number // 2 + 1 not in without]
-        data = tmp_path / f"{name}.jsonl"
+        data = path.with_suffix(".jsonl")
         data.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        path.write_text(path.read_text().replace(str(tmp_path / "rows.jsonl"), str(data)))
+        path.write_text(path.read_text().replace(str(rows), str(data)))
         return path
 
     return write_one
+
+
+@pytest.fixture(scope="session")
+def poisoned_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_poisoned(tokenizer, tmp_path_factory.mktemp("poisoned"))
+
+
+@pytest.fixture
+def write(write_config: Any, poisoned_folder: Path) -> Callable[..., Path]:
+    return make_writer(write_config, poisoned_folder)
 
 
 def same(one: Path, other: Path) -> bool:

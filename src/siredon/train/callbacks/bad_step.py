@@ -82,6 +82,8 @@ class BadStep(StepGuard, ExportableState):
         self.resume = resume
         self.judge = Judge(plan.section, device)
         self.code = torch.zeros((), dtype=torch.long, device=device)
+        #: The same, where the device was asked for it before the update.
+        self._known: int | None = None
         self.num_skipped = 0
         self.num_overflows = 0
         self.num_resumed = 0
@@ -130,8 +132,9 @@ class BadStep(StepGuard, ExportableState):
             return
         code = self.judge.judge_(self.trainer.measure_step_loss(), self.trainer.grad_norm)
         if self._asks_at_once:
-            code.fill_(self._excuse_overflow(int(code)))
-            if int(code):
+            self._known = self._excuse_overflow(int(code))
+            code.fill_(self._known)
+            if self._known:
                 self._block()
         else:
             self._block_on_device(code)
@@ -175,8 +178,9 @@ class BadStep(StepGuard, ExportableState):
         """Follows the step that was just made, where something comes next that waits for the device anyway."""
         control = self.trainer.control
         is_due = control.should_log or control.should_evaluate or control.should_save
-        if self._asks_at_once or is_due or control.should_training_stop:
-            code = int(self.code)
+        if self._known is not None or is_due or control.should_training_stop:
+            code = int(self.code) if self._known is None else self._known
+            self._known = None
             self.code.zero_()
             self._follow(code)
 
