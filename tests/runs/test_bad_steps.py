@@ -205,21 +205,26 @@ def test_the_rows_of_a_pack_have_losses_of_their_own(write: Any, tmp_path: Path)
 
 
 def test_a_limit_ends_a_run_that_can_go_on_with_a_higher_one(write: Any, tmp_path: Path, capsys: Any):
-    # The first bad step comes before any checkpoint, and the second one behind a checkpoint that lies in its window
-    keys = {**LORA, "bad": (BAD_ROW, SECOND_ROW), "save_steps": 6, "max_steps": 9}
-    rolls = {"on_bad_step": "rollback", "bad_step_window": 2}
+    # Every checkpoint lies in the window of the first bad step, and in that of the second one
+    keys = {**LORA, "bad": (BAD_ROW, SECOND_ROW), "save_steps": 3, "max_steps": 10}
+    rolls = {"on_bad_step": "rollback", "bad_step_window": 5}
     truth, out = tmp_path / "truth", tmp_path / "out"
-    train(write("truth", **{**keys, "max_steps": 6}, without=(4, 5, 7), output_dir=str(truth)))
+    train(write("truth", **{**keys, "max_steps": 3}, without=tuple(range(1, 8)), output_dir=str(truth)))
     with pytest.raises(TrainingError, match=r"step 7 is bad.*`bad_step_limit: 1` is used up"):
         train(write(**keys, **rolls, bad_step_limit=1))
-    assert "rolled back to the start; steps 4 to 5 will be passed over" in capsys.readouterr().err
+    assert "rolled back to the start; steps 1 to 5 will be passed over" in capsys.readouterr().err
     assert not (out / "earlier").exists()
     assert json.loads((out / "run.json").read_text())["resumed_from"] == "the start, by a rollback"
+    # Of the rest of that window only a checkpoint in the middle of it knows
+    shutil.rmtree(out / "checkpoint-6")
+    (out / "bad_steps/skipped.json").unlink()
     train(write(**keys, **rolls, auto_resume_from_checkpoints=True))
-    assert f"rolled back to {out / 'checkpoint-6'}; step 7 will be passed over" in capsys.readouterr().err
+    assert (
+        f"rolled back to {out / 'checkpoint-3'}; steps 4 to 7 will be passed over" in capsys.readouterr().err
+    )
     listed = json.loads((out / "bad_steps/skipped.json").read_text())["windows"]
     places = [(window["first"], window["last"], window["back_to"]) for window in listed]
-    assert places == [(4, 5, 0), (7, 7, 6)]
+    assert places == [(1, 5, 0), (4, 7, 3)]
     assert same(truth, out)
 
     # Also where the first step of all is skipped
