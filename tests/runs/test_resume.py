@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import signal
+import sys
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -13,11 +17,13 @@ import pytest
 import torch
 import yaml
 from tests.conftest import ROOT
+from tests.runs.test_checkpoints import run_apart
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of, weights_of
 from tests.runs.test_watching import untimed
 
 from siredon import pipeline
+from siredon.errors import CheckpointError
 
 #: 20 training rows, or packs of them; 4 sequences a step, 2 epochs.
 KEYS = {
@@ -168,7 +174,13 @@ def count_steps(folder: Path) -> int:
     return steps
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, id=case.name, marks=[pytest.mark.long] if case.ranks > 1 else [])
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(runs: Runs, number: int):
     case, whole, cut = CASES[number], runs.whole(number), runs.folder / f"cut{number}"
     half = count_steps(whole) // 2
@@ -188,6 +200,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(runs: Runs, number: 
     assert untimed(cut) == untimed(whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "ranks"), [(0, 2), (4, 1)], ids=["one to two", "two to one"])
 def test_another_number_of_ranks_takes_the_same_steps(runs: Runs, capfd: Any, number: int, ranks: int):
     whole, name = runs.whole(number), f"ranks{ranks}"
@@ -200,3 +213,82 @@ def test_another_number_of_ranks_takes_the_same_steps(runs: Runs, capfd: Any, nu
         [row["loss"] for row in untimed(folder) if "loss" in row] for folder in (whole, runs.folder / name)
     ]
     assert losses[1] == pytest.approx(losses[0], abs=1e-6 * max(losses[0]))
+
+
+def test_another_schedule_is_refused_with_every_difference(runs: Runs):
+    whole = runs.whole(0)
+    keys = {**CASES[0].keys, "lr_scheduler": "linear", "logging_steps": 1, "gradient_checkpointing": True}
+    named = {"resume_from_checkpoint": str(whole / "checkpoint-2")}
+    for schedule in ("linear", "reduce_lr_on_plateau"):
+        path = runs.write("another", **{**keys, **named, "lr_scheduler": schedule})
+        with pytest.raises(CheckpointError) as found:
+            pipeline.train(config_of(path))
+        said = str(found.value)
+        assert (
+            f"\n  lr_scheduler: cosine -> {schedule} (refused: it decides what is trained, and how)" in said
+        )
+        assert "\n  gradient_checkpointing: False -> True (warned: sums are made" in said
+        assert "logging_steps" not in said
+        assert "Set back what is refused" in said
+    assert not (runs.folder / "another").exists()
+
+
+def test_a_run_of_another_length_goes_on_with_the_curve_of_that_length(runs: Runs, capsys: Any):
+    whole = runs.whole(0)
+    num_steps = count_steps(whole)
+    runs.cut(whole.name, "shorter", 2)
+    changes = {
+        "num_epochs": 1,
+        "learning_rate": 5e-3,
+        "logging_steps": 1,
+        "auto_resume_from_checkpoints": True,
+    }
+    path = runs.write("shorter", **{**CASES[0].keys, **changes})
+    pipeline.train(config_of(path))
+    said = capsys.readouterr().err
+    assert (
+        f"optimizer steps: {num_steps} -> {num_steps // 2} (warned: the learning rate of step 4 was to be"
+        in said
+    )
+    assert "`learning_rate: 0.005` has no effect: the run goes on with that of its checkpoint, 0.001" in said
+    # The peak of the checkpoint, on the curve of the new length: a warm-up of 2 steps, then a cosine
+    last = num_steps // 2
+    wanted = {step: 5e-4 * (1 + math.cos(math.pi * (step - 3) / (last - 2))) for step in range(3, last + 1)}
+    rows = [row for row in untimed(runs.folder / "shorter") if row.get("step", 0) > 2 and "loss" in row]
+    assert {row["step"]: row["learning_rate"] for row in rows} == pytest.approx(wanted)
+
+
+class DieAtOpen:
+    """Kills this process when a file is opened to be added to for the k-th time."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.left = name, number
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and str(args[0]).endswith(self.name) and args[1] == "a":
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_at_the_end_of_a_validation_leaves_neither_gap_nor_repeat(runs: Runs):
+    """Step 3 has a validation, whose line is the third after those of the first validation and of step 2."""
+    whole = runs.whole(0)
+    names = [("eval_loss" in row, row["step"]) for row in untimed(whole)]
+    number = names.index((True, 3)) + 1
+    keys = CASES[0].keys | {"auto_resume_from_checkpoints": True}
+    config = config_of(runs.write("killed", **keys))
+
+    def train() -> None:
+        sys.addaudithook(DieAtOpen("metrics.jsonl", number))
+        pipeline.train(config)
+
+    status, said = run_apart(train)
+    assert status == -signal.SIGKILL, said
+    # The step is logged, its validation is not, and the last checkpoint is the one before
+    out = runs.folder / "killed"
+    assert untimed(out) == untimed(whole)[: number - 1]
+    assert last_checkpoint(out).name == "checkpoint-2"
+    pipeline.train(config)
+    assert untimed(out) == untimed(whole)
+    assert_same_state(weights_of(out), weights_of(whole))

@@ -141,5 +141,5 @@ def collect_compared(config: Config) -> dict[str, Any]:
     return {
         info.name: redact_values(values[info.section][info.attribute], info.name)
         for info in list_working()
-        if kind_in(config, info) not in ("free", "rate")
+        if kind_in(config, info) != "free"
     }

@@ -221,7 +221,8 @@ def _missing(folder: Path) -> str:
 
 
 def _check_identity(folder: Path, identity: Identity, config: Config) -> None:
-    then = json.loads((folder / _STATE).read_text())["identity"]
+    facts = json.loads((folder / _STATE).read_text())
+    then = facts["identity"] | ({"peak": facts["learning_rate"]} if "learning_rate" in facts else {})
     found = compare_runs(then, identity, config, count_steps_done(folder))
     refused = [difference for difference in found if difference.verdict == "refused"]
     if refused:

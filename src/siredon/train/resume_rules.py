@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from siredon.config.fields import Section
@@ -88,7 +88,8 @@ def compare_runs(
     """Everything that differs, with what follows; nothing for the same run.
 
     Args:
-        then: The identity in the checkpoint; an old one knows only data, batch and seed.
+        then: The identity in the checkpoint; an old one knows only data, batch and seed.  With it `peak`, the learning
+            rate that the checkpoint goes on with, if it says so.
         now: That of this run.
         config: Of this run.
         num_steps_done: Optimizer steps that the checkpoint has behind it.
@@ -188,6 +189,7 @@ def _compare_length(
     if old in (0, new) or new <= num_done:
         return
     builder = build_schedule(config)
+    builder = replace(builder, peak=float(then.get("peak", builder.peak)))
     if config.schedule.lr_scheduler == "one_cycle":
         reason = (
             f"`one_cycle` ends after its {old} steps; its momentum and learning rate have no other length"
@@ -195,16 +197,16 @@ def _compare_length(
         yield Difference("optimizer steps", old, new, "refused", reason)
         return
     last = min(old, new) - 1
-    points = {num_done + (last - num_done) * part // _POINTS for part in range(_POINTS + 1)}
-    curves = [[builder.rate_at(steps, point) for point in sorted(points)] for steps in (old, new)]
-    if curves[0] == curves[1]:
+    points = sorted({num_done + (last - num_done) * part // _POINTS for part in range(_POINTS + 1)})
+    changed = [step for step in points if builder.rate_at(old, step) != builder.rate_at(new, step)]
+    if not changed:
         reason = "the learning rates of the steps that were planned stay the same"
         yield Difference("optimizer steps", old, new, "allowed", reason)
         return
-    before, after = (f"{builder.rate_at(steps, num_done):.3g}" for steps in (old, new))
+    before, after = (f"{builder.rate_at(steps, changed[0]):.3g}" for steps in (old, new))
     reason = (
-        f"the learning rate of step {num_done + 1:,} was to be {before} and is {after}: from there on it is that of a "
-        f"run of {new:,} steps"
+        f"the learning rate of step {changed[0] + 1:,} was to be {before} and is {after}: from there on it is that of "
+        f"a run of {new:,} steps"
     )
     yield Difference("optimizer steps", old, new, "warned", reason)
 
