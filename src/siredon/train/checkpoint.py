@@ -53,6 +53,8 @@ class IdentityWriter(CheckpointPart):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Goes on with the log line that the checkpoint fell into."""
+        # The checkpoint's own state has the rhythm of logging, validating and saving that its run was given
+        state.compute_steps(args, state.max_steps)
         self.learning_rate = args.learning_rate
         facts = json.loads((self.resume / _STATE).read_text()) if self.resume else {}
         if facts.get("identity", {}).get("num_steps", 0) not in (0, self.identity.num_steps):
