@@ -16,8 +16,8 @@ from siredon.data.pack import Packs
 class ShuffledSampler(Sampler[int]):
     """Rows in random order, another one each epoch: that of accelerate's sampler, from the seed and the epoch alone.
 
-    Accelerate tells its own the epoch by `set_epoch`, which does not reach it behind a resumed loader of several ranks:
-    a run that went on in its second epoch would have the order of the first.
+    The epoch is the run's own count: whether `set_epoch` of a loader reaches its sampler depends on what lies between
+    them, and a resumed loader of several ranks has one wrapper more.
 
     Empty packs, which fill the last batches of several ranks, come last: so the order of the others does not depend on
     the number of ranks.
