@@ -55,6 +55,7 @@ _SECTIONS: dict[str, Kind] = {
     "evaluation": "free",
     "generation": "free",
     "stopping": "free",
+    "bad_steps": "watched",
     "logging": "free",
     "profiler": "free",
     "wandb": "free",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from siredon.hardware import Hardware
 from siredon.log import warn
 from siredon.model.freezing import find_partial
 from siredon.model.noise import EmbeddingNoise
+from siredon.train.callbacks.bad_step import guard_steps_
 from siredon.train.callbacks.best import BestKeeper, EarlyStopping
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
 from siredon.train.callbacks.garbage import GarbageCollector
@@ -39,6 +40,7 @@ from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
 from siredon.train.resume_rules import Identity
+from siredon.train.rollback import Rewind
 from siredon.train.saving import SavingPlan
 from siredon.train.space import check_space, estimate_sizes
 from siredon.train.start import start_adapter_
@@ -57,6 +59,7 @@ class Parts:
         identity: What a checkpoint of this run must agree with.
         resume: The checkpoint from which the run goes on.
         interruption: What may ask the run to end before its time.
+        rewind: Where this attempt begins, and what it passes over; the first one passes over nothing.
     """
 
     model: Any
@@ -66,6 +69,7 @@ class Parts:
     identity: Identity
     resume: Path | None
     interruption: Interruption
+    rewind: Rewind = field(default_factory=Rewind)
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:
@@ -87,6 +91,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         if parts.resume:
             stream.restore_(read_stream_state(parts.resume))
     _add_selection_(trainer, parts, config)
+    guard_steps_(trainer, config, parts.prepared.sources, parts.resume, parts.rewind)
     output = config.checkpoint.output_folder
     trainer.add_callback(Progress(hardware, config.logging, trainer.count_tokens))
     trainer.add_callback(MetricsWriter(output / "metrics.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tempfile
@@ -123,7 +124,8 @@ def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArgument
         return
     numbers = (
         f"output_dir: {folder} has {show_bytes(free)} of room, and the run will write about {show_bytes(needed)}: "
-        f"{num_kept} checkpoints of {show_bytes(sizes.checkpoint)} and the weights, {show_bytes(sizes.weights)}"
+        f"{num_kept} checkpoint{'s' * (num_kept > 1)} of {show_bytes(sizes.checkpoint)} and the "
+        f"weights, {show_bytes(sizes.weights)}"
     )
     if free >= needed:
         warn(numbers)
@@ -175,9 +177,11 @@ def explain_disk(what: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_SAYS):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        way = "Let this user write there again" if refused else "Make room"
         raise CheckpointError(
             f"{what} could not be written: {reason}; its disk has {show_bytes(read_free_bytes(what))} of room",
-            "Make room, and go on from the last whole checkpoint by `auto_resume_from_checkpoints: true`.",
+            f"{way}, and go on from the last whole checkpoint by `auto_resume_from_checkpoints: true`.",
         ) from error
 
 
