@@ -18,6 +18,7 @@ from siredon.hardware import Hardware
 from siredon.log import warn
 from siredon.model.freezing import find_partial
 from siredon.model.noise import EmbeddingNoise
+from siredon.train.arguments import count_steps
 from siredon.train.callbacks.bad_step import guard_steps_
 from siredon.train.callbacks.best import BestKeeper, EarlyStopping
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
@@ -80,7 +81,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         DataError: The start of an adapter by data finds too little of it.
     """
     trainer.optimizing = OptimizerPlan.of(config)
-    trainer.saving = plan_saving(trainer, config, hardware)
+    trainer.saving = plan_saving(trainer, config, hardware, parts.prepared.num_packs)
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
     start_adapter_(trainer, config.adapter)
@@ -112,7 +113,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         check_isolation(trainer, config.attention.attn_implementation)
 
 
-def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware) -> SavingPlan:
+def plan_saving(
+    trainer: SiredonTrainer, config: Config, hardware: Hardware, num_packs: int | None
+) -> SavingPlan:
     """How checkpoints are written, if the disk has room for them.
 
     Raises:
@@ -125,7 +128,7 @@ def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware) -> 
         is_adapter=config.adapter.adapter is not None,
         saves_state=not section.save_only_model,
     )
-    check_space(sizes, section, trainer.args)
+    check_space(sizes, section, trainer.args, count_steps(config, num_packs).num_steps)
     asked = section.save_in_background
     return SavingPlan(section.save_total_limit, hardware.is_gpu if asked is None else asked)
 

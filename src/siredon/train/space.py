@@ -107,14 +107,20 @@ def _state_bytes(optimizer: str, element_size: int) -> float:
     return 0.0
 
 
-def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArguments) -> None:
+def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArguments, num_steps: int) -> None:
     """Compares what the run will write with the room there is.  A quota is not seen: only the disk is asked.
+
+    Args:
+        sizes: Of what is written.
+        section: How often, and how many are kept.
+        args: The same, as the trainer has it.
+        num_steps: Optimizer steps of the run.
 
     Raises:
         CheckpointError: It does not fit, with the numbers and what would.
     """
     folder = section.output_folder
-    num_saves = _count_saves(section, args)
+    num_saves = _count_saves(section, args, num_steps)
     # The new one is there before the oldest goes
     num_kept = min(num_saves, section.save_total_limit + 1)
     there = sum(measure_bytes(path) for path in list_checkpoints(folder)) if folder.is_dir() else 0
@@ -124,8 +130,8 @@ def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArgument
         return
     numbers = (
         f"output_dir: {folder} has {show_bytes(free)} of room, and the run will write about {show_bytes(needed)}: "
-        f"{num_kept} checkpoint{'s' * (num_kept > 1)} of {show_bytes(sizes.checkpoint)} and the "
-        f"weights, {show_bytes(sizes.weights)}"
+        f"{num_kept} checkpoint{'s' * (num_kept > 1)} of {show_bytes(sizes.checkpoint)} "
+        f"and the weights, {show_bytes(sizes.weights)}"
     )
     if free >= needed:
         warn(numbers)
@@ -139,15 +145,15 @@ def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArgument
     raise CheckpointError(numbers, ", ".join(ways) + ".")
 
 
-def _count_saves(section: CheckpointSection, args: TrainingArguments) -> int:
+def _count_saves(section: CheckpointSection, args: TrainingArguments, num_steps: int) -> int:
     """At least this many checkpoints are written."""
     first = int(section.save_first_step)
     if section.strategy == "no":
         return first
     if section.strategy == "epoch":
         return max(1, math.ceil(args.num_train_epochs)) + first if args.max_steps <= 0 else 1 + first
-    if section.strategy == "steps" and args.max_steps > 0:
-        return -(-int(args.max_steps) // int(args.save_steps)) + first
+    if section.strategy == "steps":
+        return -(-num_steps // int(args.save_steps)) + first
     return 1 + first
 
 
