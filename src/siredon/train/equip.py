@@ -36,10 +36,11 @@ from siredon.train.callbacks.rounding import RoundingStart
 from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.samples import SampleWriter
 from siredon.train.callbacks.stream import StreamKeeper
-from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
+from siredon.train.checkpoint import IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
+from siredon.train.resume_rules import Identity
 from siredon.train.rollback import Rewind
 from siredon.train.saving import SavingPlan
 from siredon.train.space import check_space, estimate_sizes
