@@ -34,6 +34,7 @@ from siredon.train.callbacks.rounding import RoundingStart
 from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.samples import SampleWriter
 from siredon.train.callbacks.stream import StreamKeeper
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
@@ -100,6 +101,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         trainer.add_callback(callback)
     # Behind all others, which decide what is due at a step
     trainer.listen_to_(parts.interruption, parts.resume)
+    if config.stopping.stall_timeout != 0:
+        trainer.stall = StallWatch(output, config.stopping.stall_timeout)
+        trainer.add_callback(trainer.stall)
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:

@@ -14,6 +14,7 @@ import torch
 
 from siredon.errors import Interrupted
 from siredon.train.callbacks.interrupter import Interrupter
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.interrupt import Interruption
 from siredon.train.saving import SavingTrainer
 
@@ -34,6 +35,8 @@ class InterruptibleTrainer(SavingTrainer):
         super().__init__(**options)
         #: Ends the run where it is asked to.
         self.interrupter: Interrupter | None = None
+        #: Ends the process where nothing is finished any more.
+        self.stall: StallWatch | None = None
 
     def listen_to_(self, interruption: Interruption, resume: Path | None) -> None:
         """Lets the run end where it is asked to; to be called once all callbacks are there.
@@ -55,6 +58,8 @@ class InterruptibleTrainer(SavingTrainer):
         Raises:
             Interrupted: It is.
         """
+        if self.stall is not None:
+            self.stall.beat(busy=True)
         if self.interrupter is not None:
             self.interrupter.check_evaluation(self.args)
 

@@ -17,6 +17,7 @@ from siredon.train.callbacks.metrics import keep_lines
 from siredon.train.callbacks.profiler import Profiler
 from siredon.train.callbacks.progress import Progress, show_time
 from siredon.train.callbacks.relora import save_trained
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
 from siredon.train.plot import plot_losses
@@ -52,7 +53,7 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
         raise
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, Progress):
+            if isinstance(callback, (Progress, StallWatch)):
                 callback.close()
 
 
