@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -182,6 +183,116 @@ def read_peak_bytes(hardware: Hardware) -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak(hardware: Hardware) -> None:
+    """Lets `read_peak_bytes` count from now on; resident memory on Linux only, elsewhere it counts on."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:  # A container may forbid it: the peak is then that of the whole run
+            return
+
+
+def release_memory(hardware: Hardware) -> None:
+    """Gives back what is held for later: what nothing refers to any more, and the cache of the GPU."""
+    gc.collect()
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of the device, in bytes.
+
+    Args:
+        total: All that there is.
+        limit: The most that this process can hold.
+        own: What it holds.
+    """
+
+    total: int
+    limit: int
+    own: int
+
+    @property
+    def others(self) -> int:
+        """What is neither this process's nor free for it: other processes, and the driver's own."""
+        return max(0, self.total - self.limit)
+
+
+def read_memory(hardware: Hardware) -> Memory:
+    """What the device has: a GPU, less what other processes hold of it; or RAM, within the limits of a container."""
+    if hardware.is_gpu:
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        reserved = torch.cuda.memory_reserved()
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction())
+        return Memory(total, min(free + reserved, allowed), int(torch.cuda.memory_allocated()))
+    own, virtual = _read_own_bytes()
+    limit = own + read_available_bytes()
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, own + most - virtual)
+    for most_file, used_file in _CGROUP_FILES:
+        if most_file.is_file() and most_file.read_text().strip().isdigit():
+            limit = min(limit, own + int(most_file.read_text()) - int(used_file.read_text()))
+    return Memory(_memory_bytes(), limit, own)
+
+
+#: Limit and use of a container's memory, in version 2 and 1 of control groups.
+_CGROUP_FILES = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+
+
+def _read_own_bytes() -> tuple[int, int]:
+    """Resident and virtual memory of this process."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak, peak
+    virtual, resident = status.read_text().split()[:2]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return int(resident) * page, int(virtual) * page
+
+
+def limit_memory(hardware: Hardware, fraction: float) -> None:
+    """Lets this process have only a part of the GPU, 1 for all; nothing without one."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+#: What PyTorch says where its exception is no `OutOfMemoryError`: the CPU's allocator, cuBLAS, the driver.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "HIP out of memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory has run out, on the GPU or in RAM.  Imports torch."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def record_memory(hardware: Hardware, *, on: bool) -> None:

@@ -104,13 +104,14 @@ class InterruptibleTrainer(SavingTrainer):
         control.should_save = self.interrupter.due_save
         control.should_training_stop = self.state.global_step >= self.state.max_steps
         self.interrupter.due_save = False
-        with self._random_state_kept():
+        with self.random_state_kept():
             # The one that a checkpoint of this step has: validating leaves it alone
             self._load_rng_state(str(resume))
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model_wrapped, None, 0, None, None)
 
     @contextmanager
-    def _random_state_kept(self) -> Iterator[None]:
+    def random_state_kept(self) -> Iterator[None]:
+        """Random numbers drawn inside are drawn again after it."""
         devices = [] if self.args.device.type == "cpu" else [self.args.device]
         plain, array = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=devices, device_type=self.args.device.type):

@@ -10,7 +10,7 @@ from transformers.integrations import TensorBoardCallback
 
 from siredon.distributed.ranks import num_ranks
 from siredon.errors import Interrupted
-from siredon.hardware import Hardware
+from siredon.hardware import Hardware, is_out_of_memory
 from siredon.log import is_main_process, note, show, warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.train.callbacks.metrics import keep_lines
@@ -20,6 +20,7 @@ from siredon.train.callbacks.relora import save_trained
 from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
+from siredon.train.guarded import Failure, read_failure
 from siredon.train.plot import plot_losses
 from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
 from siredon.train.record import extend_record
@@ -42,7 +43,9 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
 
     Raises:
         Interrupted: The run was asked to end.
+        TrainingError: Memory has run out.
     """
+    failure: Failure | None = None
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except Interrupted:
@@ -51,10 +54,17 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
             if isinstance(callback, (Profiler, TensorBoardCallback)):
                 callback.on_train_end(trainer.args, trainer.state, trainer.control)
         raise
+    except (RuntimeError, MemoryError) as error:
+        if trainer.guard is None or not is_out_of_memory(error):
+            raise
+        failure = read_failure(error, trainer.guard.hardware)
     finally:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, (Progress, StallWatch)):
                 callback.close()
+    if failure is not None and trainer.guard is not None:
+        # Outside of the handler: the exception would hold what did not fit
+        raise trainer.guard.end(failure)
 
 
 def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float) -> None:
