@@ -166,7 +166,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
 
     def run(name: str, **changes: Any) -> str:
         done = subprocess.run(
-            [sys.executable, str(script), str(write_config(name, **{**keys, **changes})), "100"],
+            [sys.executable, str(script), str(write_config(name, **{**keys, **changes})), "60"],
             capture_output=True,
             text=True,
             timeout=240,
