@@ -19,6 +19,7 @@ from siredon.hardware import is_out_of_memory
 from siredon.train.guarded import GuardedTrainer, cut_rows, take_tokens
 from siredon.train.trainer import SiredonTrainer
 
+FREE = {"optimizer": "schedule_free_adamw", "lr_scheduler": "constant"}
 DROPS = {"model_config": {"attention_dropout": 0.2}}
 KEYS = {
     "max_steps": 4,
@@ -34,7 +35,7 @@ KEYS = {
     "changes",
     [
         {**LORA, "lora_dropout": 0.2, "sample_packing": True, "sequence_len": 128},
-        {**DROPS, "neftune_noise_alpha": 5, "log_source_loss": True, "optimizer": "schedule_free_adamw", "lr_scheduler": "constant"},
+        {**DROPS, "neftune_noise_alpha": 5, "log_source_loss": True, **FREE},
     ],
     ids=["lora", "full"],
 )  # fmt: skip

@@ -25,7 +25,7 @@ def _check_retry(memory: MemorySection, optimizer: OptimizerSection) -> Iterator
 
 
 def _check_probe(
-    memory: MemorySection, optimizer: OptimizerSection, compiling: CompileSection
+    memory: MemorySection, optimizer: OptimizerSection, compile: CompileSection
 ) -> Iterator[Finding]:
     """A batch that is only tried changes nothing.
 
@@ -40,7 +40,7 @@ def _check_probe(
             "`probe_longest_batch: true` does not work where weights are updated in the backward pass",
             "Remove `probe_longest_batch`: `auto` leaves such runs alone.",
         )
-    if compiling.torch_compile:
+    if compile.torch_compile:
         yield Finding(
             "probe_longest_batch",
             "`probe_longest_batch: true` does not work with `torch_compile`",
