@@ -215,16 +215,13 @@ class Memory:
         total: All that there is.
         limit: The most that this process can hold.
         own: What it holds.
+        others: What is neither this process's nor free: other processes, and on a GPU what its driver takes.
     """
 
     total: int
     limit: int
     own: int
-
-    @property
-    def others(self) -> int:
-        """What is neither this process's nor free for it: other processes, and the driver's own."""
-        return max(0, self.total - self.limit)
+    others: int
 
 
 def read_memory(hardware: Hardware) -> Memory:
@@ -235,24 +232,53 @@ def read_memory(hardware: Hardware) -> Memory:
         free, total = torch.cuda.mem_get_info()
         reserved = torch.cuda.memory_reserved()
         allowed = int(total * torch.cuda.get_per_process_memory_fraction())
-        return Memory(total, min(free + reserved, allowed), int(torch.cuda.memory_allocated()))
+        own = int(torch.cuda.memory_allocated())
+        return Memory(total, min(free + reserved, allowed), own, max(0, total - free - reserved))
     own, virtual = _read_own_bytes()
     limit = own + read_available_bytes()
+    others = max(0, _memory_bytes() - limit)
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
         limit = min(limit, own + most - virtual)
-    for most_file, used_file in _CGROUP_FILES:
-        if most_file.is_file() and most_file.read_text().strip().isdigit():
-            limit = min(limit, own + int(most_file.read_text()) - int(used_file.read_text()))
-    return Memory(_memory_bytes(), limit, own)
+    for files in _CONTAINERS:
+        if (left := files.read_left_bytes()) is not None:
+            limit = min(limit, own + left)
+    return Memory(_memory_bytes(), limit, own, others)
 
 
-#: Limit and use of a container's memory, in version 2 and 1 of control groups.
-_CGROUP_FILES = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+@dataclass(frozen=True)
+class ContainerFiles:
+    """Where a control group keeps its memory.
+
+    Args:
+        folder: The folder.
+        most: File of its limit, in bytes; a word for none.
+        used: File of its use, in bytes, with the files that Linux keeps in memory.
+        cached: Line of `memory.stat` with those of them that give way.
+    """
+
+    folder: Path
+    most: str
+    used: str
+    cached: str
+
+    def read_left_bytes(self) -> int | None:
+        """What its processes could still take; None without a limit."""
+        most, used, stat = (self.folder / name for name in (self.most, self.used, "memory.stat"))
+        if not most.is_file() or not most.read_text().strip().isdecimal():
+            return None
+        lines = dict(line.split() for line in stat.read_text().splitlines())
+        return int(most.read_text()) - int(used.read_text()) + int(lines.get(self.cached, 0))
+
+
+#: Version 2 and version 1 of control groups.
+_CONTAINERS = (
+    ContainerFiles(Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    ContainerFiles(
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
     ),
 )
 

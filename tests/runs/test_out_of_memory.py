@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 from tests.runs.test_watching import same, untimed
 
 from siredon import pipeline
 from siredon.errors import TrainingError
 from siredon.hardware import is_out_of_memory
-from siredon.train.guarded import GuardedTrainer, cut_rows, take_tokens
+from siredon.train.memory_guard import MemoryGuardedTrainer, cut_rows, take_tokens
 from siredon.train.trainer import SiredonTrainer
 
 FREE = {"optimizer": "schedule_free_adamw", "lr_scheduler": "constant"}
@@ -120,32 +122,35 @@ def test_a_step_that_is_made_again_row_by_row_is_the_same_step(
             assert one.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-5)
 
 
-#: Trains under a limit of address space, above what the process has once the model is there.
+#: Trains each file under a limit of address space, above what the process has once the model is there.
 LIMITED = """
 import resource, sys
+import matplotlib.backends.backend_agg
+import torch
 from siredon import pipeline
 from siredon.config.load import load_config
 from siredon.errors import SiredonError
 from siredon.hardware import _read_own_bytes
-from siredon.train.trainer import SiredonTrainer
-import torch
-
-# What backward passes load lazily is loaded before the limit is set
-torch.ones(2, 2, requires_grad=True).exp().matmul(torch.ones(2, 2)).sum().backward()
 import siredon.train.out_of_memory as out_of_memory
 
+# What runs load lazily is loaded before the limit is set
+torch.ones(2, 2, requires_grad=True).exp().matmul(torch.ones(2, 2)).sum().backward()
 whole = out_of_memory._probe
 
 def probe(*args):
-    resource.setrlimit(resource.RLIMIT_AS, (_read_own_bytes()[1] + int(sys.argv[2]) * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     return whole(*args)
 
 out_of_memory._probe = probe
-config, _ = load_config(sys.argv[1])
-try:
-    pipeline.train(config)
-except SiredonError as error:
-    print(error)
+most = None
+for path in sys.argv[2:]:
+    config, _ = load_config(path)
+    most = most or _read_own_bytes()[1] + int(sys.argv[1]) * 2**20
+    try:
+        pipeline.train(config)
+    except SiredonError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 """
 
 
@@ -154,20 +159,16 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
 ):
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
-    rows = [{"path": "_synthetic", "type": "_synthetic", "length": 64, "sequence_length": 256}]
-    keys = {
-        "datasets": rows,
-        "sequence_len": 256,
-        "micro_batch_size": 32,
-        "max_steps": 1,
-        "gradient_accumulation_steps": 2,
-        "save_strategy": "no",
-    }
-    keys |= {"probe_longest_batch": True}
+    rows = [
+        {"path": "_synthetic", "type": "_synthetic", "length": 64, "sequence_length": length}
+        for length in (32, 256)
+    ]
+    keys = {"datasets": rows, "sequence_len": 256, "max_steps": 1, "save_strategy": "no"}
+    keys |= {"probe_longest_batch": True, "micro_batch_size": 64, "gradient_accumulation_steps": 2}
 
-    def run(name: str, **changes: Any) -> str:
+    def run(*configs: Path) -> str:
         done = subprocess.run(
-            [sys.executable, str(script), str(write_config(name, **{**keys, **changes})), "60"],
+            [sys.executable, str(script), "300", *map(str, configs)],
             capture_output=True,
             text=True,
             timeout=240,
@@ -176,16 +177,16 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
 
-    refused = run("a.yml")
-    assert "out of memory: the longest batch, 32 x 256 tokens," in refused
+    refused = run(write_config("a.yml", **keys))
+    assert "out of memory: the longest batch, 64 x 256 tokens," in refused
     assert "more were asked for" in refused
     assert "Any of these fits" in refused
-    assert "micro_batch_size: " in refused
-    fitting = refused.split("micro_batch_size: ")[1]
-    size, steps = int(fitting.split(",")[0]), int(fitting.split("steps: ")[1].split()[0])
-    assert size * steps == 64
-    taken = run("b.yml", micro_batch_size=size, gradient_accumulation_steps=steps)
-    assert f"longest batch: {size} x 256 tokens" in taken
+    changes = re.findall(r"^    (.+?)  # [\d.]+ GiB, measured", refused, re.MULTILINE)
+    assert {change.split(":")[0] for change in changes} >= {"micro_batch_size", "sequence_len"}
+    found = [yaml.safe_load(f"{{{change}}}") for change in changes]
+    assert found[0]["micro_batch_size"] * found[0]["gradient_accumulation_steps"] == 128
+    taken = run(*(write_config(f"{index}.yml", **{**keys, **one}) for index, one in enumerate(found)))
+    assert taken.count("longest batch: ") == len(found)
     assert "out of memory" not in taken
 
 
@@ -217,4 +218,4 @@ def test_what_counts_as_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert issubclass(SiredonTrainer, GuardedTrainer)
+    assert issubclass(SiredonTrainer, MemoryGuardedTrainer)

@@ -16,9 +16,9 @@ from siredon.data.types import Batch
 from siredon.distributed.ranks import num_ranks, rank
 from siredon.errors import TrainingError
 from siredon.hardware import Hardware, forget_peak, is_out_of_memory, read_memory, release_memory
-from siredon.log import note
+from siredon.log import note, warn
 from siredon.train.callbacks.longest_batch import LongestBatch
-from siredon.train.guarded import Failure, Guard, read_failure, take_rows, take_tokens
+from siredon.train.memory_guard import Failure, MemoryGuard, read_failure, take_rows, take_tokens
 from siredon.train.probe import Peak, Prober, describe_batch, fill_batch, find_longest, is_probed, show_gib
 from siredon.train.trainer import SiredonTrainer
 
@@ -78,16 +78,15 @@ class Doctor:
         memory = read_memory(self.hardware)
         where = f"rank {rank()}: " if num_ranks() > 1 else ""
         asked = f" when {show_gib(failure.asked)} more were asked for" if failure.asked else ""
-        others = (
-            f" of {show_gib(memory.total)}, others hold {show_gib(memory.others)}" if memory.others else ""
-        )
+        held_in_all = "it held" if failure.reason else "it would hold"
         held = (
             f"weights {show_gib(self.prober.count_weights())}, gradients "
             f"{show_gib(self.prober.count_gradients())}, optimizer {show_gib(self.prober.count_state())}"
         )
         message = (
             f"{where}out of memory: {what} does not fit on {self.hardware.describe()}; in GiB: this process can have "
-            f"{show_gib(memory.limit)}{others}; it takes {held}; it held {show_gib(failure.peak)} in all{asked}"
+            f"{show_gib(memory.limit)} of {show_gib(memory.total)}, others hold {show_gib(memory.others)}; it takes "
+            f"{held}; {held_in_all} {show_gib(failure.peak)} in all{asked}"
         )
         if batch is None:
             return TrainingError(message, "Lower `micro_batch_size` or `eval_batch_size`.")
@@ -194,9 +193,10 @@ class Doctor:
         if adapter.adapter is None:
             lora = sum(_LORA_RANK * sum(module.weight.shape) for module in linear) * _LORA_BYTES
             saved = state + self.prober.count_gradients() - lora
-            yield Change(
-                "adapter: lora, lora_r: 16", total - saved, "estimated; an adapter is trained instead"
+            lines = (
+                f"adapter: lora, lora_r: {_LORA_RANK}, lora_alpha: {2 * _LORA_RANK}, lora_target_linear: true"
             )
+            yield Change(lines, total - saved, "estimated; an adapter is trained instead")
         elif adapter.adapter == "lora" and not self.config.quantization.ways:
             frozen = [module.weight for module in linear if not module.weight.requires_grad]
             saved = int(sum(weight.numel() * (weight.element_size() - _BYTES_IN_4BIT) for weight in frozen))
@@ -230,7 +230,10 @@ def probe_longest(doctor: Doctor, batch: Batch, validation: Batch | None) -> str
     if validation is not None:
         line += f"; of validation: {show_gib(_measure(doctor, validation, learns=False).total)}"
     forget_peak(doctor.hardware)
-    return line.format(show_gib(read_memory(doctor.hardware).limit))
+    limit = read_memory(doctor.hardware).limit
+    if peak.total > limit * _USABLE:
+        warn("the longest batch leaves less than 3 % of the memory free: a later step may run out of it")
+    return line.format(show_gib(limit))
 
 
 def _measure(doctor: Doctor, batch: Batch, *, learns: bool) -> Peak:
@@ -270,7 +273,7 @@ def end_run(doctor: Doctor, failure: Failure) -> TrainingError:
     what = (
         f"a batch of step {step + 1:,}, {describe_batch(batch)},"
         if batch is not None
-        else "what follows a step"
+        else f"what follows the passes of step {step + 1:,} (update, validation or checkpoint)"
     )
     error = doctor.explain(failure, batch, what)
     ends = f"; step {step:,} is saved in {saved}" if saved else ""
@@ -309,7 +312,9 @@ def guard_memory_(
         base,
         hardware,
     )
-    trainer.guard = Guard(hardware, repeats, not optimizer.updates_in_backward, partial(end_run, doctor))
+    trainer.memory_guard = MemoryGuard(
+        hardware, repeats, not optimizer.updates_in_backward, partial(end_run, doctor)
+    )
     compiles = bool(config.compile.torch_compile)
     # A backward pass that updates weights cannot be tried without doing so
     if not optimizer.updates_in_backward and is_probed(

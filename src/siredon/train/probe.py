@@ -206,9 +206,9 @@ def describe_batch(batch: Batch) -> str:
 
 
 def show_gib(count: float) -> str:
-    """For people, without the unit."""
+    """For people, without the unit: a figure after the point, below one two that are not zero."""
     gib = count / 2**30
-    return f"{gib:.1f}" if gib >= 1 else f"{gib:.2f}"
+    return f"{gib:.1f}" if gib >= 1 or gib == 0 else f"{gib:.2g}"
 
 
 def is_probed(setting: Any, hardware: Hardware, *, compiles: bool) -> bool:

@@ -20,7 +20,7 @@ from siredon.train.callbacks.relora import save_trained
 from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
-from siredon.train.guarded import Failure, read_failure
+from siredon.train.memory_guard import Failure, read_failure
 from siredon.train.plot import plot_losses
 from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
 from siredon.train.record import extend_record
@@ -55,16 +55,16 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
                 callback.on_train_end(trainer.args, trainer.state, trainer.control)
         raise
     except (RuntimeError, MemoryError) as error:
-        if trainer.guard is None or not is_out_of_memory(error):
+        if trainer.memory_guard is None or not is_out_of_memory(error):
             raise
-        failure = read_failure(error, trainer.guard.hardware)
+        failure = read_failure(error, trainer.memory_guard.hardware)
     finally:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, (Progress, StallWatch)):
                 callback.close()
-    if failure is not None and trainer.guard is not None:
+    if failure is not None and trainer.memory_guard is not None:
         # Outside of the handler: the exception would hold what did not fit
-        raise trainer.guard.end(failure)
+        raise trainer.memory_guard.end(failure)
 
 
 def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float) -> None:

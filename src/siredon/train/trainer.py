@@ -21,9 +21,9 @@ from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
-from siredon.train.guarded import GuardedTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
+from siredon.train.memory_guard import MemoryGuardedTrainer
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler
 
@@ -31,7 +31,7 @@ from siredon.train.sampler import LengthSampler, MixedSampler
 _MOST_FOR_EXP = 700.0
 
 
-class SiredonTrainer(GuardedTrainer):
+class SiredonTrainer(MemoryGuardedTrainer):
     """Next-token training on batches of `data.collate`.
 
     Args:

@@ -43,7 +43,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Guard:
+class MemoryGuard:
     """What is done when memory runs out.
 
     Args:
@@ -59,8 +59,8 @@ class Guard:
     end: Callable[[Failure], TrainingError]
 
 
-class GuardedTrainer(InterruptibleTrainer):
-    """Knows the end of its last step.
+class MemoryGuardedTrainer(InterruptibleTrainer):
+    """Knows the end of its last step, and can go back there when memory runs out.
 
     Args:
         options: What `transformers.Trainer` takes.
@@ -69,7 +69,7 @@ class GuardedTrainer(InterruptibleTrainer):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         #: What is done when memory runs out; None leaves the exception alone.
-        self.guard: Guard | None = None
+        self.memory_guard: MemoryGuard | None = None
         #: The micro-batch for which memory ran out, if it was one of training.
         self.failed: Batch | None = None
         self._num_repeats = 0
@@ -84,12 +84,12 @@ class GuardedTrainer(InterruptibleTrainer):
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """One forward and backward pass; in rows where memory has run out, if that is asked for."""
-        guard = self.guard
+        guard = self.memory_guard
         repeats = guard is not None and guard.repeats and self._num_repeats < MOST_REPEATS
         go_back = self.mark_counts() if repeats else None
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
-            self._done.append(inputs)
+            self._keep(inputs)
             return loss
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -101,14 +101,18 @@ class GuardedTrainer(InterruptibleTrainer):
         # Outside of the handler: the exception would hold what the pass has made
         go_back()
         loss = self._repeat(model, num_items_in_batch, reason)
-        self._done.append(inputs)
+        self._keep(inputs)
         return loss
+
+    def _keep(self, batch: Batch) -> None:
+        if self.memory_guard is not None and self.memory_guard.repeats:
+            self._done.append(batch)
 
     def _repeat(
         self, model: torch.nn.Module, num_items: torch.Tensor | int | None, reason: str
     ) -> torch.Tensor:
         """Makes the step anew up to the micro-batch that has failed, row by row; the loss of that one."""
-        assert self.guard is not None
+        assert self.memory_guard is not None
         assert self.failed is not None
         self._num_repeats += 1
         warn(
@@ -116,7 +120,7 @@ class GuardedTrainer(InterruptibleTrainer):
             f"({self._num_repeats} of at most {MOST_REPEATS} times)"
         )
         model.zero_grad()
-        release_memory(self.guard.hardware)
+        release_memory(self.memory_guard.hardware)
         go_back = self.mark_counts()
         for batch in self._done:
             self._run_rows(model, batch, num_items)
@@ -128,13 +132,15 @@ class GuardedTrainer(InterruptibleTrainer):
     def _run_rows(
         self, model: torch.nn.Module, batch: Batch, num_items: torch.Tensor | int | None
     ) -> torch.Tensor:
-        losses = [super(GuardedTrainer, self).training_step(model, row, num_items) for row in cut_rows(batch)]
+        losses = [
+            super(MemoryGuardedTrainer, self).training_step(model, row, num_items) for row in cut_rows(batch)
+        ]
         return torch.stack(losses).sum()
 
     def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **options)
         self._done.clear()
-        if self.guard is not None and self.guard.keeps_weights and num_ranks() == 1:
+        if self.memory_guard is not None and self.memory_guard.keeps_weights and num_ranks() == 1:
             self._go_back = self._mark()
 
     def _mark(self) -> Callable[[], None]:
