@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
@@ -199,12 +200,17 @@ def forget_peak(hardware: Hardware) -> None:
 
 
 def release_memory(hardware: Hardware) -> None:
-    """Gives back what is held for later: what nothing refers to any more, and the cache of the GPU."""
+    """Gives back what is held for later: what nothing refers to any more, and the allocator's cache.  Imports torch."""
+    import torch
+
+    # A backward pass that failed leaves what was next in PyTorch's queue, and with it activations, until another runs
+    torch.ones((), requires_grad=True).backward()
     gc.collect()
     if hardware.is_gpu:
-        import torch
-
         torch.cuda.empty_cache()
+    elif platform.libc_ver()[0] == "glibc":
+        # Freed memory stays with the process, and would be counted as held
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

@@ -138,14 +138,13 @@ torch.ones(2, 2, requires_grad=True).exp().matmul(torch.ones(2, 2)).sum().backwa
 whole = out_of_memory._probe
 
 def probe(*args):
+    most = _read_own_bytes()[1] + int(sys.argv[1]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     return whole(*args)
 
 out_of_memory._probe = probe
-most = None
 for path in sys.argv[2:]:
     config, _ = load_config(path)
-    most = most or _read_own_bytes()[1] + int(sys.argv[1]) * 2**20
     try:
         pipeline.train(config)
     except SiredonError as error:
@@ -168,7 +167,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
 
     def run(*configs: Path) -> str:
         done = subprocess.run(
-            [sys.executable, str(script), "300", *map(str, configs)],
+            [sys.executable, str(script), "200", *map(str, configs)],
             capture_output=True,
             text=True,
             timeout=240,

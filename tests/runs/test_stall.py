@@ -36,9 +36,9 @@ pipeline.train(config)
 """
 
 
-@pytest.mark.parametrize(("hangs", "ranks"), [("loader", 1), ("step", 2)])
+@pytest.mark.parametrize(("hangs", "ranks"), [("loader", 1), pytest.param("step", 2, marks=pytest.mark.long)])
 def test_a_run_that_hangs_shows_where_and_ends(write_config: Any, tmp_path: Path, hangs: str, ranks: int):
-    config = write_config(max_steps=8, stall_timeout=3, save_strategy="no")
+    config = write_config(max_steps=8, stall_timeout=6, save_strategy="no")
     script = tmp_path / "hanging.py"
     script.write_text(HANGING)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]

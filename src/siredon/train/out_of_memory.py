@@ -76,6 +76,8 @@ class Doctor:
         self.trainer.model.zero_grad()
         release_memory(self.hardware)
         memory = read_memory(self.hardware)
+        # What it held, it can have
+        limit = max(memory.limit, failure.peak if failure.reason else 0)
         where = f"rank {rank()}: " if num_ranks() > 1 else ""
         asked = f" when {show_gib(failure.asked)} more were asked for" if failure.asked else ""
         held_in_all = "it held" if failure.reason else "it would hold"
@@ -85,12 +87,12 @@ class Doctor:
         )
         message = (
             f"{where}out of memory: {what} does not fit on {self.hardware.describe()}; in GiB: this process can have "
-            f"{show_gib(memory.limit)} of {show_gib(memory.total)}, others hold {show_gib(memory.others)}; it takes "
+            f"{show_gib(limit)} of {show_gib(memory.total)}, others hold {show_gib(memory.others)}; it takes "
             f"{held}; {held_in_all} {show_gib(failure.peak)} in all{asked}"
         )
         if batch is None:
             return TrainingError(message, "Lower `micro_batch_size` or `eval_batch_size`.")
-        changes = self.find_changes(batch, int(memory.limit * _USABLE))
+        changes = self.find_changes(batch, int(limit * _USABLE))
         if not changes:
             return TrainingError(
                 message,
