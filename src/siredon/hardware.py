@@ -204,7 +204,7 @@ def release_memory(hardware: Hardware) -> None:
     import torch
 
     # A backward pass that failed leaves what was next in PyTorch's queue, and with it activations, until another runs
-    torch.ones((), requires_grad=True).backward()
+    torch.autograd.backward(torch.ones((), requires_grad=True))
     gc.collect()
     if hardware.is_gpu:
         torch.cuda.empty_cache()
