@@ -1,4 +1,4 @@
-"""On a GPU: the longest batch is tried without a trace; what does not fit is refused with changes of which each fits."""
+"""On a GPU: the longest batch is tried without a trace; one that does not fit ends with changes of which each fits."""
 
 from __future__ import annotations
 

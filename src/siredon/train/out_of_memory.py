@@ -232,10 +232,15 @@ def probe_longest(doctor: Doctor, batch: Batch, validation: Batch | None) -> str
     if validation is not None:
         line += f"; of validation: {show_gib(_measure(doctor, validation, learns=False).total)}"
     forget_peak(doctor.hardware)
-    limit = read_memory(doctor.hardware).limit
+    limit = _find_limit(doctor, peak)
     if peak.total > limit * _USABLE:
         warn("the longest batch leaves less than 3 % of the memory free: a later step may run out of it")
     return line.format(show_gib(limit))
+
+
+def _find_limit(doctor: Doctor, peak: Peak) -> int:
+    """The most that this process can hold: what it held, it can."""
+    return max(read_memory(doctor.hardware).limit, peak.bare)
 
 
 def _measure(doctor: Doctor, batch: Batch, *, learns: bool) -> Peak:
@@ -244,8 +249,7 @@ def _measure(doctor: Doctor, batch: Batch, *, learns: bool) -> Peak:
     failure: Failure
     try:
         peak = doctor.prober.measure(batch, learns=learns)
-        limit = read_memory(doctor.hardware).limit
-        if peak.total <= limit:
+        if peak.total <= _find_limit(doctor, peak):
             return peak
         failure = Failure("", None, peak.total)
     except (RuntimeError, MemoryError) as error:
