@@ -159,11 +159,9 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
 ):
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
-    rows = [
-        {"path": "_synthetic", "type": "_synthetic", "length": 64, "sequence_length": length}
-        for length in (32, 256)
-    ]
+    rows = [{"path": "_synthetic", "type": "_synthetic", "length": 128, "sequence_length": 256}]
     keys = {"datasets": rows, "sequence_len": 256, "max_steps": 1, "save_strategy": "no"}
+    keys |= {"excess_length_strategy": "truncate"}
     keys |= {"probe_longest_batch": True, "micro_batch_size": 64, "gradient_accumulation_steps": 2}
 
     def run(room: int, *configs: Path) -> str:
