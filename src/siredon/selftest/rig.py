@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ class Rig:
 
     def __init__(self, device: str = "cpu", worker: str = "siredon.selftest.worker") -> None:
         self.device = device
+        # Every training ends with a garbage collection: it need not look through what libraries hold for good
+        gc.freeze()
         self.hardware = choose_hardware(device)
         self._worker = worker
         self._temporary = TemporaryDirectory(prefix="siredon-selftest-")
@@ -87,6 +90,15 @@ class Rig:
             with self._prepare(trial) as output:
                 self._outcomes[trial] = self._run(trial, output)
         return self._outcomes[trial]
+
+    def run_anew(self, trial: Trial) -> list[Outcome]:
+        """The same of another run of it.
+
+        Raises:
+            SiredonError: It could not be run.
+        """
+        with self._prepare(trial) as output:
+            return self._run(trial, output)
 
     def _run(self, trial: Trial, output: Path) -> list[Outcome]:
         num_ranks = trial.cell.num_ranks
