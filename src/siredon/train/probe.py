@@ -17,7 +17,7 @@ from siredon.hardware import Hardware, forget_peak, read_memory, read_peak_bytes
 from siredon.train.space import estimate_sizes
 from siredon.train.trainer import SiredonTrainer
 
-#: Equally long packs of which the ones with most targets are looked for: targets have logits.
+#: Equally long packs of which the ones with most targets are looked for: targets have logits.  At least as many as a batch has.
 _MOST_LOOKED_AT = 64
 #: Larger buffers of a model are taken for weights in few bits, which no forward pass changes.
 _LARGEST_BUFFER_BYTES = 2**24
@@ -179,7 +179,7 @@ def find_longest(dataset: PackDataset, collator: Collator, size: int) -> Batch:
     order = np.argsort(-lengths, kind="stable")
     shortest = lengths[order[min(size, len(order)) - 1]]
     longer = [int(index) for index in order[:size] if lengths[index] > shortest]
-    alike = np.flatnonzero(lengths == shortest)[:_MOST_LOOKED_AT]
+    alike = np.flatnonzero(lengths == shortest)[: max(size, _MOST_LOOKED_AT)]
     packs = [dataset[index] for index in longer]
     candidates = [dataset[int(index)] for index in alike]
     packs += heapq.nlargest(size - len(longer), candidates, key=_count_targets)
