@@ -17,7 +17,7 @@ from siredon.hardware import Hardware, forget_peak, read_memory, read_peak_bytes
 from siredon.train.space import estimate_sizes
 from siredon.train.trainer import SiredonTrainer
 
-#: Equally long packs of which the ones with most targets are looked for: targets have logits.  At least as many as a batch has.
+#: Equally long packs of which the ones with most targets are looked for, unless a batch has more: targets have logits.
 _MOST_LOOKED_AT = 64
 #: Larger buffers of a model are taken for weights in few bits, which no forward pass changes.
 _LARGEST_BUFFER_BYTES = 2**24
