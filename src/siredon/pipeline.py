@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from siredon.selftest.wanted import Wanted
     from siredon.train.interrupt import Interruption
     from siredon.train.reproduce import Repeat
+    from siredon.train.rollback import Rewind
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
@@ -69,12 +70,13 @@ def train(config: Config) -> None:
     """
     from siredon.train.determinism import deterministic_run
     from siredon.train.interrupt import interruptible_run
+    from siredon.train.rollback import run_with_rollbacks
 
     with interruptible_run(config) as interruption, deterministic_run(config.batch):
-        _train(config, interruption)
+        run_with_rollbacks(lambda rewind: _train(config, interruption, rewind))
 
 
-def _train(config: Config, interruption: Interruption) -> None:
+def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import build_prompting
     from siredon.distributed.ranks import leave_ranks
@@ -84,11 +86,11 @@ def _train(config: Config, interruption: Interruption) -> None:
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
-    from siredon.train.checkpoint import count_steps_done, find_resume_folder
     from siredon.train.equip import Parts
     from siredon.train.facts import Run
     from siredon.train.finished import find_result
     from siredon.train.record import identify_run, write_record
+    from siredon.train.rollback import find_start
     from siredon.train.run import finish_run, make_good, run_training, warn_of_idle_devices
     from siredon.train.space import check_writable
 
@@ -103,23 +105,24 @@ def _train(config: Config, interruption: Interruption) -> None:
     prepared = prepare_run(config, tokenizer)
     schedule = count_steps(config, prepared.num_packs)
     # 3. The checkpoint to go on from, if there is one
-    identity = identify_run(config, prepared)
-    resume = find_resume_folder(config.checkpoint, identity)
+    identity = identify_run(config, prepared, precision.describe(), hardware.describe())
+    resume = find_start(config, identity, rewind)
     output = config.checkpoint.output_folder
     result = find_result(resume, config, schedule.num_steps) if resume else None
     if resume and result:
         make_good(result, resume, output)
-        show(f"nothing to do: {output} has all {count_steps_done(resume):,} steps behind it")
         return
     # 4. Model: weights, adapter, what is trained and what is recomputed
     stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
-    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption)
+    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind)
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     with interruption.held():
         run = Run(config, tokenizer, prepared, hardware)
-        record = write_record(run, num_steps=schedule.num_steps, resume=resume)
+        record = write_record(
+            run, num_steps=schedule.num_steps, resume=resume, origin=rewind.name_origin(resume)
+        )
         interruption.record = record
     note(f"going on from {resume}" if resume else f"output: {output}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")

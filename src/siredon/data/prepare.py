@@ -49,6 +49,7 @@ class Prepared:
         warnings: What the user should know before training.
         sources: Names of the training data sets.
         contents: A hash of what each data set is, before it is rendered: training, then validation.
+        train_fingerprint: Changes when anything about the training samples changes; empty where it is not told apart.
     """
 
     train: PackDataset | Stream
@@ -60,6 +61,7 @@ class Prepared:
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
+    train_fingerprint: str = ""
 
     @property
     def num_packs(self) -> int | None:
@@ -148,7 +150,10 @@ def prepare_data(
         tuple(lines),
         tuple(warnings),
         name_sources([entry.path for entry in data.datasets]),
-        tuple(part.content for part in parts),
+        contents=tuple(part.content for part in parts),
+        train_fingerprint=_fingerprint(
+            [part.key for part in train_parts], preparation, packing, len(train), of_validation=False
+        ),
     )
 
 
@@ -240,9 +245,14 @@ def _options(data: DataSection, max_tokens: int) -> list[object]:
 
 
 def _fingerprint(
-    keys: Sequence[str], preparation: Preparation, packing: PackingSection, num_packs: int
+    keys: Sequence[str],
+    preparation: Preparation,
+    packing: PackingSection,
+    num_packs: int,
+    *,
+    of_validation: bool = True,
 ) -> str:
-    """Hash of the samples and of their order."""
+    """Hash of the samples and of their order; without `of_validation` of those that are trained on."""
     data = preparation.data
     order = data.model_dump(
         mode="json",
@@ -257,7 +267,10 @@ def _fingerprint(
     if data.is_mixed:
         weights = [entry.weight for entry in data.datasets]
         order |= {"mix_strategy": data.mix_strategy, "weights": weights, "packs": num_packs}
-    text = json.dumps([keys, order, packing.model_dump(mode="json"), preparation.seed], sort_keys=True)
+    packs = packing.model_dump(mode="json")
+    if not of_validation:
+        del order["eval_sequence_len"], packs["eval_sample_packing"]
+    text = json.dumps([keys, order, packs, preparation.seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -69,7 +69,12 @@ def prepare_stream(
         (*lines, *packed),
         tuple(line for part in parts for line in part.counts.warnings()),
         contents=(*contents, *(part.content for part in parts)),
+        train_fingerprint=_fingerprint(keys, replace(options, packing=_without_validation(packing))),
     )
+
+
+def _without_validation(packing: PackingSection) -> PackingSection:
+    return packing.model_copy(update={"eval_sample_packing": None})
 
 
 def _read_options(preparation: Preparation, packing: PackingSection) -> StreamOptions:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -78,8 +79,15 @@ def _describe(paths: list[Path]) -> str:
     """How the files were hashed, and the hash; empty where there are no weights among them."""
     if not any(path.suffix in _WEIGHTS for path in paths):
         return ""
+    return _hash(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+
+
+@lru_cache(maxsize=16)
+def _hash(marks: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files with their sizes and times: they are asked for more than once in a run."""
+    paths = [path for path, _, _ in marks]
     digest = hashlib.sha256()
-    if sum(path.stat().st_size for path in paths) <= FULL_BYTES:
+    if sum(size for _, size, _ in marks) <= FULL_BYTES:
         for path, found in hash_files(paths).items():
             digest.update(f"{path.name}\0{found}\0".encode())
         return f"full:{digest.hexdigest()}"

@@ -12,21 +12,32 @@ from typing import Any
 
 from siredon.config.diagnostics import COMMAND_LINE
 from siredon.config.document import Source
+from siredon.config.resume_kinds import collect_compared
 from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
 from siredon.distributed.ranks import num_ranks
 from siredon.log import is_main_process
 from siredon.redaction import redact_command, redact_line, redact_values
-from siredon.train.checkpoint import Identity, count_steps_done
+from siredon.train.arguments import count_steps
+from siredon.train.checkpoint import count_steps_done
 from siredon.train.compare import compare_facts
-from siredon.train.facts import Run, gather_facts, list_hidden
+from siredon.train.facts import Run, describe_versions, gather_facts, list_hidden
+from siredon.train.fingerprint import fingerprint_weights
 from siredon.train.output import prepare_output
 from siredon.train.publish import write_whole
+from siredon.train.resume_rules import Identity
 from siredon.train.space import explain_disk
 
 
-def identify_run(config: Config, prepared: Prepared) -> Identity:
-    """What a checkpoint must agree with for this run to go on from it."""
+def identify_run(config: Config, prepared: Prepared, formats: str = "", device: str = "") -> Identity:
+    """What a checkpoint of this run keeps, and what a checkpoint must agree with for this run to go on from it.
+
+    Args:
+        config: The resolved config.
+        prepared: The data.
+        formats: Number formats, for people.
+        device: What computes, for people.
+    """
     batch = config.batch
     return Identity(
         prepared.fingerprint,
@@ -34,16 +45,25 @@ def identify_run(config: Config, prepared: Prepared) -> Identity:
         batch.micro_batch_size,
         batch.gradient_accumulation_steps,
         batch.seed,
+        train_data=prepared.train_fingerprint,
+        model="; ".join(fingerprint_weights(config.model, config.adapter).values()),
+        num_steps=count_steps(config, prepared.num_packs).num_steps,
+        num_packs=prepared.num_packs or 0,
+        formats=formats,
+        device=device,
+        versions=describe_versions(),
+        keys=collect_compared(config),
     )
 
 
-def write_record(run: Run, *, num_steps: int, resume: Path | None) -> Path:
+def write_record(run: Run, *, num_steps: int, resume: Path | None, origin: Path | str | None) -> Path:
     """Writes `run.json` into `output_dir`, which is made, or made ready for a fresh run.
 
     Args:
         run: What the run is made of.
         num_steps: Optimizer steps of the whole run.
         resume: The checkpoint that it goes on from.
+        origin: Where it begins, for people; nothing for a run that is fresh.
     """
     config = run.config
     folder = config.checkpoint.output_folder
@@ -52,7 +72,7 @@ def write_record(run: Run, *, num_steps: int, resume: Path | None) -> Path:
         return path
     facts = gather_facts(run)
     resumes = _describe_resumes(path, resume, facts) if resume else []
-    prepare_output(folder, resumes=resume is not None)
+    prepare_output(folder, resumes=origin is not None)
     facts["data"]["counts"] = [counts.to_json() for counts in run.prepared.counts]
     record = {
         "siredon": facts.pop("siredon"),
@@ -65,7 +85,7 @@ def write_record(run: Run, *, num_steps: int, resume: Path | None) -> Path:
         **facts,
         "hidden": list_hidden(config),
         "num_steps": num_steps,
-        "resumed_from": resume,
+        "resumed_from": origin,
         "resumes": resumes,
     }
     _write(path, record)
