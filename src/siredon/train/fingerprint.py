@@ -79,15 +79,16 @@ def _describe(paths: list[Path]) -> str:
     """How the files were hashed, and the hash; empty where there are no weights among them."""
     if not any(path.suffix in _WEIGHTS for path in paths):
         return ""
-    return _hash(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+    marks = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    return _hash(marks, in_full=sum(size for _, size, _ in marks) <= FULL_BYTES)
 
 
 @lru_cache(maxsize=16)
-def _hash(marks: tuple[tuple[Path, int, int], ...]) -> str:
+def _hash(marks: tuple[tuple[Path, int, int], ...], *, in_full: bool) -> str:
     """Of files with their sizes and times: they are asked for more than once in a run."""
     paths = [path for path, _, _ in marks]
     digest = hashlib.sha256()
-    if sum(size for _, size, _ in marks) <= FULL_BYTES:
+    if in_full:
         for path, found in hash_files(paths).items():
             digest.update(f"{path.name}\0{found}\0".encode())
         return f"full:{digest.hexdigest()}"
