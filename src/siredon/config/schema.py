@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
 
+from pydantic import PrivateAttr
 from pydantic.fields import FieldInfo
 
 from siredon.config.fields import A_HUB_ID, A_MAPPING, Section, nested_section
+from siredon.config.origin import Origin
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
+from siredon.config.sections.bad_steps import BadStepSection, Policy
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.compile import CompileSection
@@ -112,6 +115,7 @@ class Config(Section):
     lm_eval: LmEvalSection
     generation: GenerationSection
     stopping: StoppingSection
+    bad_steps: BadStepSection
     logging: LoggingSection
     profiler: ProfilerSection
     wandb: WandbSection
@@ -123,6 +127,28 @@ class Config(Section):
     serving: ServingSection
     plugins: PluginSection
     file: FileSection
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @classmethod
+    def of(cls, sections: Mapping[str, Any], origin: Origin) -> Config:
+        """The config of sections that are valid, which remembers where it came from."""
+        config = cls.model_construct(**sections)
+        config._origin = origin
+        return config
+
+    @property
+    def origin(self) -> Origin:
+        """The texts that it was read from."""
+        return self._origin
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys that were set, as JSON values: a file of them gives this config again.
+
+        Includes, plugins and variables of the environment are what they came to.
+        """
+        dumped = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"file"})
+        return {name: value for section in dumped.values() for name, value in section.items()}
 
     @property
     def has_validation(self) -> bool:
@@ -143,6 +169,15 @@ class Config(Section):
         asked = "load_best_model_at_end" in self.checkpoint.model_fields_set
         stops = self.stopping.early_stopping_patience is not None
         return self.checkpoint.load_best_model_at_end or (stops and not asked)
+
+    @property
+    def bad_step_policy(self) -> Policy:
+        """What follows a bad step: the end of the run, unless the file says else or has a watchdog for the loss."""
+        section = self.bad_steps
+        if section.on_bad_step is not None:
+            return section.on_bad_step
+        watched = self.stopping.loss_watchdog_threshold is not None
+        return "ignore" if watched and not section.looks_for_spikes else "stop"
 
     @property
     def decides_by_metric(self) -> bool:

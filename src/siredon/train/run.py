@@ -10,18 +10,22 @@ from transformers.integrations import TensorBoardCallback
 
 from siredon.distributed.ranks import num_ranks
 from siredon.errors import Interrupted
-from siredon.hardware import Hardware
+from siredon.hardware import Hardware, is_out_of_memory
 from siredon.log import is_main_process, note, show, warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.train.callbacks.metrics import keep_lines
 from siredon.train.callbacks.profiler import Profiler
 from siredon.train.callbacks.progress import Progress, show_time
 from siredon.train.callbacks.relora import save_trained
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
+from siredon.train.fingerprint import hash_result
+from siredon.train.memory_guard import Failure, read_failure
 from siredon.train.plot import plot_losses
 from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
 from siredon.train.record import extend_record
+from siredon.train.rollback import RolledBack
 from siredon.train.saving import write_files
 from siredon.train.space import explain_disk
 from siredon.train.trainer import SiredonTrainer
@@ -41,19 +45,29 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
 
     Raises:
         Interrupted: The run was asked to end.
+        RolledBack: A bad step sends the run back.
+        TrainingError: Memory has run out.
     """
+    failure: Failure | None = None
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except Interrupted:
+    except (Interrupted, RolledBack):
         for callback in trainer.callback_handler.callbacks:
             # Only these: others load the best weights, or write the adapter's start, as at a real end
             if isinstance(callback, (Profiler, TensorBoardCallback)):
                 callback.on_train_end(trainer.args, trainer.state, trainer.control)
         raise
+    except (RuntimeError, MemoryError) as error:
+        if trainer.memory_guard is None or not is_out_of_memory(error):
+            raise
+        failure = read_failure(error, trainer.memory_guard.hardware)
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, Progress):
+            if isinstance(callback, (Progress, StallWatch)):
                 callback.close()
+    if failure is not None and trainer.memory_guard is not None:
+        # Outside of the handler: the exception would hold what did not fit
+        raise trainer.memory_guard.end(failure)
 
 
 def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float) -> None:
@@ -79,6 +93,7 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.num_tokens_seen / max(seconds, 1e-9), 1),
         "last_metrics": _last_metrics(folder / "metrics.jsonl"),
+        "weights": hash_result(folder),
     }
     extend_record(record, finished=finished)
     note(f"trained {trainer.num_tokens_seen:,} tokens in {show_time(seconds)}")
@@ -123,6 +138,7 @@ def make_good(result: Path, last: Path, output: Path) -> None:
         CheckpointError: The result cannot be told from the checkpoint, or not be written.
     """
     publish_checkpoint(result, output)
+    show(f"nothing to do: {output} has all {count_steps_done(last):,} steps behind it")
     record, metrics = output / "run.json", output / "metrics.jsonl"
     if not is_main_process() or not record.is_file() or "finished" in json.loads(record.read_text()):
         return
@@ -132,6 +148,7 @@ def make_good(result: Path, last: Path, output: Path) -> None:
         "num_steps": count_steps_done(last),
         "num_tokens": count_tokens_done(last),
         "last_metrics": _last_metrics(metrics),
+        "weights": hash_result(output),
     }
     extend_record(record, finished=finished)
 
