@@ -119,14 +119,19 @@ class Rig:
             write_model(kind, folder)
         return folder
 
+    def make_folder(self, what: str) -> Path:
+        """A new folder."""
+        self._num_trials += 1
+        folder = self.folder / f"{what}-{self._num_trials}"
+        folder.mkdir()
+        return folder
+
     @contextmanager
     def _prepare(self, trial: Trial) -> Iterator[Path]:
         """The output folder of a trial, after all is written that several ranks read."""
         self.write_model(trial.kind)
         write_data(self.folder, trial.rows)
-        self._num_trials += 1
-        output = self.folder / f"out-{self._num_trials}"
-        output.mkdir()
+        output = self.make_folder("out")
         try:
             yield output
         finally:

@@ -76,6 +76,23 @@ def build_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
 
 
+def merge_words(tokenizer: Any, merges: Sequence[tuple[str, str]]) -> None:
+    """Lets such a tokenizer join tokens, across words too.
+
+    Args:
+        tokenizer: Of `build_tokenizer`; changed in place.
+        merges: What is joined, in order; a blank is `Ġ`, a newline `Ċ`.
+    """
+    from tokenizers import models, pre_tokenizers
+
+    inner = tokenizer.backend_tokenizer
+    words = inner.get_vocab(with_added_tokens=True)
+    for left, right in merges:
+        words[left + right] = len(words)
+    inner.model = models.BPE(vocab=words, merges=list(merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
 def build_model(kind: str, num_tokens: int, *, seed: int = 0) -> Any:
     """A model of a kind of `KINDS` with random weights, in fp32."""
     import torch
