@@ -57,7 +57,11 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         (sample,) = list_samples(source.prepare(rig))
         count = _count_leading(sample.input_ids, tokenizer)
         yield f"bos tokens too many or too few{note}", float(abs(count - wanted)), 0.0
-        yield f"prompt of inference that training does not begin with{note}", _compare(sample.input_ids, source), 0.0
+        yield (
+            f"prompt of inference that training does not begin with{note}",
+            _compare(sample.input_ids, source),
+            0.0,
+        )
 
 
 def _count_leading(ids: Ids, tokenizer: Any) -> int:
@@ -74,7 +78,9 @@ def _compare(ids: Ids, source: Source) -> float:
     asked = row["messages"][0]["content"] if "messages" in row else row.get("instruction", "It is")
     prompt = read_plainly(source.tokenizer, source.build_prompting().render(asked))
     if not source.tokenizer.decode(ids).startswith(prompt.text):
-        return float(abs(_count_leading(prompt.ids, source.tokenizer) - _count_leading(ids, source.tokenizer)))
+        return float(
+            abs(_count_leading(prompt.ids, source.tokenizer) - _count_leading(ids, source.tokenizer))
+        )
     return count_differences(ids[: len(prompt.ids)], prompt.ids)
 
 

@@ -21,7 +21,10 @@ from siredon.selftest.talks import (
     template_cells,
 )
 
-_THOUGHTS, _ANSWERS = ("six sevens", "six and seven", "nothing"), ("It is 42.", "That is 13.", "You are welcome.")
+_THOUGHTS, _ANSWERS = (
+    ("six sevens", "six and seven", "nothing"),
+    ("It is 42.", "That is 13.", "You are welcome."),
+)
 _QUESTIONS = ("What is 6 times 7?", "And 6 plus 7?", "Thank you!")
 _TALK = tuple(
     message
@@ -33,7 +36,7 @@ _TALK = tuple(
 )
 #: Templates that change what an answer says, so that what of it is learned cannot be known.
 _REWRITING = {
-    "in capitals": "{{ m.content | upper if m.role == 'assistant' else m.content }}",
+    "cut short": "{{ m.content[:30] if m.role == 'assistant' else m.content }}",
     "twice": "{{ m.content * 2 if m.role == 'assistant' else m.content }}",
     "left out": "{{ '' if m.role == 'assistant' and not loop.last else m.content }}",
 }
@@ -54,7 +57,9 @@ def _measure(rig: Rig, name: str) -> Iterator[tuple[str, float, float]]:
     tokenizer = build_chat_tokenizer(read_template(name))
     plain = read_plainly(tokenizer, show_plainly(tokenizer, _TALK))
     source = Source(
-        tokenizer, [{"messages": _TALK}], {"type": "chat_template", "train_on_eos": _policy(plain.specials, plain.ids)}
+        tokenizer,
+        [{"messages": _TALK}],
+        {"type": "chat_template", "train_on_eos": _policy(plain.specials, plain.ids)},
     )
     (sample,) = list_samples(source.prepare(rig))
     yield "tokens that are not those of transformers", count_differences(sample.input_ids, plain.ids), 0.0
@@ -80,7 +85,9 @@ def _policy(specials: frozenset[int], ids: object) -> str:
 def _measure_refusal(rig: Rig, name: str) -> Iterator[tuple[str, float, float]]:
     body = _REWRITING[name]
     template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}" + body + "{{ '<|im_end|>\\n' }}{% endfor %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+        + body
+        + "{{ '<|im_end|>\\n' }}{% endfor %}"
     )
     tokenizer = build_chat_tokenizer(template)
     try:

@@ -60,11 +60,12 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
 
 
 def _is_taken(rig: Rig, source: Source) -> float:
-    """0 if the data is refused with the number of its rows and why."""
+    """0 if the data is refused by name, with the number of its rows or the last of them."""
     try:
         source.prepare(rig)
     except DataError as error:
-        return float(not (f"of {_NUM_ROWS}" in error.message and "rows.jsonl" in error.message))
+        counts = f"of {_NUM_ROWS}" in error.message or f"row {_NUM_ROWS}" in error.message
+        return float(not (counts and "rows.jsonl" in error.message))
     return 1.0
 
 
@@ -74,7 +75,9 @@ def _measure_step(rig: Rig) -> Iterator[tuple[str, float, float]]:
         model = trainer.model
         batch = next(iter(trainer.get_train_dataloader()))
         batch["labels"] = torch.full_like(batch["labels"], IGNORE)
-        loss = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1, device=batch["labels"].device))
+        loss = trainer.compute_loss(
+            model, batch, num_items_in_batch=torch.tensor(1, device=batch["labels"].device)
+        )
         loss.backward()
         figure = float(loss.detach())
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]

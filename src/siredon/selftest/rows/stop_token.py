@@ -40,7 +40,11 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     stop_ids = Source(tokenizer, ()).build_prompting().stop_ids
     yield "tokens that are not those of transformers", count_differences(sample.input_ids, plain.ids), 0.0
     found = [end for end in ends if end is not None]
-    yield "ends of turns without a label", float(sum(sample.labels[end] != plain.ids[end] for end in found)), 0.0
+    yield (
+        "ends of turns without a label",
+        float(sum(sample.labels[end] != plain.ids[end] for end in found)),
+        0.0,
+    )
     deaf = [end for end in found if int(plain.ids[end]) not in stop_ids]
     yield "ends of turns on which inference does not stop", float(len(deaf)), 0.0
 

@@ -15,7 +15,14 @@ from siredon.data.types import IGNORE, Sample
 from siredon.errors import DataError
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
-from siredon.selftest.talks import TALK, Source, build_chat_tokenizer, count_differences, list_samples, read_template
+from siredon.selftest.talks import (
+    TALK,
+    Source,
+    build_chat_tokenizer,
+    count_differences,
+    list_samples,
+    read_template,
+)
 
 _LIMIT = 100
 #: Windows are those of `type: completion`, whose texts are cut into several samples, whatever the strategy.
@@ -53,7 +60,11 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
             int(over == 1 and cell.case == "drop"),
             len(wanted),
         )
-        yield f"counts that are wrong{where}", float(sum(a != b for a, b in zip(said, right_counts, strict=True))), 0.0
+        yield (
+            f"counts that are wrong{where}",
+            float(sum(a != b for a, b in zip(said, right_counts, strict=True))),
+            0.0,
+        )
 
 
 def _build_source(rig: Rig, case: str, len_wanted: int) -> tuple[Source, list[Sample]]:
