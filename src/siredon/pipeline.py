@@ -244,7 +244,7 @@ def selftest(wanted: Wanted) -> bool:
     quiet_libraries()
     # 1. Rows, each in its cells
     with show_progress() as say:
-        table = run_table(wanted, say)
+        table = run_table(wanted, say, (_train, merge_lora))
     # 2. Table, or JSON
     show_table(table, as_json=wanted.as_json)
     return table.passed

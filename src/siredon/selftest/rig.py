@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from siredon.selftest.device import choose_hardware
 from siredon.selftest.ranks import RankGroup
@@ -18,6 +18,9 @@ from siredon.selftest.tiny import ROWS, build_samples, count_sequences, write_mo
 from siredon.selftest.trial import Bench, Outcome, Place, Trial, open_bench, run_trial, write_data
 from siredon.selftest.truth import Truth, find_truth
 
+if TYPE_CHECKING:
+    from siredon.selftest.whole import Verbs
+
 
 class Rig:
     """Runs trials in a temporary folder; a trial that was run is not run again.
@@ -25,12 +28,19 @@ class Rig:
     Args:
         device: `cpu` or `gpu`.
         worker: Module that each of several ranks runs.
+        verbs: What trains and what merges; rows that need a whole run could not run without them.
 
     Raises:
         TrainingError: There is no such device.
     """
 
-    def __init__(self, device: str = "cpu", worker: str = "siredon.selftest.worker") -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        worker: str = "siredon.selftest.worker",
+        verbs: Verbs | None = None,
+    ) -> None:
+        self.verbs = verbs
         self.device = device
         self.hardware = choose_hardware(device)
         self._worker = worker
@@ -87,6 +97,13 @@ class Rig:
             with self._prepare(trial) as output:
                 self._outcomes[trial] = self._run(trial, output)
         return self._outcomes[trial]
+
+    @contextmanager
+    def run_kept(self, trial: Trial) -> Iterator[Path]:
+        """Runs a trial, and keeps what it wrote until the end of the context."""
+        with self._prepare(trial) as output:
+            self._run(trial, output)
+            yield output
 
     def _run(self, trial: Trial, output: Path) -> list[Outcome]:
         num_ranks = trial.cell.num_ranks

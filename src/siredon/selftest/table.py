@@ -11,6 +11,7 @@ from siredon.errors import SiredonError
 from siredon.registry import Shelf
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Measure, Row, build_grid
+from siredon.selftest.whole import Verbs
 
 ROWS = Shelf("siredon.selftest.rows", "ROW", "selftest")
 
@@ -127,12 +128,13 @@ def choose_rows(names: Sequence[str]) -> dict[str, Row]:
     return dict(sorted(rows.items(), key=lambda item: (item[1].number, item[0])))
 
 
-def run_table(wanted: Wanted, say: Callable[[str], None]) -> Table:
+def run_table(wanted: Wanted, say: Callable[[str], None], verbs: Verbs | None = None) -> Table:
     """Runs the rows.
 
     Args:
         wanted: Which rows, where, in how many cells.
         say: Takes a line on what is going on.
+        verbs: What trains and what merges; rows that need a whole run could not run without them.
 
     Raises:
         UnknownPartError: No row has one of the names.
@@ -140,7 +142,7 @@ def run_table(wanted: Wanted, say: Callable[[str], None]) -> Table:
     """
     began = time.perf_counter()
     rows = choose_rows(wanted.names)
-    with Rig(wanted.device) as rig:
+    with Rig(wanted.device, verbs=verbs) as rig:
         grid = build_grid(quick=wanted.is_quick)
         _start_ranks(rig, rows, grid)
         results = []

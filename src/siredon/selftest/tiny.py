@@ -30,9 +30,10 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 #: Kind of model -> what it has besides.  `llama` has rotary positions; `mistral` sees a window; `gpt2` has a learned
-#: embedding for each position; `gemma2` caps its logits.
+#: embedding for each position; `gemma2` caps its logits.  What follows a dash is a variant.
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
+    "llama-tied": {"tie_word_embeddings": True},
     "mistral": {"sliding_window": 8},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256, "resid_pdrop": 0, "embd_pdrop": 0}
     | {"attn_pdrop": 0},
@@ -100,7 +101,7 @@ def build_model(kind: str, num_tokens: int, *, seed: int = 0) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = CONFIG_MAPPING[kind](**{"vocab_size": num_tokens, **_SIZES, **KINDS[kind]})
+        config = CONFIG_MAPPING[kind.partition("-")[0]](**{"vocab_size": num_tokens, **_SIZES, **KINDS[kind]})
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

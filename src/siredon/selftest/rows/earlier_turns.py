@@ -1,4 +1,4 @@
-"""Row 9: where a template shows earlier turns otherwise, each answer is learned once, as it is shown; else it is refused.
+"""Row 9: where a template changes earlier turns, each answer is learned once, as it is shown, or the row is refused.
 
 Bugs of record: NeMo RL#2821; Automodel#3024; prime-rl#1334.
 """

@@ -6,6 +6,7 @@ Bugs of record: unsloth#416; trl#456; llm-course#33.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     ends = sum(int((sample.labels == eos).sum()) for sample in samples)
     num_turns = sum(message["role"] == "assistant" for message in (*TALK, *TALK[:2]))
     yield "ends of turns without a label", float(abs(ends - num_turns)), 0.0
-    batch = prepared.collator([prepared.train[index] for index in range(len(prepared.train))])
+    dataset: Any = prepared.train
+    batch = prepared.collator([dataset[index] for index in range(len(dataset))])
     labels = batch["labels"].numpy().ravel()
     wanted = np.concatenate([sample.labels[sample.labels != IGNORE] for sample in samples])
     found = labels[labels != IGNORE]
