@@ -161,9 +161,8 @@ def _secrets_of_address(text: str) -> Iterator[str]:
 
 
 def _known_values() -> set[str]:
-    found = {os.environ.get(name, "") for name in os.environ if _is_secret_variable(name)}
-    found = {value for value in found if len(value) > MIN_CHARS}
-    return found | _LEARNED
+    values = (os.environ.get(name, "") for name in os.environ if _is_secret_variable(name))
+    return {value for value in values if len(value) > MIN_CHARS} | _LEARNED
 
 
 @lru_cache(maxsize=1024)

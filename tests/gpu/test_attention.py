@@ -1,4 +1,4 @@
-"""On a GPU: attention of xformers is that of eager, and what recorded graphs do to gradients that are summed."""
+"""On a GPU: attention of xformers and of flash attention is that of eager."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.unit.model.test_attention import INPUTS, LEFT
 from tests.unit.train.steps import build_steps_trainer
 from tests.unit.train.test_isolation import build_kind
 
+from siredon.config.attentions import NEEDS
 from siredon.config.sections.attention import AttentionSection
 from siredon.hardware import probe_hardware
 from siredon.model.attention import register_attention
@@ -22,6 +23,8 @@ pytestmark = [
     pytest.mark.skipif(not probe_hardware().is_gpu, reason="this machine has no GPU"),
 ]
 needs_xformers = pytest.mark.skipif(find_spec("xformers") is None, reason="xformers is not installed")
+FLASH = [name for name in NEEDS if name.startswith("flash") and not NEEDS[name].is_missing]
+needs_flash = pytest.mark.skipif(not FLASH, reason="no flash attention is installed")
 DEVICE = torch.device(probe_hardware().device)
 #: The kernels of flash attention that xformers takes in 16 bits are not those that it takes in fp32.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
@@ -105,18 +108,38 @@ def test_a_run_trains_by_xformers(
     assert losses[-1] < losses[0] - 0.3
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_recorded_graphs_cannot_sum_gradients():
-    """Why `torch_compile_mode: reduce-overhead` is refused; where this fails, PyTorch has learned it."""
-    torch.compiler.reset()
-    layer = torch.nn.Linear(16, 16).to(DEVICE)
-    layer.compile(mode="reduce-overhead")
+@needs_flash
+@pytest.mark.parametrize("attention", FLASH)
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])
+def test_flash_attention_is_eager_and_keeps_documents_apart(kind: str, attention: str):
+    torch.manual_seed(1)
+    ids = torch.randint(3, 128, (2, 10), device=DEVICE)
+    seen = LEFT.to(DEVICE).bool()
+    wanted, got = (
+        build_wide(kind, name)(input_ids=ids, attention_mask=LEFT.to(DEVICE), use_cache=False).logits[seen]
+        for name in ("eager", attention)
+    )
+    assert differ(got, wanted.float()) <= TOLERANCE[torch.bfloat16]
+    for flatten in (False, True):
+        trainer = build_steps_trainer(build_wide(kind, attention), flatten=flatten, use_cpu=False)
+        assert find_leak(trainer, 2) is None
 
-    def take_micro_batches() -> None:
-        for _ in range(5):
-            torch.compiler.cudagraph_mark_step_begin()
-            layer(torch.randn(4, 16, device=DEVICE)).clone().sum().backward()
 
-    with pytest.raises(RuntimeError, match="overwritten"):
-        take_micro_batches()
-    torch.compiler.reset()
+def build_wide(kind: str, attention: str) -> Any:
+    return build_kind(kind, attention, head_dim=64).to(DEVICE, torch.bfloat16)
+
+
+@needs_flash
+@pytest.mark.parametrize("attention", FLASH)
+def test_a_run_trains_by_flash_attention(
+    write_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], attention: str
+):
+    from tests.runs.test_train import LORA, config_of, metrics_of
+
+    from siredon import pipeline
+
+    settings = {**LORA, "attn_implementation": attention, "sample_packing": True, "micro_batch_size": 2}
+    pipeline.train(config_of(write_config(**settings, bf16="auto", max_steps=12, learning_rate=2e-2)))
+    assert f"attention: {attention}" in capsys.readouterr().err
+    losses = [row["loss"] for row in metrics_of(tmp_path / "out") if "loss" in row]
+    assert losses[-1] < losses[0] - 0.3

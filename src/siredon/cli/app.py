@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import traceback
@@ -30,9 +31,6 @@ from siredon.errors import ConfigError, Interrupted, SiredonError
 from siredon.log import note
 from siredon.redaction import MASK, redact
 from siredon.train.interrupt import RESUME_ME
-
-#: Where mistakes are reported.
-ISSUES = "https://github.com/siredon/siredon/issues"
 
 app = typer.Typer(
     name="siredon",
@@ -80,6 +78,8 @@ def main() -> None:
 
     A run that was interrupted and can go on exits with status 75.
     """
+    # What is written is nobody's to change but the user's and their group's; a stricter mask stays
+    os.umask(os.umask(0o077) | 0o002)
     try:
         app()
     except Interrupted as interrupted:
@@ -101,11 +101,11 @@ def main() -> None:
 
 
 def show_crash(error: Exception) -> str:
-    """An error that nobody foresaw: its traceback without secrets, and where to report it."""
+    """An error that nobody foresaw: its traceback without secrets, and what to do with it."""
     trace = redact("".join(traceback.format_exception(error)).rstrip())
     return (
         f"{trace}\n\nerror: this is a mistake in siredon, or in code that it calls, such as a function of yours\n"
-        f"  fix: Report it with the text above and `siredon env`: {ISSUES} (what is known to be secret is {MASK})."
+        f"  fix: Report it with the text above and what `siredon env` says (what is known to be secret is {MASK})."
     )
 
 

@@ -21,7 +21,7 @@ def config_schema(
     from siredon.config.schema import key_homes
     from siredon.registry import suggest
 
-    steps = [step for step in (field or "").lstrip("-").replace("-", "_").split(".") if not step.isdigit()]
+    steps = [step for step in (field or "").lstrip("-").replace("-", "_").split(".") if not step.isdecimal()]
     schema = field_schema(steps) if field is not None else json_schema()
     if schema is None:
         hint = suggest(str(field), key_homes())

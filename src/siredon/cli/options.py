@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from siredon.redaction import redact
+
 if TYPE_CHECKING:
     from siredon.config.layers import Layer
 
@@ -49,6 +51,6 @@ def read_words(words: list[str] | None, num_files: int = 1) -> tuple[list[str], 
         raise typer.BadParameter("missing CONFIG: the YAML file")
     if len(files) > num_files:
         raise typer.BadParameter(
-            f"unexpected `{files[num_files]}`: a setting is `key=value` or `--key value`"
+            f"unexpected `{redact(files[num_files])}`: a setting is `key=value` or `--key value`"
         )
     return files, layer

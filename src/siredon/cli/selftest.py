@@ -33,9 +33,9 @@ def selftest(
     """Prove on this machine that training is exact: a table of claims, figures and tolerances."""
     from siredon import pipeline
     from siredon.hardware import set_thread_policy
+    from siredon.selftest.wanted import Wanted
 
     set_thread_policy()
-    from siredon.selftest.table import Wanted
 
     if not pipeline.selftest(Wanted(tuple(rows or ()), device, quick, as_json)):
         raise typer.Exit(1)

@@ -115,7 +115,7 @@ def all_groups() -> tuple[Group, ...]:
 
 def find_entry(word: str) -> Entry | None:
     """The key of a name such as `trl.beta`; numbers of list entries are passed over.  None for no key."""
-    steps = [step for step in word.strip().split(".") if not step.isdigit()]
+    steps = [step for step in word.strip().split(".") if not step.isdecimal()]
     known: Mapping[str, KeyInfo] = key_homes()
     for index, step in enumerate(steps):
         info = known.get(step)

@@ -69,7 +69,7 @@ def _find_way_out(problem: Any, path: KeyPath, info: KeyInfo | None, cause: str)
     value = problem["input"]
     if isinstance(value, dict) and problem["type"] == "tuple_type":
         return "It is a list: put `- ` before each entry."
-    if isinstance(value, str) and "number" in cause and value.strip().lstrip("+-").isdigit():
+    if isinstance(value, str) and "number" in cause and value.strip().lstrip("+-").isdecimal():
         return "Remove the quotes."
     if info is None or isinstance(path[-1], int):
         return "Give it a value of that kind."

@@ -117,7 +117,7 @@ def _check_rules(sections: Mapping[str, Section | None], report: Report) -> None
         for finding in rule.check(*chosen):
             if finding.severity == "warning" and wrong.intersection(rule.sections):
                 continue
-            path = tuple(int(part) if part.isdigit() else part for part in finding.key.split("."))
+            path = tuple(int(part) if part.isdecimal() else part for part in finding.key.split("."))
             report.add(
                 rule.code, finding.severity, path, finding.message, finding.fix, at_value=bool(finding.value)
             )

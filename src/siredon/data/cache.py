@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -115,11 +115,11 @@ def _read(folder: Path) -> Content | None:
 
 def _publish(content: Content, folder: Path) -> None:
     table, counts = content
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    beside.mkdir()  # With the modes that the user's mask leaves, which `mkdtemp` does not ask
     try:
         save_table(table, beside)
         (beside / _COUNTS).write_text(json.dumps(counts.to_json(), indent=2))
-        beside.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
     finally:

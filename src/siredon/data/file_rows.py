@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from siredon.data.rows import Indices, Rows
-from siredon.data.scratch import Scratch
+from siredon.data.scratch import Allowance, Scratch
 from siredon.data.types import Row
 from siredon.errors import DataError
 
@@ -44,11 +44,20 @@ class TextFile:
         path: Where it is.
         label: What the user wrote, and the file inside of it.
         scratch: What keeps it there, if it is a temporary one.
+        allowance: What may come of the packed file that it was in, if it was in one.
+        num_layers: How many packed files, one inside the other, it was in.
     """
 
     path: Path
     label: str
     scratch: Scratch | None = None
+    allowance: Allowance | None = None
+    num_layers: int = 0
+
+    def unpacked(self, path: Path, label: str, scratch: Scratch | None) -> TextFile:
+        """A file that came out of this one."""
+        allowance = self.allowance or Allowance(self.path.stat().st_size)
+        return TextFile(path, label, scratch, allowance, self.num_layers + 1)
 
     def error(self, message: str, fix: str = "Correct the file.") -> DataError:
         """What is wrong with this file; `message` goes on after its name."""

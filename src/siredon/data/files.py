@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from siredon.data.arrow_rows import open_arrow, open_parquet
@@ -90,13 +91,14 @@ def unpack(file: TextFile) -> tuple[TextFile, str | None]:
 
 
 def _open_archive(file: TextFile, packing: str, kind: str | None) -> Rows:
-    root, scratch = unpack_archive(file, packing)
+    folder = unpack_archive(file, packing)
+    root = folder.path
     names = list_files(root)
     if kind is None and len(names) > 1:
         names = [name for name in names if is_data_file(name)]
     if not names:
         raise file.error(": the archive holds no data file", KNOWN_ENDINGS)
-    inner = [TextFile(root / name, f"{file.label}/{name}", scratch) for name in names]
+    inner = [replace(folder, path=root / name, label=f"{file.label}/{name}") for name in names]
     return join_rows(open_file(member, kind) for member in inner)
 
 

@@ -217,8 +217,8 @@ def _find_splits(store: Store, entry: DatasetEntry, name: str | None) -> Mapping
         file, packing = unpack(store.fetch(store.names[0]))
         if packing is None:
             return {"train": partial(open_file, file, kind)}
-        root, scratch = unpack_archive(file, packing)
-        store = LocalStore(root, store.label, scratch)
+        unpacked = unpack_archive(file, packing)
+        store = LocalStore(unpacked.path, store.label, unpacked)
     saved = [one.rpartition("/")[0] for one in store.names if one.endswith(_SAVED) and one.count("/") < 2]
     if saved and not entry.data_files:
         folder, keeper = store.fetch_all()

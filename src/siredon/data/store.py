@@ -7,6 +7,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -79,20 +80,27 @@ class Store(ABC):
 
 
 class LocalStore(Store):
-    """A file or folder on this machine."""
+    """A file or folder on this machine.
 
-    def __init__(self, path: Path, label: str, scratch: Scratch | None = None) -> None:
+    Args:
+        path: Where it is.
+        label: How messages call it.
+        unpacked: The folder, if it was an archive.
+    """
+
+    def __init__(self, path: Path, label: str, unpacked: TextFile | None = None) -> None:
         self.path, self.label, self.is_folder = path, label, path.is_dir()
-        self.scratch, self.digests = scratch, {}
+        self.unpacked, self.digests = unpacked, {}
         self.names = list_files(path) if self.is_folder else [path.name]
 
     def fetch(self, name: str) -> TextFile:
         """The file where it is."""
-        return TextFile(self._path(name), self.file_label(name), self.scratch)
+        file = TextFile(self._path(name), self.file_label(name))
+        return replace(self.unpacked, path=file.path, label=file.label) if self.unpacked else file
 
     def fetch_all(self) -> tuple[Path, Scratch | None]:
         """The folder itself."""
-        return self.path, self.scratch
+        return self.path, self.unpacked.scratch if self.unpacked else None
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """A hash of names and bytes."""

@@ -6,18 +6,18 @@ import bz2
 import gzip
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from siredon.data.file_rows import TextFile
-from siredon.data.scratch import Scratch, report_full_disk
+from siredon.data.scratch import MAX_LAYERS, Scratch, report_full_disk
 from siredon.errors import DataError
 
 #: Endings of compressed files and archives, for the name without them.
@@ -34,6 +34,11 @@ _MAGIC = {
 #: Names that lead elsewhere on Windows: a drive, a backslash.
 _OF_WINDOWS = re.compile(r"^[A-Za-z]:|\\")
 _BLOCK_BYTES = 1 << 20
+#: The room on the disk is looked at anew after so many bytes, whose number nothing tells before.
+_LOOK_BYTES = 1 << 26
+#: Folders, one in the other, in the name of a member.
+MAX_FOLDERS = 50
+_BY_HAND = "Unpack it by hand if you trust it, or pack it anew."
 _DAMAGED = (
     EOFError,
     OSError,
@@ -65,36 +70,52 @@ def decompress(file: TextFile, packing: str) -> TextFile:
     """The file inside a compressed one.
 
     Raises:
-        DataError: It is damaged, or the disk is full.
+        DataError: It is damaged, comes to more than any data does, or the disk is full.
     """
     scratch = Scratch()
     target = scratch.new_file(PurePosixPath(strip_packing(file.path.name)).name)
+    inner = _enter(file, target, scratch)
     with _report_damage(file, packing), _open_compressed(file.path, packing) as source:
-        _copy(source, target)
-    return TextFile(target, file.label, scratch)
+        _copy(source, inner)
+    return inner
 
 
-def unpack_archive(file: TextFile, packing: str) -> tuple[Path, Scratch]:
+def unpack_archive(file: TextFile, packing: str) -> TextFile:
     """The folder of what a zip or tar file holds.
 
     Raises:
-        DataError: It is damaged, it has a member outside of it, a link, a password, or the disk is full.
+        DataError: It is damaged, it has a member outside of it, a link, a password, it comes to more than any data
+            does, or the disk is full.
     """
     scratch = Scratch()
     root = scratch.new_file("archive")
     root.mkdir()
+    folder = _enter(file, root, scratch)
     with _report_damage(file, packing):
         if packing == "zip":
-            _unpack_zip(file, root, scratch)
+            _unpack_zip(file, folder, scratch)
         else:
-            _unpack_tar(file, root, scratch)
-    return root, scratch
+            _unpack_tar(file, folder, scratch)
+    return folder
 
 
-def _unpack_zip(file: TextFile, root: Path, scratch: Scratch) -> None:
+def _enter(file: TextFile, place: Path, scratch: Scratch) -> TextFile:
+    """What a packed file is unpacked to.
+
+    Raises:
+        DataError: It is in too many others.
+    """
+    if file.num_layers >= MAX_LAYERS:
+        raise file.error(f": refused: packed files lie in it over {MAX_LAYERS} deep", _BY_HAND)
+    return file.unpacked(place, file.label, scratch)
+
+
+def _unpack_zip(file: TextFile, folder: TextFile, scratch: Scratch) -> None:
     with zipfile.ZipFile(file.path) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
-        scratch.check_room(sum(info.file_size for info in members), file.label)
+        declared = sum(info.file_size for info in members)
+        _check_allowance(folder, declared, len(members))
+        scratch.check_room(declared, file.label)
         for info in members:
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise _refuse(file, info.filename, "is a link")
@@ -103,39 +124,54 @@ def _unpack_zip(file: TextFile, root: Path, scratch: Scratch) -> None:
                     file, info.filename, "has a password", "Unpack it, and give the folder as `path`."
                 )
             with archive.open(info) as source:
-                _copy(source, _target(file, root, info.filename))
+                _copy(source, _target(folder, info.filename))
 
 
-def _unpack_tar(file: TextFile, root: Path, scratch: Scratch) -> None:
+def _unpack_tar(file: TextFile, folder: TextFile, scratch: Scratch) -> None:
     with tarfile.open(file.path, "r:") as archive:
         for member in archive:
             if member.isdir():
                 continue
             if not member.isfile():
                 raise _refuse(file, member.name, "is a link or a device")
+            _check_allowance(folder, member.size, 1)
             scratch.check_room(member.size, file.label)
             source = archive.extractfile(member)
             assert source is not None
             with source:
-                _copy(source, _target(file, root, member.name))
+                _copy(source, _target(folder, member.name))
 
 
-def _target(file: TextFile, root: Path, name: str) -> Path:
+def _target(folder: TextFile, name: str) -> TextFile:
     """Where a member goes, which is inside the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or _OF_WINDOWS.search(name):
-        raise _refuse(file, name, "would be written outside of its folder")
-    target = root / path
+        raise _refuse(folder, name, "would be written outside of its folder")
+    if len(path.parts) > MAX_FOLDERS:
+        raise _refuse(folder, f"{name[:40]}...", f"lies over {MAX_FOLDERS} folders deep")
+    target = folder.path / path
     if target.exists():
-        raise _refuse(file, name, "is there twice")
+        raise _refuse(folder, name, "is there twice")
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target
+    return replace(folder, path=target)
+
+
+def _check_allowance(file: TextFile, more_bytes: int = 0, more_members: int = 0) -> None:
+    """Ends what unpacks to more than any data does.
+
+    Raises:
+        DataError: It does.
+    """
+    assert file.allowance is not None
+    excess = file.allowance.find_excess(more_bytes, more_members)
+    if excess:
+        raise file.error(f": refused: it {excess}", _BY_HAND)
 
 
 def _refuse(file: TextFile, name: str, reason: str, fix: str = "") -> DataError:
     return file.error(
         f": refused: its member {name!r} {reason}",
-        fix or "Unpack it by hand if you trust it, or pack it anew.",
+        fix or _BY_HAND,
     )
 
 
@@ -164,6 +200,19 @@ def _open_compressed(path: Path, packing: str) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _copy(source: IO[bytes], target: Path) -> None:
-    with target.open("xb") as out:
-        shutil.copyfileobj(source, out, _BLOCK_BYTES)
+def _copy(source: IO[bytes], target: TextFile) -> None:
+    """Writes a file, as far as it may grow and the disk has room."""
+    allowance, scratch = target.allowance, target.scratch
+    assert allowance is not None
+    assert scratch is not None
+    allowance.num_members += 1
+    since_look = 0
+    with target.path.open("xb") as out:
+        while block := source.read(_BLOCK_BYTES):
+            allowance.num_bytes += len(block)
+            since_look += len(block)
+            if since_look > _LOOK_BYTES:
+                scratch.check_room(_LOOK_BYTES, target.label)
+                since_look = 0
+            _check_allowance(target)
+            out.write(block)

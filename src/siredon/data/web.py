@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import ipaddress
 import re
 import socket
 import ssl
@@ -99,7 +100,7 @@ class WebStore(Store):
     def _open(self, method: str) -> Any:
         parts = urlsplit(self._url)
         user, _, host = parts.netloc.rpartition("@")
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310  only https and http come here
             urlunsplit((parts.scheme, host, parts.path, parts.query, "")),
             method=method,
             headers={"User-Agent": "siredon", "Accept-Encoding": "identity"},
@@ -107,7 +108,8 @@ class WebStore(Store):
         if user:
             word = base64.b64encode(unquote(user).encode()).decode()
             request.add_unredirected_header("Authorization", f"Basic {word}")
-        return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_SECONDS)
+        opener = urllib.request.build_opener(_Redirects)
+        return opener.open(request, timeout=TIMEOUT_SECONDS)
 
     def _check_kind(self, kind: str) -> None:
         if kind != "text/html":
@@ -150,7 +152,7 @@ class WebStore(Store):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to web addresses only, and never from a safe one to one that is not."""
+    """Follows to web addresses only, and never from a safe one to one that is not, nor from outside to inside."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         """The request to follow with.
@@ -162,7 +164,19 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if scheme not in ("https", "http") or (req.type == "https" and scheme == "http"):
             fp.close()
             raise urllib.error.URLError(f"it leads on to an address of {scheme}")
+        if _is_private(newurl) and not _is_private(req.full_url):
+            fp.close()
+            raise urllib.error.URLError("it leads on from the internet to an address of this network")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_private(url: str) -> bool:
+    """Whether a host is this machine or one of its network, where a stranger's server has nothing to ask for."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None)
+        return any(not ipaddress.ip_address(str(place[0])).is_global for *_, place in found)
+    except (OSError, ValueError):  # There is no such host, which the request will find out
+        return False
 
 
 def _may_pass(error: Exception) -> bool:

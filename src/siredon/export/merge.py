@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def merge_adapter(
 
         merged.generation_config = GenerationConfig.from_pretrained(str(adapter))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    beside.mkdir()  # With the modes that the user's mask leaves, which `mkdtemp` does not ask
     try:
         merged.save_pretrained(beside)
         tokenizer.save_pretrained(beside)

@@ -68,4 +68,4 @@ def _read_limits(section: PlacementSection, hardware: Hardware) -> dict[int | st
         each = f"{limit}GiB" if isinstance(limit, int) else limit
         return dict.fromkeys(range(hardware.num_devices), each)
     limits = section.max_memory or {}
-    return {int(device) if device.isdigit() else device: limit for device, limit in limits.items()}
+    return {int(device) if device.isdecimal() else device: limit for device, limit in limits.items()}

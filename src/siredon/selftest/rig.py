@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,8 @@ class Rig:
     ) -> None:
         self.verbs = verbs
         self.device = device
+        # Every training ends with a garbage collection: it need not look through what libraries hold for good
+        gc.freeze()
         self.hardware = choose_hardware(device)
         self._worker = worker
         self._temporary = TemporaryDirectory(prefix="siredon-selftest-")
@@ -98,12 +101,14 @@ class Rig:
                 self._outcomes[trial] = self._run(trial, output)
         return self._outcomes[trial]
 
-    @contextmanager
-    def run_kept(self, trial: Trial) -> Iterator[Path]:
-        """Runs a trial, and keeps what it wrote until the end of the context."""
+    def run_anew(self, trial: Trial) -> list[Outcome]:
+        """The same of another run of it.
+
+        Raises:
+            SiredonError: It could not be run.
+        """
         with self._prepare(trial) as output:
-            self._run(trial, output)
-            yield output
+            return self._run(trial, output)
 
     def _run(self, trial: Trial, output: Path) -> list[Outcome]:
         num_ranks = trial.cell.num_ranks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, islice, product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,14 +67,22 @@ class Grid:
         accumulations: tuple[int, ...] | None = None,
         ranks: tuple[int, ...] | None = None,
     ) -> tuple[Cell, ...]:
-        """Every combination; an argument takes the place of the grid's own values."""
-        found = product(
+        """Every combination, or in a quick table so few that each value occurs.
+
+        An argument takes the place of the grid's own values.
+        """
+        axes = (
             self.attentions,
             self.packings if packings is None else packings,
             self.accumulations if accumulations is None else accumulations,
             self.ranks if ranks is None else ranks,
         )
-        return tuple(Cell(*values) for values in found)
+        if not self.is_quick:
+            return tuple(Cell(*values) for values in product(*axes))
+        length = max(map(len, axes))
+        return tuple(
+            Cell(*values) for values in zip(*(islice(cycle(axis), length) for axis in axes), strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -164,11 +172,28 @@ class Row:
     impossible: str = ""
 
 
+def name_unbuilt(number: int, proves: str, reason: str) -> Row:
+    """A row of the plan that cannot run, as what it is about is not built.
+
+    Args:
+        number: Its number in the table.
+        proves: The claim.
+        reason: What is missing.
+    """
+    return Row(
+        number,
+        proves,
+        cells=lambda grid: (Cell(),),
+        run=lambda rig, cell: Finding(skipped_because=reason),
+        impossible=reason,
+    )
+
+
 def build_grid(*, quick: bool) -> Grid:
     """The cells of a quick table, or of the whole one.
 
     Flex attention has no backward pass on a CPU: there its cells stand in the whole table as such that could not run.
     """
     if quick:
-        return Grid(("sdpa",), (False, True), (1, 4), (1, 2), True)
+        return Grid(("sdpa",), (True, False), (1, 4), (1, 2), True)
     return Grid(("eager", "sdpa", "flex_attention"), (False, True), (1, 2, 4), (1, 2), False)

@@ -11,28 +11,12 @@ from siredon.errors import SiredonError
 from siredon.registry import Shelf
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Measure, Row, build_grid
+from siredon.selftest.wanted import Wanted
 from siredon.selftest.whole import Verbs
 
 ROWS = Shelf("siredon.selftest.rows", "ROW", "selftest")
 
 Status = Literal["passed", "failed", "could not run"]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What `selftest` is asked for.
-
-    Args:
-        names: Rows; all of them where there are none.
-        device: `cpu` or `gpu`.
-        is_quick: Few cells only.
-        as_json: JSON instead of a table.
-    """
-
-    names: tuple[str, ...] = ()
-    device: Literal["cpu", "gpu"] = "cpu"
-    is_quick: bool = False
-    as_json: bool = False
 
 
 @dataclass(frozen=True)

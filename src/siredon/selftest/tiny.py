@@ -30,14 +30,16 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 #: Kind of model -> what it has besides.  `llama` has rotary positions; `mistral` sees a window; `gpt2` has a learned
-#: embedding for each position; `gemma2` caps its logits.  What follows a dash is a variant.
+#: embedding for each position; `gemma3_text` caps its logits, and sees a window in every other layer;
+#: what follows a dash is a variant.
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
     "mistral": {"sliding_window": 8},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256, "resid_pdrop": 0, "embd_pdrop": 0}
     | {"attn_pdrop": 0},
-    "gemma2": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": None, "query_pre_attn_scalar": 32},
+    "gemma3_text": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 32, "sliding_window": 8}
+    | {"layer_types": ["sliding_attention", "full_attention"]},
 }
 #: (tokens, learned tokens) of a row: two of very unequal weight, some that are learned whole, and what lies between.
 ROWS = (

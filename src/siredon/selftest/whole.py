@@ -14,13 +14,12 @@ from siredon.config.schema import Config
 from siredon.hardware import probe_hardware
 from siredon.selftest.tiny import ROWS
 from siredon.selftest.trial import write_data
-from siredon.train.interrupt import Interruption
 
 if TYPE_CHECKING:
     from siredon.selftest.rig import Rig
 
 #: What trains a config, and what merges the adapter of one.
-Verbs = tuple[Callable[[Config, Interruption], None], Callable[[Config], None]]
+Verbs = tuple[Callable[[Config], None], Callable[[Config], None]]
 
 LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
 
@@ -56,7 +55,7 @@ class Run:
         """
         assert self._rig.verbs is not None
         train, _ = self._rig.verbs
-        _hush(lambda: train(self.config, Interruption()))
+        _hush(lambda: train(self.config))
         return self.output
 
     def merge(self) -> Path:

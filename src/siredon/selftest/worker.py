@@ -5,6 +5,7 @@ A line of stdin is a trial, with the folder that it writes to and the file in wh
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from siredon.selftest.trial import Outcome, Place, Trial, run_trial
 def serve(folder: Path, device: str) -> None:
     """Runs trials until stdin ends."""
     quiet_libraries()
+    gc.freeze()
     place = Place(folder, choose_hardware(device))
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)

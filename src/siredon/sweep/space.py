@@ -266,7 +266,7 @@ class _Reader:
             fix = "Mend the name; or sweep the mapping around it, as a list of whole mappings."
             self.report("SD0407", there, message, fix)
             return None
-        return tuple(int(step) if step.isdigit() else step for step in name.split("."))
+        return tuple(int(step) if step.isdecimal() else step for step in name.split("."))
 
     def _claim(self, path: KeyPath, there: KeyPath, taken: dict[KeyPath, str]) -> bool:
         """Whether a key may be swept: it is no key of the sweep itself, and no other sets it, or a part of it."""

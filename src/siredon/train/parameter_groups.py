@@ -179,7 +179,7 @@ def _check_groups(
 
 def _show_names(word: str, names: Iterable[str]) -> str:
     """The nearest part of a module's name, and the parts that there are."""
-    parts = dict.fromkeys(part for name in names for part in name.split(".") if not part.isdigit())
+    parts = dict.fromkeys(part for name in names for part in name.split(".") if not part.isdecimal())
     shown = ", ".join(list(parts)[:_SHOWN])
     more = ", ..." if len(parts) > _SHOWN else ""
     return f"{suggest(word, parts)}Parts of names that there are: {shown}{more}."

@@ -39,7 +39,7 @@ def list_checkpoints(output: Path) -> list[Path]:
     numbered = [
         (int(folder.name.removeprefix(PREFIX)), folder)
         for folder in output.glob(f"{PREFIX}*")
-        if folder.is_dir() and folder.name.removeprefix(PREFIX).isdigit()
+        if folder.is_dir() and folder.name.removeprefix(PREFIX).isdecimal()
     ]
     return [folder for _, folder in sorted(numbered)]
 

@@ -57,7 +57,7 @@ def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts
         "siredon": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact_command(sys.argv),
-        "config": redact_values(config.model_dump(mode="json", by_alias=True)),
+        "config": config.model_dump(mode="json", by_alias=True),
         "seed": config.batch.seed,
         "data": {
             "fingerprint": prepared.fingerprint,
@@ -78,8 +78,9 @@ def extend_record(path: Path, **facts: Any) -> None:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
+    """Writes the record, without the secrets that stand in it."""
     with explain_disk(path):
-        write_whole(path, json.dumps(record, indent=2, default=str) + "\n")
+        write_whole(path, json.dumps(redact_values(record), indent=2, default=str) + "\n")
 
 
 def _versions() -> dict[str, str]:
@@ -90,7 +91,11 @@ def _versions() -> dict[str, str]:
 def _git_commit() -> str | None:
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+            ["git", "rev-parse", "HEAD"],  # noqa: S607  the user's git, wherever it is
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -28,6 +28,7 @@ from siredon.train.publish import (
     point,
     publish,
 )
+from siredon.train.restore import explain_state
 from siredon.train.snapshot import ROUNDING, Worker, collect_weights, copy_to_ram, count_bytes
 from siredon.train.space import explain_disk, show_bytes
 
@@ -99,6 +100,22 @@ class SavingTrainer(Trainer):
             CheckpointError: It could not be.
         """
         self._worker.finish()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with explain_state(resume_from_checkpoint, "*.bin", "*.safetensors"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with explain_state(checkpoint, "optimizer.pt", "scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with explain_state(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with explain_state(checkpoint, "rng_state*.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The checkpoint of this step, on all ranks."""

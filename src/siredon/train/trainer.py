@@ -21,6 +21,7 @@ from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
+from siredon.train.chance import random_numbers_of
 from siredon.train.interruptible import InterruptibleTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
@@ -64,6 +65,7 @@ class SiredonTrainer(InterruptibleTrainer):
         #: Where it is set, the optimizer is of the shelf `optimizers/`, else the default of transformers.
         self.optimizing: OptimizerPlan | None = None
         self.num_targets_seen = 0
+        self._num_micro_batches = 0  # of the optimizer step in hand, so far
         # Share of this rank in the loss of the optimizer step; its mean over ranks is that loss
         self.step_loss = torch.zeros((), device=self.args.device)
         self._selects_logits = selects_logits
@@ -168,7 +170,17 @@ class SiredonTrainer(InterruptibleTrainer):
         self.num_targets_seen += num_targets
         self.num_tokens_seen += num_tokens
         self.step_loss.zero_()
+        self._num_micro_batches = 0
         return batches, counts[0].clamp(min=1)
+
+    def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
+        """One forward and backward pass; of several ranks, each draws random numbers of its own."""
+        if self.args.world_size == 1:
+            return super().training_step(*args, **options)
+        place = (self.args.seed, self.args.process_index, self.state.global_step, self._num_micro_batches)
+        self._num_micro_batches += 1
+        with random_numbers_of(self.args.device, *place):
+            return super().training_step(*args, **options)
 
     def compute_loss(
         self,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from siredon.config.load import check_config
 from siredon.config.peft_options import (
     NESTED,
     OPTIONS,
@@ -68,3 +70,11 @@ def test_settings_inside_settings_and_starts_are_those_of_peft():
 
 def test_every_key_that_stands_for_a_setting_exists():
     assert {*OWN_KEYS.values(), *OWN_KEYS_OF_LORA.values()} <= set(key_homes())
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "3", "①"])
+def test_a_name_of_digits_of_any_kind_is_refused_where_it_stands(tmp_path: Path, name: str):
+    (tmp_path / "config.yml").write_text(f"adapter: lora\npeft:\n  '{name}': 1\n", encoding="utf-8")
+    found = {problem.code: problem for problem in check_config(str(tmp_path / "config.yml")).diagnostics}
+    assert found["SD0531"].place.line in (2, 3)
+    assert name in found["SD0531"].message

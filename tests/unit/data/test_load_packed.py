@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import io
 import lzma
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from siredon.config.sections.data import DatasetEntry
+from siredon.data import scratch
 from siredon.data.load import Source, load_rows
 from siredon.data.scratch import Scratch
 from siredon.errors import DataError
@@ -224,17 +226,102 @@ def test_temporary_files_go_with_the_rows(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_stops_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import errno
-    import shutil
+    real = Path.open
 
-    def fill(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fill(self: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        return (
+            real(Path("/dev/full"), "wb", buffering=0) if mode == "xb" else real(self, mode, *rest, **options)
+        )
 
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(lines()))
-    monkeypatch.setattr(shutil, "copyfileobj", fill)
+    monkeypatch.setattr(Path, "open", fill)
     with pytest.raises(DataError, match=r"r\.jsonl\.gz: no room is left in .*") as error:
         load(tmp_path / "r.jsonl.gz")
     assert "TMPDIR" in error.value.fix
+
+
+# What comes to more than any data does
+
+
+@pytest.fixture
+def few_bytes(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bombs that are small: the floor is a thousandth of what it is."""
+    monkeypatch.setattr(scratch, "FREE_BYTES", 100_000)
+    return 10_000_000
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst", "zip", "tar.gz"])
+def test_a_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, few_bytes: int, ending: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path, data = tmp_path / f"r.jsonl.{ending}", b"0" * few_bytes
+    if ending in COMPRESSIONS:
+        path.write_bytes(COMPRESSIONS[ending](data))
+    else:
+        MAKERS[f"r.{ending}"](path, {"r.jsonl": data})
+    written: list[int] = []
+    monkeypatch.setattr(scratch, "_remove", lambda folder, _: written.append(measure(folder)))
+    with pytest.raises(DataError, match=r"refused: it comes to over 200 times its size, and over 100\.0 kB"):
+        load(path)
+    gc.collect()
+    assert sum(written) < few_bytes / 2
+    path.write_bytes(COMPRESSIONS["gz"](lines()))
+    assert list(load(path).rows) == ROWS
+
+
+def measure(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_zip_that_lies_about_its_sizes_and_one_of_many_small_bombs(tmp_path: Path, few_bytes: int):
+    make_zip(tmp_path / "r.zip", {f"{number}.jsonl": b"0" * 90_000 for number in range(50)})
+    with pytest.raises(DataError, match="over 200 times its size"):
+        load(tmp_path / "r.zip")
+    inner = io.BytesIO()
+    make_zip(inner, {"r.jsonl": b"0" * few_bytes})  # type: ignore[arg-type]
+    make_zip(tmp_path / "r.zip", {f"{number}.zip": inner.getvalue() for number in range(3)})
+    with pytest.raises(DataError, match=r"r\.zip/0\.zip.*over 200 times its size"):
+        load(tmp_path / "r.zip")
+    make_zip(tmp_path / "r.zip", {"r.jsonl": b"0" * few_bytes})
+    data = bytearray((tmp_path / "r.zip").read_bytes())
+    # The size that the directory states
+    place = data.index(b"PK\x01\x02") + 24
+    data[place : place + 4] = (100).to_bytes(4, "little")
+    (tmp_path / "r.zip").write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        load(tmp_path / "r.zip")
+
+
+def test_packed_files_in_packed_files_come_to_an_end(tmp_path: Path):
+    data = lines()
+    for number in range(4):
+        data = gzip.compress(data)
+        (tmp_path / f"{number}.jsonl.gz").write_bytes(data)
+    assert list(load(tmp_path / "3.jsonl.gz").rows) == ROWS
+    (tmp_path / "4.jsonl.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(DataError, match="refused: packed files lie in it over 4 deep"):
+        load(tmp_path / "4.jsonl.gz")
+    make_zip(tmp_path / "0.zip", {"r.jsonl": lines()})
+    for number in range(1, 5):
+        make_zip(tmp_path / f"{number}.zip", {"r.zip": (tmp_path / f"{number - 1}.zip").read_bytes()})
+    assert list(load(tmp_path / "3.zip").rows) == ROWS
+    with pytest.raises(DataError, match=r"r\.zip: refused: packed files lie in it over 4 deep"):
+        load(tmp_path / "4.zip")
+
+
+@pytest.mark.parametrize("name", ["r.zip", "r.tar"])
+def test_too_many_members_and_too_many_folders(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scratch, "MAX_MEMBERS", 5)
+    MAKERS[name](tmp_path / name, {f"{number}.jsonl": lines(ROWS[:1]) for number in range(6)})
+    with pytest.raises(DataError, match="refused: it holds over 5 files"):
+        load(tmp_path / name)
+    MAKERS[name](tmp_path / name, {f"{number}.jsonl": b"" for number in range(6)})
+    with pytest.raises(DataError, match="refused: it holds over 5 files"):
+        load(tmp_path / name)
+    MAKERS[name](tmp_path / name, {"a/" * 1500 + "r.jsonl": lines()})
+    with pytest.raises(DataError, match=r"its member 'a/a/.*\.\.\.' lies over 50 folders deep"):
+        load(tmp_path / name)
 
 
 def test_a_file_that_cannot_fit_is_refused_before_it_is_written():

@@ -224,6 +224,22 @@ def test_it_follows_to_web_addresses_only(site: Site):
         web._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, "http://a/b")
 
 
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1:8080", "[::1]", "169.254.169.254", "10.0.0.7", "192.168.1.1", "0"]
+)
+def test_a_server_outside_does_not_lead_to_one_inside(place: str):
+    for start in ("8.8.8.8", "[2001:4860:4860::8888]"):
+        request = web.urllib.request.Request(f"http://{start}/b")
+        with pytest.raises(OSError, match="leads on from the internet to an address of this network"):
+            web._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, f"http://{place}/a")
+        followed = web._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, "http://9.9.9.9/a")
+        assert followed.full_url == "http://9.9.9.9/a"
+    inside = web.urllib.request.Request("http://10.1.1.1/b")  # The user's own
+    assert (
+        web._Redirects().redirect_request(inside, io.BytesIO(), 302, "", {}, f"http://{place}/a") is not None
+    )
+
+
 # Secrets
 
 

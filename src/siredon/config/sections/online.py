@@ -25,7 +25,7 @@ class TrlSampling(Section):
     rollout_func: Str | None = planned("Dotted path of a function that writes the answers instead.")
     use_vllm: Bool = planned("Let vLLM write the answers.", False)
     vllm_mode: Literal["server", "colocate"] | None = planned("vLLM on GPUs of its own, or on the trainer's.")
-    vllm_server_host: Str = planned("Address of the vLLM server.", "0.0.0.0")
+    vllm_server_host: Str = planned("Address of the vLLM server.", "0.0.0.0")  # noqa: S104  Axolotl's default
     vllm_server_port: Int = planned("Port of the vLLM server.", 8000)
     vllm_server_timeout: Int | None = planned("Longest wait for the server, in seconds.")
     vllm_guided_decoding_regex: Str | None = planned("Regular expression that every answer must match.")
@@ -86,7 +86,7 @@ class TrlOptions(TrlSampling, TrlAsync):
 class VllmOptions(Section):
     """`vllm:`, the server that writes answers."""
 
-    host: Str = planned("Address on which it listens.", "0.0.0.0")
+    host: Str = planned("Address on which it listens.", "0.0.0.0")  # noqa: S104  Axolotl's default
     port: Int = planned("Port on which it listens.", 8000)
     device: Str = planned("Kind of device.", "auto")
     dtype: Str = planned("Number format of the weights.", "auto")

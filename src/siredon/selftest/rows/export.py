@@ -23,7 +23,7 @@ _NUM_STEPS = 30
 #: Kinds of artifacts -> keys of the run that makes one.
 _KINDS: dict[str, dict[str, Any]] = {
     "model": {"learning_rate": 0.005},
-    "merged adapter": {**LORA, "lora_r": 16, "lora_alpha": 32, "learning_rate": 0.05},
+    "merged adapter": {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]},
 }
 _GGUF = "gguf"
 
@@ -54,12 +54,14 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         lr_scheduler="constant",
         **_KINDS[cell.case],
     )
-    folder = trained.train()
-    folder = trained.merge() if cell.case != "model" else folder
+    written = trained.train()
+    folder = trained.merge() if cell.case != "model" else written
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     own = load_tokenizer(trained.config.tokenizer, trained.config.model)
     prompting = build_prompting(trained.config.first_dataset, trained.config.tokenizer, own)
     yield from _measure_prompt(tokenizer, own, prompting)
+    beside = AutoTokenizer.from_pretrained(written).chat_template
+    yield "chat template lost or changed before merging", float(beside != tokenizer.chat_template), 0.0
     stops = model.generation_config.eos_token_id
     there = set(stops if isinstance(stops, list) else [stops])
     yield "stop tokens that the generation config lacks", float(len(set(prompting.stop_ids) - there)), 0.0
