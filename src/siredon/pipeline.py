@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from siredon.selftest.wanted import Wanted
     from siredon.serve.engines.transformers import Sampling
     from siredon.train.interrupt import Interruption
+    from siredon.train.rollback import Rewind
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
@@ -100,12 +101,13 @@ def train(config: Config) -> None:
         Interrupted: A signal or `max_time` ended it; what was done is saved.
     """
     from siredon.train.interrupt import interruptible_run
+    from siredon.train.rollback import run_with_rollbacks
 
     with interruptible_run(config) as interruption:
-        _train(config, interruption)
+        run_with_rollbacks(lambda rewind: _train(config, interruption, rewind))
 
 
-def _train(config: Config, interruption: Interruption) -> None:
+def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import set_prompting_
     from siredon.distributed.ranks import leave_ranks
@@ -115,10 +117,10 @@ def _train(config: Config, interruption: Interruption) -> None:
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
-    from siredon.train.checkpoint import count_steps_done, find_resume_folder
     from siredon.train.equip import Parts
     from siredon.train.finished import find_result
     from siredon.train.record import identify_run, write_record
+    from siredon.train.rollback import find_start
     from siredon.train.run import finish_run, make_good, run_training, warn_of_idle_devices
     from siredon.train.space import check_writable
 
@@ -134,23 +136,21 @@ def _train(config: Config, interruption: Interruption) -> None:
     schedule = count_steps(config, prepared.num_packs)
     # 3. The checkpoint to go on from, if there is one
     identity = identify_run(config, prepared)
-    resume = find_resume_folder(config.checkpoint, identity)
+    resume = find_start(config.checkpoint, identity, rewind)
     output = config.checkpoint.output_folder
     result = find_result(resume, config, schedule.num_steps) if resume else None
     if resume and result:
         make_good(result, resume, output)
-        show(f"nothing to do: {output} has all {count_steps_done(resume):,} steps behind it")
         return
     # 4. Model: weights, adapter, what is trained and what is recomputed
     stop_ids = set_prompting_(tokenizer, config).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
-    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption)
+    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind)
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     with interruption.held():
-        steps = schedule.num_steps
-        record = write_record(config, prepared, hardware, num_steps=steps, resumed_from=resume)
-        interruption.record = record
+        facts = {"num_steps": schedule.num_steps, "resumed_from": rewind.name_origin(resume)}
+        record = interruption.record = write_record(config, prepared, hardware, **facts)
     note(f"going on from {resume}" if resume else f"output: {output}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
     began = time.perf_counter()

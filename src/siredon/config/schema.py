@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from siredon.config.fields import A_HUB_ID, A_MAPPING, Section, nested_section
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
+from siredon.config.sections.bad_steps import BadStepSection, Policy
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.compile import CompileSection
@@ -112,6 +113,7 @@ class Config(Section):
     lm_eval: LmEvalSection
     generation: GenerationSection
     stopping: StoppingSection
+    bad_steps: BadStepSection
     logging: LoggingSection
     profiler: ProfilerSection
     wandb: WandbSection
@@ -143,6 +145,15 @@ class Config(Section):
         asked = "load_best_model_at_end" in self.checkpoint.model_fields_set
         stops = self.stopping.early_stopping_patience is not None
         return self.checkpoint.load_best_model_at_end or (stops and not asked)
+
+    @property
+    def bad_step_policy(self) -> Policy:
+        """What follows a bad step: the end of the run, unless the file says else or has a watchdog for the loss."""
+        section = self.bad_steps
+        if section.on_bad_step is not None:
+            return section.on_bad_step
+        watched = self.stopping.loss_watchdog_threshold is not None
+        return "ignore" if watched and not section.looks_for_spikes else "stop"
 
     @property
     def decides_by_metric(self) -> bool:

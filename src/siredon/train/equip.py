@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from siredon.hardware import Hardware
 from siredon.log import warn
 from siredon.model.freezing import find_partial
 from siredon.model.noise import EmbeddingNoise
+from siredon.train.arguments import count_steps
+from siredon.train.callbacks.bad_step import guard_steps_
 from siredon.train.callbacks.best import BestKeeper, EarlyStopping
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
 from siredon.train.callbacks.garbage import GarbageCollector
@@ -38,6 +40,7 @@ from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state
 from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
+from siredon.train.rollback import Rewind
 from siredon.train.saving import SavingPlan
 from siredon.train.space import check_space, estimate_sizes
 from siredon.train.start import start_adapter_
@@ -56,6 +59,7 @@ class Parts:
         identity: What a checkpoint of this run must agree with.
         resume: The checkpoint from which the run goes on.
         interruption: What may ask the run to end before its time.
+        rewind: Where this attempt begins, and what it passes over; the first one passes over nothing.
     """
 
     model: Any
@@ -65,6 +69,7 @@ class Parts:
     identity: Identity
     resume: Path | None
     interruption: Interruption
+    rewind: Rewind = field(default_factory=Rewind)
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:
@@ -75,7 +80,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         DataError: The start of an adapter by data finds too little of it.
     """
     trainer.optimizing = OptimizerPlan.of(config)
-    trainer.saving = plan_saving(trainer, config, hardware)
+    trainer.saving = plan_saving(trainer, config, hardware, parts.prepared.num_packs)
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
     start_adapter_(trainer, config.adapter)
@@ -86,6 +91,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         if parts.resume:
             stream.restore_(read_stream_state(parts.resume))
     _add_selection_(trainer, parts, config)
+    guard_steps_(trainer, config, parts.prepared.sources, parts.resume, parts.rewind)
     output = config.checkpoint.output_folder
     trainer.add_callback(Progress(hardware, config.logging, trainer.count_tokens))
     trainer.add_callback(MetricsWriter(output / "metrics.jsonl"))
@@ -106,7 +112,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         check_isolation(trainer, config.attention.attn_implementation)
 
 
-def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware) -> SavingPlan:
+def plan_saving(
+    trainer: SiredonTrainer, config: Config, hardware: Hardware, num_packs: int | None
+) -> SavingPlan:
     """How checkpoints are written, if the disk has room for them.
 
     Raises:
@@ -119,7 +127,7 @@ def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware) -> 
         is_adapter=config.adapter.adapter is not None,
         saves_state=not section.save_only_model,
     )
-    check_space(sizes, section, trainer.args)
+    check_space(sizes, section, trainer.args, count_steps(config, num_packs).num_steps)
     asked = section.save_in_background
     return SavingPlan(section.save_total_limit, hardware.is_gpu if asked is None else asked)
 

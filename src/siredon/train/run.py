@@ -22,6 +22,7 @@ from siredon.train.checkpoint import count_steps_done, count_tokens_done, publis
 from siredon.train.plot import plot_losses
 from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
 from siredon.train.record import extend_record
+from siredon.train.rollback import RolledBack
 from siredon.train.saving import write_files
 from siredon.train.space import explain_disk
 from siredon.train.trainer import SiredonTrainer
@@ -41,10 +42,11 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
 
     Raises:
         Interrupted: The run was asked to end.
+        RolledBack: A bad step sends the run back.
     """
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except Interrupted:
+    except (Interrupted, RolledBack):
         for callback in trainer.callback_handler.callbacks:
             # Only these: others load the best weights, or write the adapter's start, as at a real end
             if isinstance(callback, (Profiler, TensorBoardCallback)):
@@ -123,6 +125,7 @@ def make_good(result: Path, last: Path, output: Path) -> None:
         CheckpointError: The result cannot be told from the checkpoint, or not be written.
     """
     publish_checkpoint(result, output)
+    show(f"nothing to do: {output} has all {count_steps_done(last):,} steps behind it")
     record, metrics = output / "run.json", output / "metrics.jsonl"
     if not is_main_process() or not record.is_file() or "finished" in json.loads(record.read_text()):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tempfile
@@ -106,14 +107,20 @@ def _state_bytes(optimizer: str, element_size: int) -> float:
     return 0.0
 
 
-def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArguments) -> None:
+def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArguments, num_steps: int) -> None:
     """Compares what the run will write with the room there is.  A quota is not seen: only the disk is asked.
+
+    Args:
+        sizes: Of what is written.
+        section: How often, and how many are kept.
+        args: The same, as the trainer has it.
+        num_steps: Optimizer steps of the run.
 
     Raises:
         CheckpointError: It does not fit, with the numbers and what would.
     """
     folder = section.output_folder
-    num_saves = _count_saves(section, args)
+    num_saves = _count_saves(section, args, num_steps)
     # The new one is there before the oldest goes
     num_kept = min(num_saves, section.save_total_limit + 1)
     there = sum(measure_bytes(path) for path in list_checkpoints(folder)) if folder.is_dir() else 0
@@ -123,7 +130,8 @@ def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArgument
         return
     numbers = (
         f"output_dir: {folder} has {show_bytes(free)} of room, and the run will write about {show_bytes(needed)}: "
-        f"{num_kept} checkpoints of {show_bytes(sizes.checkpoint)} and the weights, {show_bytes(sizes.weights)}"
+        f"{num_kept} checkpoint{'s' * (num_kept > 1)} of {show_bytes(sizes.checkpoint)} "
+        f"and the weights, {show_bytes(sizes.weights)}"
     )
     if free >= needed:
         warn(numbers)
@@ -137,15 +145,15 @@ def check_space(sizes: Sizes, section: CheckpointSection, args: TrainingArgument
     raise CheckpointError(numbers, ", ".join(ways) + ".")
 
 
-def _count_saves(section: CheckpointSection, args: TrainingArguments) -> int:
+def _count_saves(section: CheckpointSection, args: TrainingArguments, num_steps: int) -> int:
     """At least this many checkpoints are written."""
     first = int(section.save_first_step)
     if section.strategy == "no":
         return first
     if section.strategy == "epoch":
         return max(1, math.ceil(args.num_train_epochs)) + first if args.max_steps <= 0 else 1 + first
-    if section.strategy == "steps" and args.max_steps > 0:
-        return -(-int(args.max_steps) // int(args.save_steps)) + first
+    if section.strategy == "steps":
+        return -(-num_steps // int(args.save_steps)) + first
     return 1 + first
 
 
@@ -175,9 +183,11 @@ def explain_disk(what: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_SAYS):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        way = "Let this user write there again" if refused else "Make room"
         raise CheckpointError(
             f"{what} could not be written: {reason}; its disk has {show_bytes(read_free_bytes(what))} of room",
-            "Make room, and go on from the last whole checkpoint by `auto_resume_from_checkpoints: true`.",
+            f"{way}, and go on from the last whole checkpoint by `auto_resume_from_checkpoints: true`.",
         ) from error
 
 

@@ -22,7 +22,7 @@ from siredon.data.types import IGNORE, Batch
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
 from siredon.train.chance import random_numbers_of
-from siredon.train.interruptible import InterruptibleTrainer
+from siredon.train.guarded import GuardedTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
@@ -32,7 +32,7 @@ from siredon.train.sampler import LengthSampler, MixedSampler
 _MOST_FOR_EXP = 700.0
 
 
-class SiredonTrainer(InterruptibleTrainer):
+class SiredonTrainer(GuardedTrainer):
     """Next-token training on batches of `data.collate`.
 
     Args:
@@ -72,6 +72,8 @@ class SiredonTrainer(InterruptibleTrainer):
         self._autocast = autocast
         self._schedule = schedule
         self._sources = tuple(sources)
+        self._total_loss: torch.Tensor | None = None
+        self._sums_before: tuple[torch.Tensor, ...] = ()
         # Summed losses and targets of each data set since the last log, on this rank
         self._by_source = torch.zeros(2, len(self._sources), dtype=torch.float64, device=self.args.device)
 
@@ -166,11 +168,18 @@ class SiredonTrainer(InterruptibleTrainer):
             counts[1] += batch["num_tokens"].sum().to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        num_targets, num_tokens = counts.tolist()
-        self.num_targets_seen += num_targets
-        self.num_tokens_seen += num_tokens
+        # What the guard has to know of the step before is read with them: the device is asked once
+        codes = [] if self.guard is None else [self.guard.code[None]]
+        num_targets, num_tokens, *found = torch.cat([counts, *codes]).tolist()
+        self.begin_step_(batches, found[0] if found else 0)
+        if not self.passes_over:
+            self.num_targets_seen += num_targets
+            self.num_tokens_seen += num_tokens
         self.step_loss.zero_()
         self._num_micro_batches = 0
+        self._total_loss = None
+        if self.guard is not None:
+            self._sums_before = self._tr_loss.clone(), self._by_source.clone()
         return batches, counts[0].clamp(min=1)
 
     def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
@@ -258,11 +267,20 @@ class SiredonTrainer(InterruptibleTrainer):
         """Tokens that all ranks have trained on, padding left out, and how many of them this call has learned."""
         return self.num_tokens_seen, self.num_targets_seen
 
-    def measure_step_loss(self) -> float:
-        """The loss of the optimizer step just made, over all its targets, on all ranks; to be asked by all ranks."""
-        if self.args.world_size == 1:
-            return self.step_loss.item()
-        return float(self.accelerator.reduce(self.step_loss.clone(), reduction="mean"))
+    def measure_step_loss(self) -> torch.Tensor:
+        """The loss of this optimizer step, over all its targets, on all ranks, after its backward passes.
+
+        A scalar on the device, equal on all ranks, which must all ask for it.  Nothing waits for the device.
+        """
+        if self._total_loss is None:
+            loss = self.step_loss.clone()
+            self._total_loss = self.accelerator.reduce(loss, "mean") if self.args.world_size > 1 else loss
+        return self._total_loss
+
+    def forget_loss_(self, is_bad: torch.Tensor) -> None:
+        """Takes this step out of what the next log line sums up, where the flag on the device says so."""
+        for now, before in zip((self._tr_loss, self._by_source), self._sums_before, strict=True):
+            now.copy_(torch.where(is_bad, before, now))
 
     def gather_log(self) -> dict[str, Any]:
         """What the next log line has summed up so far, over all ranks; to be asked by all ranks."""
@@ -293,6 +311,12 @@ class SiredonTrainer(InterruptibleTrainer):
         folder = Path(self.state.best_model_checkpoint)
         if (folder / RELORA).is_file():
             read_base_(self.model.get_base_model(), folder)
+
+    def measure_row(self, batch: Batch) -> float:
+        """The loss of a batch of one row, over its targets, on this rank; 0 if nothing is learned."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses, targets = self._sum_rows(self.model, self._prepare_inputs(batch))
+        return float(losses.sum() / targets.sum().clamp(min=1))
 
     def run_model(self, model: torch.nn.Module, inputs: Batch, **options: Any) -> torch.Tensor:
         """The forward pass of this run: logits of a batch."""

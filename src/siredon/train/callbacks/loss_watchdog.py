@@ -43,8 +43,10 @@ class LossWatchdog(TrainerCallback, ExportableState):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Looks at the loss."""
-        self._last = self.trainer.measure_step_loss()
+        """Looks at the loss; a step that was passed over has none."""
+        if self.trainer.passes_over:
+            return
+        self._last = float(self.trainer.measure_step_loss())
         # NaN is not above anything, but neither is it below
         self.num_failed = 0 if self._last <= self.threshold else self.num_failed + 1
         if self.num_failed >= self.patience:

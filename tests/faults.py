@@ -1,0 +1,403 @@
+"""Runs that are killed, interrupted and deprived of their disk at random moments, and what becomes of them.
+
+    python -m tests.faults kill 50        SIGKILL while preparing, training, saving or evaluating; then started again
+    python -m tests.faults term 20        SIGTERM: a whole checkpoint each time, and status 75
+    python -m tests.faults disk           a small disk that fills up, and one that can no longer be written; mounting
+                                          needs rights: `unshare -rm python -m tests.faults disk`
+
+Each trial is a process of its own with the command `siredon train`, on a tiny model on the CPU.  What it comes to is
+held against a run that nothing happened to: weights, optimizer, random numbers and logged lines, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from tests.conftest import ROOT, build_model, build_tokenizer
+from tests.runs.test_watching import same, untimed
+
+from siredon.cli.app import main as run_command
+from siredon.data.templates.chatml import TEMPLATE
+from siredon.train.publish import find_fault, list_checkpoints
+
+#: Function -> what a run does in it; the innermost on the stack counts.
+DOING = {
+    "prepare_data": "preparing",
+    "training_step": "training",
+    "_run_epoch": "training",
+    "_save_checkpoint": "saving",
+    "finish_run": "saving",
+    "evaluate": "evaluating",
+}
+RESUMABLE = 75
+
+
+def show(line: str) -> None:
+    """A line on the screen, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+_KEYS: dict[str, Any] = {
+    "datasets": [{"path": "rows.jsonl", "type": "chat_template"}],
+    "sequence_len": 256,
+    "val_set_size": 4,
+    "adapter": "lora",
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.2,
+    "lora_target_linear": True,
+    "sample_packing": True,
+    "micro_batch_size": 1,
+    "gradient_accumulation_steps": 2,
+    "num_epochs": 3,
+    "learning_rate": 1e-3,
+    "lr_scheduler": "cosine",
+    "bf16": False,
+    "logging_steps": 1,
+    "eval_steps": 2,
+    "save_steps": 2,
+    "save_total_limit": 2,
+    "auto_resume_from_checkpoints": True,
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happens to a run.
+
+    Args:
+        doing: What the run does then.
+        entry: How often it has begun to do so before.
+        seconds: Time since it began.
+    """
+
+    doing: str
+    entry: int
+    seconds: float
+
+
+class Bench:
+    """A folder with a model, rows and a run that nothing happens to.
+
+    Args:
+        folder: Where; it must be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tokenizer = build_tokenizer()
+        tokenizer.chat_template = TEMPLATE.source
+        build_model(len(tokenizer)).save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[:40]
+        (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+        self.whole = folder / "whole"
+        status, said = self.run(self.whole, Recorder(folder / "moments.jsonl"))
+        if status != 0:
+            raise RuntimeError(said)
+        self.moments = [
+            Moment(*json.loads(line)) for line in (folder / "moments.jsonl").read_text().splitlines()
+        ]
+
+    def write_config(self, out: Path) -> Path:
+        """The configuration of a run with a cache of its own, so that each prepares its data."""
+        keys = _KEYS | {
+            "base_model": str(self.folder / "model"),
+            "output_dir": str(out),
+            "dataset_prepared_path": str(self.folder / f"prepared-{out.name}"),
+        }
+        path = self.folder / f"{out.name}.yml"
+        path.write_text(yaml.safe_dump(keys))
+        return path
+
+    def run(self, out: Path, watching: Callable[[], None] | None = None) -> tuple[int, str]:
+        """`siredon train` in a process of its own.
+
+        Args:
+            out: Its output folder.
+            watching: Runs in a thread of that process.
+
+        Returns:
+            Exit status, negative for a signal; and what it said.
+        """
+        config = self.write_config(out)
+        said = self.folder / f"{out.name}.log"
+        child = os.fork()
+        if child == 0:
+            _be_the_run(config, said, watching)
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), said.read_text()
+
+    def find_difference(self, out: Path) -> str:
+        """What is not as in the run that nothing happened to; empty if all is the same to the bit."""
+        if not same(out, self.whole):
+            return "weights differ"
+        if untimed(out) != untimed(self.whole):
+            return "metrics.jsonl differs"
+        one, other = (list_checkpoints(folder)[0] for folder in (out, self.whole))
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            states = [torch.load(place / name, weights_only=False) for place in (one, other)]
+            if not _equal(*states):
+                return f"{name} differs"
+        if left := [path.name for path in out.glob(".writing-*")]:
+            return f"{left} are left"
+        return ""
+
+    def forget(self, out: Path) -> None:
+        """Removes a run."""
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(self.folder / f"prepared-{out.name}", ignore_errors=True)
+
+
+def _be_the_run(config: Path, said: Path, watching: Callable[[], None] | None) -> None:
+    """The child: never returns."""
+    os.chdir(config.parent)
+    target = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    status = 1
+    try:
+        if watching is not None:
+            sys.setswitchinterval(0.0005)
+            threading.Thread(target=watching, daemon=True).start()
+        sys.argv = ["siredon", "train", str(config)]
+        run_command()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - the parent reads it
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def find_doing() -> str:
+    """What the run does now, by the stack of its first thread."""
+    frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name in DOING:
+            return DOING[frame.f_code.co_name]
+        frame = frame.f_back
+    return "else"
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes down what a run does, and for how long.
+
+    Args:
+        path: A line for each stretch.
+    """
+
+    path: Path
+
+    def __call__(self) -> None:
+        entries: Counter[str] = Counter()
+        doing, began = "else", time.monotonic()
+        while True:
+            now = find_doing()
+            if now != doing:
+                with self.path.open("a") as file:
+                    file.write(json.dumps([doing, entries[doing], time.monotonic() - began]) + "\n")
+                entries[doing] += 1
+                doing, began = now, time.monotonic()
+            time.sleep(0.001)
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Sends a signal to the own process at a moment, and says first what the run does then.
+
+    Args:
+        moment: When.
+        sent: Which.
+        path: Where it is said.
+    """
+
+    moment: Moment
+    sent: signal.Signals
+    path: Path
+
+    def __call__(self) -> None:
+        entries = 0
+        doing = "else"
+        while True:
+            now = find_doing()
+            if now != doing and now == self.moment.doing:
+                if entries == self.moment.entry:
+                    break
+                entries += 1
+            doing = now
+            time.sleep(0.0005)
+        time.sleep(self.moment.seconds)
+        self.path.write_text(find_doing())
+        os.kill(os.getpid(), self.sent)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return bool(torch.equal(one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool((one == other) if isinstance(one, int | float | str | type(None)) else (one == other).all())
+
+
+def try_signal(bench: Bench, sent: signal.Signals, number: int, chance: random.Random) -> tuple[str, str]:
+    """One trial: a run gets the signal, and is started again until it is finished.
+
+    Returns:
+        What it did when the signal came; what is wrong, or nothing.
+    """
+    out = bench.folder / f"trial-{number}"
+    doing = ("preparing", "training", "saving", "evaluating")[number % 4]
+    stretch = chance.choice([moment for moment in bench.moments if moment.doing == doing])
+    moment = Moment(doing, stretch.entry, chance.random() * stretch.seconds)
+    said = bench.folder / "moment.txt"
+    said.unlink(missing_ok=True)
+    status, text = bench.run(out, Sender(moment, sent, said))
+    found = said.read_text() if said.is_file() else "nothing: it was over before"
+    if found == "else":
+        found = f"between two stages, after {doing}"
+    fault = _find_fault(sent, status, out, text)
+    if not fault and status != 0:
+        status, text = bench.run(out)
+        fault = f"started again: status {status}: {text[-500:]}" if status != 0 else ""
+    fault = fault or bench.find_difference(out)
+    if not fault:
+        bench.forget(out)
+    return found, fault
+
+
+def _find_fault(sent: signal.Signals, status: int, out: Path, text: str) -> str:
+    """What is wrong with a run that got a signal."""
+    if sent == signal.SIGKILL:
+        return "" if status in (-signal.SIGKILL, 0) else f"status {status}: {text[-500:]}"
+    if status not in (RESUMABLE, 0):
+        return f"status {status}: {text[-500:]}"
+    began = (out / "metrics.jsonl").is_file()
+    if status == RESUMABLE and began and list(out.glob("checkpoint-*")):
+        return find_fault(list_checkpoints(out)[0], by_hash=True)
+    return ""
+
+
+def report_trials(bench: Bench, sent: signal.Signals, count: int) -> int:
+    """Makes the trials, and says what came of them; how many went wrong."""
+    chance = random.Random(0)
+    moments: Counter[str] = Counter()
+    faults = 0
+    began = time.monotonic()
+    for number in range(count):
+        found, fault = try_signal(bench, sent, number, chance)
+        moments[found] += 1
+        faults += bool(fault)
+        show(
+            f"{number + 1:3} of {count}  while {found:11}  {fault or 'goes on to the same bits'}", flush=True
+        )
+    show(
+        f"\n{sent.name} at {count} moments: " + ", ".join(f"{n} while {what}" for what, n in moments.items())
+    )
+    show(f"{count - faults} of {count} runs came to the same bits; {time.monotonic() - began:.0f} s")
+    return faults
+
+
+@dataclass(frozen=True)
+class Spoiler:
+    """Does something to the disk once the second checkpoint is there.
+
+    Args:
+        out: Output folder of the run.
+        spoil: What.
+    """
+
+    out: Path
+    spoil: Callable[[], None]
+
+    def __call__(self) -> None:
+        while not (self.out / "checkpoint-4").is_dir():
+            time.sleep(0.0005)
+        self.spoil()
+
+
+def mount(place: Path, options: str) -> None:
+    """A file system in memory; with `remount` a change of one."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+
+
+def report_disk(bench: Bench) -> int:
+    """A disk that is too small, one that fills up, and one that is made read-only; how many runs went wrong."""
+    place = bench.folder / "small"
+    place.mkdir()
+    faults = 0
+    out = place / "out"
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), (place / "neighbour").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"0" * 4096)
+
+    cases: tuple[tuple[str, str, Callable[[], None] | None, Callable[[], None]], ...] = (
+        ("too small from the start", "size=200k", None, lambda: mount(place, "remount,size=64m")),
+        ("filled by a neighbour", "size=8m", fill, lambda: (place / "neighbour").unlink(missing_ok=True)),
+        (
+            "read-only after checkpoint 4",
+            "size=64m",
+            lambda: mount(place, "remount,ro"),
+            lambda: mount(place, "remount,rw"),
+        ),
+    )
+    for name, options, spoil, mend in cases:
+        mount(place, options)
+        try:
+            status, text = bench.run(out, Spoiler(out, spoil) if spoil else None)
+            kept = [path.name for path in list_checkpoints(out) if not find_fault(path, by_hash=True)]
+            show(f"== disk {name}: status {status}, whole checkpoints {kept}\n{text[-900:]}")
+            mend()
+            again, text = bench.run(out)
+            fault = f"status {again}: {text[-500:]}" if again else bench.find_difference(out)
+            if status != 1 or "Traceback" in text:
+                fault = fault or "it did not end with an error"
+            show(f"-- with room again: {fault or 'goes on to the same bits'}\n")
+            faults += bool(fault)
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+            bench.forget(out)
+    return faults
+
+
+def main(words: list[str]) -> int:
+    """Runs the trials that are named."""
+    kind, count = words[0], int(words[1]) if len(words) > 1 else 4
+    with tempfile.TemporaryDirectory(prefix="siredon-faults-") as folder:
+        bench = Bench(Path(folder))
+        if kind == "disk":
+            return report_disk(bench)
+        return report_trials(bench, {"kill": signal.SIGKILL, "term": signal.SIGTERM}[kind], count)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))
