@@ -110,6 +110,17 @@ class Rig:
         with self._prepare(trial) as output:
             return self._run(trial, output)
 
+    @contextmanager
+    def run_kept(self, trial: Trial) -> Iterator[Path]:
+        """Runs a trial, and keeps what it wrote until the end of the context; the outcome is that of `run`.
+
+        Raises:
+            SiredonError: It could not be run.
+        """
+        with self._prepare(trial) as output:
+            self._outcomes[trial] = self._run(trial, output)
+            yield output
+
     def _run(self, trial: Trial, output: Path) -> list[Outcome]:
         num_ranks = trial.cell.num_ranks
         if num_ranks == 1:

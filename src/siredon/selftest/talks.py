@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _SPECIAL = re.compile(r"<[^<>'\n ]{2,40}>|\[\|?/?[A-Za-z_]{3,}\|?\]")
 #: Reasoning is plain text to a tokenizer, and so are the tags around it.
 _PLAIN = {"<think>", "</think>"}
-#: Templates of a quick table: of each way to end a turn one, and one that leaves out reasoning.
-_QUICK = ("chatml", "gemma", "llama3", "mistral_v1", "qwen3")
+#: Templates of a quick table: a turn ends with a token of its own or eos, and one leaves out reasoning.
+_QUICK = ("gemma", "mistral_v1", "qwen3")
 #: Two questions with their answers, which no template shortens.
 TALK = (
     {"role": "user", "content": "What is 6 times 7?"},

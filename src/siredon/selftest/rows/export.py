@@ -30,7 +30,7 @@ _GGUF = "gguf"
 
 def list_cells(grid: Grid) -> tuple[Cell, ...]:
     """A whole model, an adapter merged into its base, a GGUF file."""
-    return tuple(Cell(case=case) for case in (*_KINDS, _GGUF))
+    return tuple(Cell(case=case) for case in (("merged adapter",) if grid.is_quick else (*_KINDS, _GGUF)))
 
 
 def run(rig: Rig, cell: Cell) -> Finding:

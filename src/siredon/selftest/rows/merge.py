@@ -31,7 +31,7 @@ _IDS = torch.arange(5, 61)[None]
 
 def list_cells(grid: Grid) -> tuple[Cell, ...]:
     """Kinds of adapters, and one beside weights of 4 bits."""
-    return tuple(Cell(case=case) for case in (("dora", _FOUR_BITS) if grid.is_quick else _KINDS))
+    return tuple(Cell(case=case) for case in (("dora",) if grid.is_quick else _KINDS))
 
 
 def run(rig: Rig, cell: Cell) -> Finding:

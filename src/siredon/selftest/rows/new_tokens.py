@@ -28,7 +28,7 @@ _KINDS = {"untied": "llama", "tied": "llama-tied"}
 
 def list_cells(grid: Grid) -> tuple[Cell, ...]:
     """A head of its own, and one that is the embeddings."""
-    return tuple(Cell(case=case) for case in _KINDS)
+    return tuple(Cell(case=case) for case in (("tied",) if grid.is_quick else _KINDS))
 
 
 def run(rig: Rig, cell: Cell) -> Finding:
