@@ -32,7 +32,9 @@ TOOLS = {"default": CHATML.source, "tool_use": "{{ tools }}"}
         (TOOLS, [CHAT], "llama3", LLAMA3.source),
     ],
 )
-def test_a_tokenizer_gets_the_template_of_training(own: Any, entries: list[Any], named: str | None, saved: Any):
+def test_a_tokenizer_gets_the_template_of_training(
+    own: Any, entries: list[Any], named: str | None, saved: Any
+):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = own
     set_template_(

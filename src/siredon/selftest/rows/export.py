@@ -81,7 +81,9 @@ def _measure_prompt(tokenizer: Any, own: Any, prompting: Prompting) -> Iterator[
         shown = tokenizer.apply_chat_template(list(TALK[:1]), tokenize=False, add_generation_prompt=True)
         yield "tokens of the prompt", count_differences(read_plainly(tokenizer, shown).ids, wanted), 0.0
     roles = ("bos_token", "eos_token", "pad_token")
-    lost = [name for name in roles if tokenizer.special_tokens_map.get(name) != own.special_tokens_map.get(name)]
+    lost = [
+        name for name in roles if tokenizer.special_tokens_map.get(name) != own.special_tokens_map.get(name)
+    ]
     yield "special tokens lost or changed", float(len(lost)), 0.0
 
 
@@ -93,7 +95,10 @@ def _ask(model: Any, tokenizer: Any) -> float:
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.no_grad():
         answer = model.eval().generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=3 * len(_ANSWER)
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=3 * len(_ANSWER),
         )
     said = tokenizer.decode(answer[0, ids.shape[1] :])
     return float(said != f"{_ANSWER}<|im_end|>")

@@ -64,12 +64,22 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     yield "new words that are not one token", float(len(split)), 0.0
     rows_there, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     yield "rows fewer than tokens", float(max(0, len(tokenizer) - len(rows_there))), 0.0
-    yield "rows that config and head do not agree on", float(
-        abs(model.config.vocab_size - len(rows_there)) + abs(len(head) - len(rows_there))
-    ), 0.0
-    yield "head that is tied and must not be, or is not", float((head is rows_there) != (cell.case == "tied")), 0.0
+    yield (
+        "rows that config and head do not agree on",
+        float(abs(model.config.vocab_size - len(rows_there)) + abs(len(head) - len(rows_there))),
+        0.0,
+    )
+    yield (
+        "head that is tied and must not be, or is not",
+        float((head is rows_there) != (cell.case == "tied")),
+        0.0,
+    )
     learned = trained["base_model.model.model.embed_tokens.modules_to_save.weight"]
-    yield "trained rows that are not in the merged model", compare_tensors({"": rows_there.detach()}, {"": learned}), 0.0
+    yield (
+        "trained rows that are not in the merged model",
+        compare_tensors({"": rows_there.detach()}, {"": learned}),
+        0.0,
+    )
     # A tied head gives every row a gradient
     seen = set(range(len(tokenizer))) if cell.case == "tied" else _list_seen(tokenizer)
     yield from _measure_movement(folder, rows_there.detach(), ids, seen)

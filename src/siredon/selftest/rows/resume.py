@@ -65,7 +65,9 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     whole = Run(rig, **keys).train()
     checkpoint = whole / f"checkpoint-{_STOPS[stop]}"
     again = Run(rig, **keys, resume_from_checkpoint=str(checkpoint)).train()
-    last = max((path.name for path in whole.glob("checkpoint-*")), key=lambda name: int(name.partition("-")[2]))
+    last = max(
+        (path.name for path in whole.glob("checkpoint-*")), key=lambda name: int(name.partition("-")[2])
+    )
     yield "weights", compare_tensors(read_weights(again), read_weights(whole)), tolerance
     for name in ("optimizer.pt", "scheduler.pt"):
         yield f"{name} of {last}", compare_states(again / last / name, whole / last / name), tolerance

@@ -35,22 +35,28 @@ def run(rig: Rig, cell: Cell) -> Finding:
 
 
 def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
-    trial = one_step(Cell(), **{**_KINDS[cell.case], "max_steps": 2, "save_strategy": "steps", "save_steps": 1})
+    trial = one_step(
+        Cell(), **{**_KINDS[cell.case], "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    )
     with rig.run_kept(trial) as output:
         whole = output / _LAST
-        yield "whole checkpoints passed over", float(_ask(output) != whole) + float(_ask_by_name(whole) != whole), 0.0
+        yield (
+            "whole checkpoints passed over",
+            float(_ask(output) != whole) + float(_ask_by_name(whole) != whole),
+            0.0,
+        )
         kept = shutil.copytree(whole, rig.make_folder("kept") / "whole")
         files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
         for what, damage in _DAMAGES.items():
-            taken, anew = 0, 0
+            taken, lost = 0, 0
             for file in files:
                 damage(whole / file)
                 found = _ask(output)
                 taken += (found == whole) + (_ask_by_name(whole) is not None)
-                anew += found is None
+                lost += found != output / _BEFORE
                 shutil.copy2(kept / file, whole / file)
             yield f"torn checkpoints taken, {what}", float(taken), 0.0
-            yield f"runs that begin anew beside a whole checkpoint, {what}", float(anew), 0.0
+            yield f"runs that do not go on from the whole one before, {what}", float(lost), 0.0
         yield "unfinished checkpoints taken", float(_count_unfinished(output, kept, files)), 0.0
 
 
@@ -92,7 +98,7 @@ def _count_unfinished(output: Path, kept: Path, files: list[Path]) -> int:
 
 
 def _ask(output: Path) -> Path | None:
-    """The checkpoint with which `auto_resume_from_checkpoints` goes on."""
+    """The checkpoint with which `auto_resume_from_checkpoints` goes on; None if with none."""
     section = CheckpointSection(output_dir=str(output), auto_resume_from_checkpoints=True)
     return _find(section, output)
 
@@ -100,16 +106,16 @@ def _ask(output: Path) -> Path | None:
 def _ask_by_name(folder: Path) -> Path | None:
     """The checkpoint, where `resume_from_checkpoint` takes it; None where it is refused."""
     section = CheckpointSection(output_dir=str(folder.parent), resume_from_checkpoint=str(folder))
-    try:
-        return _find(section, folder.parent)
-    except CheckpointError:
-        return None
+    return _find(section, folder.parent)
 
 
 def _find(section: CheckpointSection, output: Path) -> Path | None:
     facts = json.loads((output / _BEFORE / "siredon.json").read_text())
     with redirect_stderr(io.StringIO()):  # What is passed over is said to users of a run
-        return find_resume_folder(section, Identity(**facts["identity"]))
+        try:
+            return find_resume_folder(section, Identity(**facts["identity"]))
+        except CheckpointError:
+            return None
 
 
 ROW = Row(
