@@ -73,7 +73,7 @@ def build_chat_tokenizer(template: str = "", *, adds_bos: bool = False, pads_wit
 
 
 @dataclass(frozen=True)
-class Source:
+class Corpus:
     """Rows, and how they are prepared.
 
     Args:
@@ -129,7 +129,7 @@ def prepare_talk(rig: Rig, tokenizer: Any, messages: Sequence[Mapping[str, Any]]
     Raises:
         DataError: It cannot be used.
     """
-    (sample,) = list_samples(Source(tokenizer, [{"messages": list(messages)}]).prepare(rig))
+    (sample,) = list_samples(Corpus(tokenizer, [{"messages": list(messages)}]).prepare(rig))
     return sample
 
 

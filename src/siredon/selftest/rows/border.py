@@ -17,7 +17,7 @@ from siredon.data.types import IGNORE
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
 from siredon.selftest.talks import (
-    Source,
+    Corpus,
     build_chat_tokenizer,
     count_differences,
     list_samples,
@@ -68,7 +68,7 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     row, answer = _ROWS[cell.case]
     tokenizer = build_chat_tokenizer(read_template("chatml"))
     merge_words(tokenizer, _MERGES)
-    (sample,) = list_samples(Source(tokenizer, [row], {"type": cell.case}).prepare(rig))
+    (sample,) = list_samples(Corpus(tokenizer, [row], {"type": cell.case}).prepare(rig))
     plain = read_plainly(tokenizer, tokenizer.decode(sample.input_ids))
     yield "tokens that are not those of the whole text", count_differences(sample.input_ids, plain.ids), 0.0
     learned = plain.cut(sample.labels)

@@ -13,7 +13,7 @@ from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
 from siredon.selftest.talks import (
     TALK,
-    Source,
+    Corpus,
     build_chat_tokenizer,
     count_differences,
     list_samples,
@@ -49,11 +49,11 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         note = ", the tokenizer adds one" if adds_bos else ""
         if name in _TEXTS:
             tokenizer = build_chat_tokenizer(adds_bos=adds_bos)
-            source, wanted = Source(tokenizer, [_TEXTS[name]], {"type": name}), int(adds_bos)
+            source, wanted = Corpus(tokenizer, [_TEXTS[name]], {"type": name}), int(adds_bos)
         else:
             tokenizer = build_chat_tokenizer(read_template(name), adds_bos=adds_bos)
             wanted = int(show_plainly(tokenizer, TALK).startswith(tokenizer.bos_token))
-            source = Source(tokenizer, [{"messages": TALK[:2]}], _TALKS)
+            source = Corpus(tokenizer, [{"messages": TALK[:2]}], _TALKS)
         (sample,) = list_samples(source.prepare(rig))
         count = _count_leading(sample.input_ids, tokenizer)
         yield f"bos tokens too many or too few{note}", float(abs(count - wanted)), 0.0
@@ -69,7 +69,7 @@ def _count_leading(ids: Ids, tokenizer: Any) -> int:
     return int((ids == tokenizer.bos_token_id).sum())
 
 
-def _compare(ids: Ids, source: Source) -> float:
+def _compare(ids: Ids, source: Corpus) -> float:
     """How many tokens of the prompt of inference are not those that training begins with.
 
     Where a template shows an answer otherwise than it asks for one, the bos tokens alone are compared.

@@ -11,7 +11,7 @@ from siredon.errors import DataError
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
 from siredon.selftest.talks import (
-    Source,
+    Corpus,
     build_chat_tokenizer,
     count_differences,
     list_samples,
@@ -56,7 +56,7 @@ def run(rig: Rig, cell: Cell) -> Finding:
 def _measure(rig: Rig, name: str) -> Iterator[tuple[str, float, float]]:
     tokenizer = build_chat_tokenizer(read_template(name))
     plain = read_plainly(tokenizer, show_plainly(tokenizer, _TALK))
-    source = Source(
+    source = Corpus(
         tokenizer,
         [{"messages": _TALK}],
         {"type": "chat_template", "train_on_eos": _policy(plain.specials, plain.ids)},
@@ -91,7 +91,7 @@ def _measure_refusal(rig: Rig, name: str) -> Iterator[tuple[str, float, float]]:
     )
     tokenizer = build_chat_tokenizer(template)
     try:
-        Source(tokenizer, [{"messages": _TALK}]).prepare(rig)
+        Corpus(tokenizer, [{"messages": _TALK}]).prepare(rig)
         refused = ""
     except DataError as error:
         refused = error.message

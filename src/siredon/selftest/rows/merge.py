@@ -70,12 +70,13 @@ def _add(name: str, weight: torch.Tensor, adapter: Mapping[str, torch.Tensor], c
         return weight.double()
     down, up = adapter[f"{layer}.lora_A.weight"].double(), adapter[f"{layer}.lora_B.weight"].double()
     rank, alpha = LORA["lora_r"], LORA["lora_alpha"]
-    scale = alpha / math.sqrt(rank) if case == "rslora" else alpha / rank
-    total = weight.double() + scale * up @ down
+    scale: float = alpha / math.sqrt(rank) if case == "rslora" else alpha / rank
+    total: torch.Tensor = weight.double() + scale * up @ down
     if case != "dora":
         return total
     lengths = adapter[f"{layer}.lora_magnitude_vector"].double()
-    return total * (lengths / total.norm(dim=1))[:, None]
+    stretched: torch.Tensor = total * (lengths / total.norm(dim=1))[:, None]
+    return stretched
 
 
 def _round_to_4_bits(base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

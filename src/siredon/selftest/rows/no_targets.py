@@ -15,7 +15,7 @@ from siredon.data.types import IGNORE
 from siredon.errors import DataError
 from siredon.selftest.rig import Rig, one_step
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
-from siredon.selftest.talks import TALK, Source, build_chat_tokenizer, list_samples, read_template
+from siredon.selftest.talks import TALK, Corpus, build_chat_tokenizer, list_samples, read_template
 
 #: What masks every label -> the rows, keys of the data set, keys of the data.
 _MASKED: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]] = {
@@ -49,17 +49,17 @@ def run(rig: Rig, cell: Cell) -> Finding:
 def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     row, entry, keys = _MASKED[cell.case]
     tokenizer = build_chat_tokenizer(read_template("chatml"))
-    source = Source(tokenizer, [row] * _NUM_ROWS, entry, keys)
+    source = Corpus(tokenizer, [row] * _NUM_ROWS, entry, keys)
     yield "data sets taken that teach nothing", _is_taken(rig, source), 0.0
     if entry["type"] != "tokenized":
         return
     good = {"input_ids": [9, 10, 11], "labels": [IGNORE, 10, 11]}
-    prepared = Source(tokenizer, [row, good], entry, keys).prepare(rig)
+    prepared = Corpus(tokenizer, [row, good], entry, keys).prepare(rig)
     yield "rows kept that teach nothing", float(abs(len(list_samples(prepared)) - 1)), 0.0
     yield "rows dropped that are not counted", float(abs(sum(prepared.counts[0].dropped.values()) - 1)), 0.0
 
 
-def _is_taken(rig: Rig, source: Source) -> float:
+def _is_taken(rig: Rig, source: Corpus) -> float:
     """0 if the data is refused by name, with the number of its rows or the last of them."""
     try:
         source.prepare(rig)

@@ -14,7 +14,7 @@ import numpy as np
 from siredon.data.types import IGNORE
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
-from siredon.selftest.talks import Source, build_chat_tokenizer, list_samples
+from siredon.selftest.talks import Corpus, build_chat_tokenizer, list_samples
 from siredon.selftest.tiny import ROWS
 from siredon.selftest.trial import Trial
 
@@ -52,7 +52,7 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         for multiple in (1, 6):
             where = f", {what}{', shared' if multiple > 1 else ''}"
             rows = _build_rows(sizes, random)
-            source = Source(
+            source = Corpus(
                 build_chat_tokenizer(),
                 rows,
                 {"type": "tokenized"},

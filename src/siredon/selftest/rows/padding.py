@@ -13,7 +13,7 @@ import numpy as np
 from siredon.data.types import IGNORE
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
-from siredon.selftest.talks import TALK, Source, build_chat_tokenizer, list_samples, read_template
+from siredon.selftest.talks import TALK, Corpus, build_chat_tokenizer, list_samples, read_template
 
 #: The token that ends a turn is the eos token there.
 _TEMPLATE = "mistral_v1"
@@ -38,7 +38,7 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     tokenizer = build_chat_tokenizer(read_template(_TEMPLATE), pads_with_eos=True)
     packing = {**_CASES[cell.case], "sample_packing": cell.packed}
     flatten = bool(packing.pop("batch_flattening", False))
-    source = Source(
+    source = Corpus(
         tokenizer, [{"messages": TALK}, {"messages": TALK[:2]}], keys={"sequence_len": 256}, packing=packing
     )
     prepared = source.prepare(rig, flatten=flatten)

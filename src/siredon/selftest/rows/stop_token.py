@@ -12,7 +12,7 @@ from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Row, find
 from siredon.selftest.talks import (
     TALK,
-    Source,
+    Corpus,
     build_chat_tokenizer,
     count_differences,
     prepare_talk,
@@ -37,7 +37,7 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         yield "taken, though nothing ends a turn", _is_taken(rig, tokenizer), 0.0
         return
     sample = prepare_talk(rig, tokenizer, TALK)
-    stop_ids = Source(tokenizer, ()).build_prompting().stop_ids
+    stop_ids = Corpus(tokenizer, ()).build_prompting().stop_ids
     yield "tokens that are not those of transformers", count_differences(sample.input_ids, plain.ids), 0.0
     found = [end for end in ends if end is not None]
     yield (

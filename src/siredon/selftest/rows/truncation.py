@@ -17,7 +17,7 @@ from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
 from siredon.selftest.talks import (
     TALK,
-    Source,
+    Corpus,
     build_chat_tokenizer,
     count_differences,
     list_samples,
@@ -67,7 +67,7 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         )
 
 
-def _build_source(rig: Rig, case: str, len_wanted: int) -> tuple[Source, list[Sample]]:
+def _build_source(rig: Rig, case: str, len_wanted: int) -> tuple[Corpus, list[Sample]]:
     """Rows of which the last has so many tokens, and all their samples with room for everything."""
     tokenizer = build_chat_tokenizer(read_template("chatml"))
     if case == "windows":
@@ -76,12 +76,12 @@ def _build_source(rig: Rig, case: str, len_wanted: int) -> tuple[Source, list[Sa
     else:
         entry, keys = {"type": "chat_template"}, {"excess_length_strategy": case}
         short = list(TALK[:2])
-        (sample,) = list_samples(Source(tokenizer, [{"messages": short}]).prepare(rig))
+        (sample,) = list_samples(Corpus(tokenizer, [{"messages": short}]).prepare(rig))
         padded = {**TALK[1], "content": TALK[1]["content"] + "!" * (len_wanted - len(sample.input_ids))}
         rows = [{"messages": short}, {"messages": [TALK[0], padded]}]
-    whole = list_samples(Source(tokenizer, rows, entry).prepare(rig))
+    whole = list_samples(Corpus(tokenizer, rows, entry).prepare(rig))
     assert len(whole[-1].input_ids) == len_wanted
-    return Source(tokenizer, rows, entry, {**keys, "sequence_len": _LIMIT, "min_sample_len": 1}), whole
+    return Corpus(tokenizer, rows, entry, {**keys, "sequence_len": _LIMIT, "min_sample_len": 1}), whole
 
 
 def _cut(whole: list[Sample], case: str) -> list[Sample]:
@@ -100,7 +100,7 @@ def _cut(whole: list[Sample], case: str) -> list[Sample]:
     return found
 
 
-def _is_taken(rig: Rig, source: Source) -> float:
+def _is_taken(rig: Rig, source: Corpus) -> float:
     try:
         source.prepare(rig)
     except DataError as error:
