@@ -315,9 +315,7 @@ def report_trials(bench: Bench, sent: signal.Signals, count: int) -> int:
         found, fault = try_signal(bench, sent, number, chance)
         moments[found] += 1
         faults += bool(fault)
-        show(
-            f"{number + 1:3} of {count}  while {found:11}  {fault or 'goes on to the same bits'}", flush=True
-        )
+        show(f"{number + 1:3} of {count}  while {found:11}  {fault or 'goes on to the same bits'}")
     show(
         f"\n{sent.name} at {count} moments: " + ", ".join(f"{n} while {what}" for what, n in moments.items())
     )

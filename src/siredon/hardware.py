@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 import resource
@@ -182,6 +184,147 @@ def read_peak_bytes(hardware: Hardware) -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak(hardware: Hardware) -> None:
+    """Lets `read_peak_bytes` count from now on; resident memory on Linux only, elsewhere it counts on."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:  # A container may forbid it: the peak is then that of the whole run
+            return
+
+
+def release_memory(hardware: Hardware) -> None:
+    """Gives back what is held for later: what nothing refers to any more, and the allocator's cache.  Imports torch."""
+    import torch
+
+    # A backward pass that failed leaves what was next in PyTorch's queue, and with it activations, until another runs
+    torch.autograd.backward(torch.ones((), requires_grad=True))
+    gc.collect()
+    if hardware.is_gpu:
+        torch.cuda.empty_cache()
+    elif platform.libc_ver()[0] == "glibc":
+        # Freed memory stays with the process, and would be counted as held
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of the device, in bytes.
+
+    Args:
+        total: All that there is.
+        limit: The most that this process can hold.
+        own: What it holds.
+        others: What is neither this process's nor free: other processes, and on a GPU what its driver takes.
+    """
+
+    total: int
+    limit: int
+    own: int
+    others: int
+
+
+def read_memory(hardware: Hardware) -> Memory:
+    """What the device has: a GPU, less what other processes hold of it; or RAM, within the limits of a container."""
+    if hardware.is_gpu:
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        reserved = torch.cuda.memory_reserved()
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction())
+        own = int(torch.cuda.memory_allocated())
+        return Memory(total, min(free + reserved, allowed), own, max(0, total - free - reserved))
+    own, virtual = _read_own_bytes()
+    limit = own + read_available_bytes()
+    others = max(0, _memory_bytes() - limit)
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, own + most - virtual)
+    for files in _CONTAINERS:
+        if (left := files.read_left_bytes()) is not None:
+            limit = min(limit, own + left)
+    return Memory(_memory_bytes(), limit, own, others)
+
+
+@dataclass(frozen=True)
+class ContainerFiles:
+    """Where a control group keeps its memory.
+
+    Args:
+        folder: The folder.
+        most: File of its limit, in bytes; a word for none.
+        used: File of its use, in bytes, with the files that Linux keeps in memory.
+        cached: Line of `memory.stat` with those of them that give way.
+    """
+
+    folder: Path
+    most: str
+    used: str
+    cached: str
+
+    def read_left_bytes(self) -> int | None:
+        """What its processes could still take; None without a limit."""
+        most, used, stat = (self.folder / name for name in (self.most, self.used, "memory.stat"))
+        if not most.is_file() or not most.read_text().strip().isdecimal():
+            return None
+        lines = dict(line.split() for line in stat.read_text().splitlines())
+        return int(most.read_text()) - int(used.read_text()) + int(lines.get(self.cached, 0))
+
+
+#: Version 2 and version 1 of control groups.
+_CONTAINERS = (
+    ContainerFiles(Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    ContainerFiles(
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def _read_own_bytes() -> tuple[int, int]:
+    """Resident and virtual memory of this process."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak, peak
+    virtual, resident = status.read_text().split()[:2]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return int(resident) * page, int(virtual) * page
+
+
+def limit_memory(hardware: Hardware, fraction: float) -> None:
+    """Lets this process have only a part of the GPU, 1 for all; nothing without one."""
+    if hardware.is_gpu:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+#: What PyTorch says where its exception is no `OutOfMemoryError`: the CPU's allocator, cuBLAS, the driver.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "HIP out of memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory has run out, on the GPU or in RAM.  Imports torch."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def record_memory(hardware: Hardware, *, on: bool) -> None:

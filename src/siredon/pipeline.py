@@ -135,8 +135,8 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     prepared = prepare_run(config, tokenizer)
     schedule = count_steps(config, prepared.num_packs)
     # 3. The checkpoint to go on from, if there is one
-    identity = identify_run(config, prepared)
-    resume = find_start(config.checkpoint, identity, rewind)
+    identity = identify_run(config, prepared, precision.describe(), hardware.describe())
+    resume = find_start(config, identity, rewind)
     output = config.checkpoint.output_folder
     result = find_result(resume, config, schedule.num_steps) if resume else None
     if resume and result:

@@ -58,13 +58,13 @@ def test_the_guard_waits_for_nothing_that_a_run_without_it_does_not_wait_for(wri
         """How often a run waits for the device, from its first line to its last."""
         changes = {**LORA, **FUSED, "save_steps": 100, "logging_steps": 100, **keys, "max_steps": num_steps}
         config = config_of(write("waits", bad=(), **changes))
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
                 pipeline.train(config)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
     def count_per_step(**keys: Any) -> float:

@@ -100,12 +100,17 @@ def list_pickles(folder: Path) -> list[str]:
 def read_model_config(section: ModelSection) -> dict[str, Any] | None:
     """The model's own `config.json`, with `model_config` of the YAML over it; None if it is not on this machine."""
     try:
-        folder = Path(locate_model(section.config_path))
-        path = folder if folder.is_dir() else _hub_snapshot(section.config_path, section.revision or "main")
+        path = find_folder(section.config_path, section.revision or "main")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):  # not there, no JSON, the home of nobody
         return None
     return {**config, **section.overrides} if isinstance(config, dict) else None
+
+
+def find_folder(name: str, revision: str) -> Path:
+    """The folder of a model on this machine, also in the cache of huggingface_hub; it may not be there."""
+    folder = Path(locate_model(name))
+    return folder if folder.is_dir() else _hub_snapshot(name, revision)
 
 
 def _hub_snapshot(name: str, revision: str) -> Path:

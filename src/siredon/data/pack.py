@@ -45,6 +45,11 @@ class Packs:
         ends = np.concatenate([[0], np.cumsum(lengths[self.indices])])
         return np.diff(ends[self.offsets])
 
+    @property
+    def num_filled(self) -> int:
+        """Packs before the empty ones at the end."""
+        return int(np.searchsorted(self.offsets, self.offsets[-1]))
+
     def fill(self, lengths: Indices, capacity: int) -> float:
         """The part of all packs that holds tokens, 0 to 1."""
         return int(lengths[self.indices].sum()) / (len(self) * capacity) if len(self) else 0.0

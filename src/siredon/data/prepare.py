@@ -48,6 +48,7 @@ class Prepared:
         lines: What to tell the user.
         warnings: What the user should know before training.
         sources: Names of the training data sets.
+        train_fingerprint: Changes when anything about the training samples changes; empty where it is not told apart.
     """
 
     train: PackDataset | Stream
@@ -58,6 +59,7 @@ class Prepared:
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    train_fingerprint: str = ""
 
     @property
     def num_packs(self) -> int | None:
@@ -146,6 +148,9 @@ def prepare_data(
         tuple(lines),
         tuple(warnings),
         name_sources([entry.path for entry in data.datasets]),
+        _fingerprint(
+            [part.key for part in train_parts], preparation, packing, len(train), of_validation=False
+        ),
     )
 
 
@@ -234,9 +239,14 @@ def _options(data: DataSection, max_tokens: int) -> list[object]:
 
 
 def _fingerprint(
-    keys: Sequence[str], preparation: Preparation, packing: PackingSection, num_packs: int
+    keys: Sequence[str],
+    preparation: Preparation,
+    packing: PackingSection,
+    num_packs: int,
+    *,
+    of_validation: bool = True,
 ) -> str:
-    """Hash of the samples and of their order."""
+    """Hash of the samples and of their order; without `of_validation` of those that are trained on."""
     data = preparation.data
     order = data.model_dump(
         mode="json",
@@ -251,7 +261,10 @@ def _fingerprint(
     if data.is_mixed:
         weights = [entry.weight for entry in data.datasets]
         order |= {"mix_strategy": data.mix_strategy, "weights": weights, "packs": num_packs}
-    text = json.dumps([keys, order, packing.model_dump(mode="json"), preparation.seed], sort_keys=True)
+    packs = packing.model_dump(mode="json")
+    if not of_validation:
+        del order["eval_sequence_len"], packs["eval_sample_packing"]
+    text = json.dumps([keys, order, packs, preparation.seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

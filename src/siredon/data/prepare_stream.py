@@ -67,7 +67,12 @@ def prepare_stream(
         _fingerprint([*keys, *(part.key for part in parts)], options),
         (*lines, *packed),
         tuple(line for part in parts for line in part.counts.warnings()),
+        train_fingerprint=_fingerprint(keys, replace(options, packing=_without_validation(packing))),
     )
+
+
+def _without_validation(packing: PackingSection) -> PackingSection:
+    return packing.model_copy(update={"eval_sample_packing": None})
 
 
 def _read_options(preparation: Preparation, packing: PackingSection) -> StreamOptions:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from siredon.config.sections.checkpoint import CheckpointSection
+from siredon.config.schema import Config
 from siredon.errors import CheckpointError
-from siredon.log import is_main_process, warn
+from siredon.log import is_main_process, note, warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.model.relora import RELORA
+from siredon.train.learning_rate import continue_curve_
 from siredon.train.publish import (
     MANIFEST,
     RESULT,
@@ -25,6 +26,7 @@ from siredon.train.publish import (
     open_draft,
     publish_result,
 )
+from siredon.train.resume_rules import Identity, compare_runs
 from siredon.train.saving import CheckpointPart, Content
 from siredon.train.space import explain_disk
 from siredon.train.trainer import SiredonTrainer
@@ -36,25 +38,6 @@ _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", _STATE)
 _ONLY_STATE = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
 _ONLY_STATE |= {STREAM, _STATE, MANIFEST}
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What must be the same for a run to go on as if it had never stopped.
-
-    Args:
-        data: Fingerprint of the prepared data.
-        num_ranks: Processes.
-        micro_batch_size: Sequences per forward pass.
-        gradient_accumulation_steps: Forward passes per step.
-        seed: Seed of all random choices.
-    """
-
-    data: str
-    num_ranks: int
-    micro_batch_size: int
-    gradient_accumulation_steps: int
-    seed: int
 
 
 class IdentityWriter(CheckpointPart):
@@ -70,8 +53,12 @@ class IdentityWriter(CheckpointPart):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Goes on with the log line that the checkpoint fell into."""
+        # The checkpoint's own state has the rhythm of logging, validating and saving that its run was given
+        state.compute_steps(args, state.max_steps)
         self.learning_rate = args.learning_rate
         facts = json.loads((self.resume / _STATE).read_text()) if self.resume else {}
+        if facts.get("identity", {}).get("num_steps", 0) not in (0, self.identity.num_steps):
+            continue_curve_(self.trainer.lr_scheduler)
         if "log" in facts:
             self.trainer.restore_log_(facts["log"])
         if facts.get("learning_rate", args.learning_rate) != args.learning_rate:
@@ -98,14 +85,15 @@ class IdentityWriter(CheckpointPart):
         return {_STATE: json.dumps(facts)}
 
 
-def find_resume_folder(section: CheckpointSection, identity: Identity) -> Path | None:
+def find_resume_folder(config: Config, identity: Identity) -> Path | None:
     """The checkpoint to go on from, or None for a fresh run.
 
     Every byte of it is read once, and compared with its manifest; what is passed over is said.
 
     Raises:
-        CheckpointError: The checkpoint lacks what resuming needs, or is of a run with other data or batches.
+        CheckpointError: The checkpoint lacks what resuming needs, or is of a run that differs in what matters.
     """
+    section = config.checkpoint
     if section.resume_from_checkpoint:
         folder = Path(section.resume_from_checkpoint).expanduser()
         # `latest` leads elsewhere as soon as the next checkpoint is there
@@ -123,7 +111,7 @@ def find_resume_folder(section: CheckpointSection, identity: Identity) -> Path |
         folder = found
     else:
         return None
-    _check_identity(folder, identity)
+    _check_identity(folder, identity, config)
     if is_unlisted(folder):
         warn(
             f"{folder} is of a Siredon that wrote no manifest: whether its bytes are still the same is not known"
@@ -234,14 +222,17 @@ def _missing(folder: Path) -> str:
     return "" if list(folder.glob("rng_state*.pth")) else "rng_state.pth is missing"
 
 
-def _check_identity(folder: Path, identity: Identity) -> None:
-    there = json.loads((folder / _STATE).read_text())["identity"]
-    here = asdict(identity)
-    changed = [f"{name}: {there.get(name)} -> {here[name]}" for name in here if there.get(name) != here[name]]
-    if changed:
+def _check_identity(folder: Path, identity: Identity, config: Config) -> None:
+    facts = json.loads((folder / _STATE).read_text())
+    then = facts["identity"] | ({"peak": facts["learning_rate"]} if "learning_rate" in facts else {})
+    found = compare_runs(then, identity, config, count_steps_done(folder))
+    refused = [difference for difference in found if difference.verdict == "refused"]
+    if refused:
+        lines = "".join(f"\n  {difference}" for difference in found)
         raise CheckpointError(
-            f"{folder} is of a run that differs from this one ({'; '.join(changed)}): "
-            "going on would repeat or skip rows",
-            "Set these back, or start anew: another `output_dir`, and no `resume_from_checkpoint` or "
+            f"{folder} is of a run that differs from this one, and cannot go on as this one:{lines}",
+            "Set back what is refused, or start anew: another `output_dir`, and no `resume_from_checkpoint` or "
             "`auto_resume_from_checkpoints`.",
         )
+    for difference in found:
+        (warn if difference.verdict == "warned" else note)(f"not as in {folder.name}: {difference}")

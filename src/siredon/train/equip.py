@@ -35,11 +35,14 @@ from siredon.train.callbacks.requested_checkpoint import RequestedCheckpoint
 from siredon.train.callbacks.rounding import RoundingStart
 from siredon.train.callbacks.rows import RowKeeper
 from siredon.train.callbacks.samples import SampleWriter
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.stream import StreamKeeper
-from siredon.train.checkpoint import Identity, IdentityWriter, read_stream_state, restore_token_count_
+from siredon.train.checkpoint import IdentityWriter, read_stream_state, restore_token_count_
 from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
+from siredon.train.out_of_memory import guard_memory_
+from siredon.train.resume_rules import Identity
 from siredon.train.rollback import Rewind
 from siredon.train.saving import SavingPlan
 from siredon.train.space import check_space, estimate_sizes
@@ -104,8 +107,12 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         choose_caretakers(config, hardware),
     ):
         trainer.add_callback(callback)
+    guard_memory_(trainer, parts.prepared, parts.base, config, hardware)
     # Behind all others, which decide what is due at a step
     trainer.listen_to_(parts.interruption, parts.resume)
+    if config.stopping.stall_timeout != 0:
+        trainer.stall = StallWatch(output, config.stopping.stall_timeout)
+        trainer.add_callback(trainer.stall)
     if parts.resume:
         restore_token_count_(trainer, parts.resume)
     if config.shares_sequences:

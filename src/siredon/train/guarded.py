@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from siredon.train.interruptible import InterruptibleTrainer
+from siredon.train.memory_guard import MemoryGuardedTrainer
 
 
 class StepGuard(TrainerCallback):
@@ -33,7 +33,7 @@ class StepGuard(TrainerCallback):
         raise NotImplementedError
 
 
-class GuardedTrainer(InterruptibleTrainer):
+class GuardedTrainer(MemoryGuardedTrainer):
     """Lets the guard see each step, and passes over those that it names: no forward pass, no update.
 
     Args:

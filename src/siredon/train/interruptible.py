@@ -14,6 +14,7 @@ import torch
 
 from siredon.errors import Interrupted
 from siredon.train.callbacks.interrupter import Interrupter
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.interrupt import Interruption
 from siredon.train.saving import SavingTrainer
 
@@ -34,6 +35,8 @@ class InterruptibleTrainer(SavingTrainer):
         super().__init__(**options)
         #: Ends the run where it is asked to.
         self.interrupter: Interrupter | None = None
+        #: Ends the process where nothing is finished any more.
+        self.stall: StallWatch | None = None
 
     def listen_to_(self, interruption: Interruption, resume: Path | None) -> None:
         """Lets the run end where it is asked to; to be called once all callbacks are there.
@@ -55,6 +58,8 @@ class InterruptibleTrainer(SavingTrainer):
         Raises:
             Interrupted: It is.
         """
+        if self.stall is not None:
+            self.stall.beat(busy=True)
         if self.interrupter is not None:
             self.interrupter.check_evaluation(self.args)
 
@@ -99,13 +104,14 @@ class InterruptibleTrainer(SavingTrainer):
         control.should_save = self.interrupter.due_save
         control.should_training_stop = self.state.global_step >= self.state.max_steps
         self.interrupter.due_save = False
-        with self._random_state_kept():
+        with self.random_state_kept():
             # The one that a checkpoint of this step has: validating leaves it alone
             self._load_rng_state(str(resume))
             self._maybe_log_save_evaluate(self._tr_loss, None, self.model_wrapped, None, 0, None, None)
 
     @contextmanager
-    def _random_state_kept(self) -> Iterator[None]:
+    def random_state_kept(self) -> Iterator[None]:
+        """Random numbers drawn inside are drawn again after it."""
         devices = [] if self.args.device.type == "cpu" else [self.args.device]
         plain, array = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=devices, device_type=self.args.device.type):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from siredon.config.sections.optimizer import ScheduleSection
 from siredon.config.shelves import SCHEDULES
@@ -70,6 +71,33 @@ class ScheduleBuilder:
             section.jagged_restart_steps, section.num_restart_warmup_steps, section.num_restart_anneal_steps
         )
         return JaggedRestarts(optimizer, scheduler, restarts)
+
+    def rate_at(self, num_steps: int, step: int) -> float:
+        """The learning rate of step `step`, counted from 0, in a run of `num_steps`: that of the closed form.
+
+        The peak where a schedule has none: what it does depends on the validations.
+        """
+        nothing = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=self.peak)
+        scheduler: Any = self.build(nothing, num_steps)
+        scale = 1.0
+        if isinstance(scheduler, JaggedRestarts):
+            scale, scheduler = scheduler.restarts.scale(step), scheduler.inner
+        return float(
+            self.peak * scale * (scheduler.lr_lambdas[0](step) if isinstance(scheduler, LambdaLR) else 1.0)
+        )
+
+
+def continue_curve_(scheduler: LRScheduler) -> None:
+    """Sets the learning rate of the next step to that of the curve, where a saved one is of a run of another length.
+
+    A schedule without a closed form is left as it is.
+    """
+    if isinstance(scheduler, JaggedRestarts):
+        scheduler.inner.last_epoch -= 1
+    elif not isinstance(scheduler, LambdaLR):
+        return
+    scheduler.last_epoch -= 1
+    scheduler.step()
 
 
 def show_skipped_steps_(optimizer: Optimizer) -> None:

@@ -13,22 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from siredon import __version__
+from siredon.config.resume_kinds import collect_compared
 from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
 from siredon.distributed.ranks import num_ranks
 from siredon.hardware import Hardware
 from siredon.log import is_main_process
+from siredon.model.fingerprint import fingerprint_model
 from siredon.redaction import redact_command, redact_values
-from siredon.train.checkpoint import Identity
+from siredon.train.arguments import count_steps
 from siredon.train.output import prepare_output
 from siredon.train.publish import write_whole
+from siredon.train.resume_rules import Identity
 from siredon.train.space import explain_disk
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
-def identify_run(config: Config, prepared: Prepared) -> Identity:
-    """What a checkpoint must agree with for this run to go on from it."""
+def identify_run(config: Config, prepared: Prepared, formats: str = "", device: str = "") -> Identity:
+    """What a checkpoint of this run keeps, and what a checkpoint must agree with for this run to go on from it.
+
+    Args:
+        config: The resolved config.
+        prepared: The data.
+        formats: Number formats, for people.
+        device: What computes, for people.
+    """
     batch = config.batch
     return Identity(
         prepared.fingerprint,
@@ -36,6 +46,14 @@ def identify_run(config: Config, prepared: Prepared) -> Identity:
         batch.micro_batch_size,
         batch.gradient_accumulation_steps,
         batch.seed,
+        train_data=prepared.train_fingerprint,
+        model=fingerprint_model(config.model),
+        num_steps=count_steps(config, prepared.num_packs).num_steps,
+        num_packs=prepared.num_packs or 0,
+        formats=formats,
+        device=device,
+        versions=_versions(),
+        keys=collect_compared(config),
     )
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from siredon.config.sections.checkpoint import CheckpointSection
+from siredon.config.schema import Config
 from siredon.log import is_main_process, warn
-from siredon.train.checkpoint import Identity, find_resume_folder
+from siredon.train.checkpoint import find_resume_folder
 from siredon.train.publish import BEST, LATEST, PREFIX, discard, point, write_whole
+from siredon.train.resume_rules import Identity
 from siredon.train.space import explain_disk
 
 #: Folder in `output_dir` for what is kept of bad steps.
@@ -85,13 +86,13 @@ def run_with_rollbacks(attempt: Callable[[Rewind], None]) -> None:
         _release_memory()
 
 
-def find_start(section: CheckpointSection, identity: Identity, rewind: Rewind) -> Path | None:
+def find_start(config: Config, identity: Identity, rewind: Rewind) -> Path | None:
     """The checkpoint that an attempt goes on from, or None for the start.
 
     Raises:
         CheckpointError: See `find_resume_folder`.
     """
-    return rewind.folder if rewind.is_rollback else find_resume_folder(section, identity)
+    return rewind.folder if rewind.is_rollback else find_resume_folder(config, identity)
 
 
 def drop_later(output: Path, steps: Sequence[int], folder: Path | None) -> None:

@@ -10,15 +10,17 @@ from transformers.integrations import TensorBoardCallback
 
 from siredon.distributed.ranks import num_ranks
 from siredon.errors import Interrupted
-from siredon.hardware import Hardware
+from siredon.hardware import Hardware, is_out_of_memory
 from siredon.log import is_main_process, note, show, warn
 from siredon.model.adapter_folder import free_of_start_
 from siredon.train.callbacks.metrics import keep_lines
 from siredon.train.callbacks.profiler import Profiler
 from siredon.train.callbacks.progress import Progress, show_time
 from siredon.train.callbacks.relora import save_trained
+from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
+from siredon.train.memory_guard import Failure, read_failure
 from siredon.train.plot import plot_losses
 from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
 from siredon.train.record import extend_record
@@ -43,7 +45,9 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
     Raises:
         Interrupted: The run was asked to end.
         RolledBack: A bad step sends the run back.
+        TrainingError: Memory has run out.
     """
+    failure: Failure | None = None
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except (Interrupted, RolledBack):
@@ -52,10 +56,17 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
             if isinstance(callback, (Profiler, TensorBoardCallback)):
                 callback.on_train_end(trainer.args, trainer.state, trainer.control)
         raise
+    except (RuntimeError, MemoryError) as error:
+        if trainer.memory_guard is None or not is_out_of_memory(error):
+            raise
+        failure = read_failure(error, trainer.memory_guard.hardware)
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, Progress):
+            if isinstance(callback, (Progress, StallWatch)):
                 callback.close()
+    if failure is not None and trainer.memory_guard is not None:
+        # Outside of the handler: the exception would hold what did not fit
+        raise trainer.memory_guard.end(failure)
 
 
 def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float) -> None:

@@ -1,14 +1,44 @@
-"""The order of training rows, where it is neither random nor their own."""
+"""The order of training rows, where it is not their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 from siredon.data.collate import MixedDataset, PackDataset
 from siredon.data.group import group_by_length
+from siredon.data.pack import Packs
+
+
+class ShuffledSampler(Sampler[int]):
+    """Rows in random order, another one each epoch: that of accelerate's sampler, from the seed and the epoch alone.
+
+    The epoch is the run's own count: whether `set_epoch` of a loader reaches its sampler depends on what lies between
+    them, and a resumed loader of several ranks has one wrapper more.
+
+    Empty packs, which fill the last batches of several ranks, come last: so the order of the others does not depend on
+    the number of ranks.
+
+    Args:
+        packs: What is trained on.
+        seed: Seed of the order.
+        epoch: Says which epoch begins.
+    """
+
+    def __init__(self, packs: Packs, seed: int, epoch: Callable[[], int]) -> None:
+        self.packs = packs
+        self.seed, self.epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        order = torch.randperm(self.packs.num_filled, generator=generator).tolist()
+        return iter([*order, *range(len(order), len(self.packs))])
 
 
 class LengthSampler(Sampler[int]):
@@ -18,8 +48,7 @@ class LengthSampler(Sampler[int]):
         dataset: What is trained on.
         size: Rows of a micro-batch, over all ranks.
         seed: Seed of the order.
-        epoch: Says which epoch begins.  (`set_epoch` of accelerate does not reach a sampler behind a resumed loader
-            of several ranks.)
+        epoch: Says which epoch begins; see `ShuffledSampler`.
     """
 
     def __init__(self, dataset: PackDataset, size: int, seed: int, epoch: Callable[[], int]) -> None:
@@ -40,7 +69,7 @@ class MixedSampler(Sampler[int]):
         dataset: What is trained on.
         size: Rows of a micro-batch, over all ranks, if rows of like length share one; None if they need not.
         seed: Seed of the order.
-        epoch: Says which epoch begins; see `LengthSampler`.
+        epoch: Says which epoch begins; see `ShuffledSampler`.
     """
 
     def __init__(self, dataset: MixedDataset, size: int | None, seed: int, epoch: Callable[[], int]) -> None:

@@ -7,15 +7,16 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, set_seed
 
 from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
@@ -26,7 +27,7 @@ from siredon.train.guarded import GuardedTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
-from siredon.train.sampler import LengthSampler, MixedSampler
+from siredon.train.sampler import LengthSampler, MixedSampler, ShuffledSampler
 
 #: The exponential of more than this is no number.
 _MOST_FOR_EXP = 700.0
@@ -46,6 +47,7 @@ class SiredonTrainer(GuardedTrainer):
 
     optimizer: Any
     lr_scheduler: Any
+    current_flos: Any
 
     def __init__(
         self,
@@ -142,8 +144,17 @@ class SiredonTrainer(GuardedTrainer):
             return MixedSampler(dataset, size if groups else None, self.args.seed, self._epoch)
         if groups:
             return LengthSampler(dataset, size, self.args.seed, self._epoch)
-        sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
-        return sampler
+        if self.args.train_sampling_strategy == "sequential":
+            return SequentialSampler(dataset)
+        return ShuffledSampler(dataset.packs, self.args.seed, self._epoch)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """That of the checkpoint; after a change of the number of ranks, one that the seed, step and rank decide."""
+        if checkpoint is None or len(list(Path(checkpoint).glob("rng_state*.pth"))) == self.args.world_size:
+            super()._load_rng_state(checkpoint)
+        else:
+            seed = [self.args.seed, self.state.global_step, self.args.world_size, self.args.process_index]
+            set_seed(int(np.random.default_rng(seed).integers(2**32)))
 
     def _epoch(self) -> int:
         return int(self.state.epoch or 0)
@@ -210,6 +221,31 @@ class SiredonTrainer(GuardedTrainer):
         loss = total * self.accelerator.num_processes / num_items_in_batch
         self.step_loss += loss.detach()
         return (loss, {}) if return_outputs else loss
+
+    @contextmanager
+    def untracked(self) -> Iterator[None]:
+        """Losses that are computed inside are in no log and no count."""
+        numbers = self.num_tokens_seen, self.num_targets_seen
+        sums = self.step_loss.clone(), self._by_source.clone()
+        try:
+            yield
+        finally:
+            self.num_tokens_seen, self.num_targets_seen = numbers
+            self.step_loss.copy_(sums[0])
+            self._by_source.copy_(sums[1])
+
+    def mark_counts(self) -> Callable[[], None]:
+        """What has been counted and summed up so far; calling it goes back there."""
+        numbers = self.num_tokens_seen, self.num_targets_seen, self.current_flos
+        sums = self.step_loss.clone(), self._by_source.clone(), self._tr_loss.clone()
+
+        def go_back_() -> None:
+            self.num_tokens_seen, self.num_targets_seen, self.current_flos = numbers
+            self.step_loss.copy_(sums[0])
+            self._by_source.copy_(sums[1])
+            self._tr_loss.copy_(sums[2])
+
+        return go_back_
 
     def _noise_on(self, inputs: Batch) -> AbstractContextManager[None]:
         if self.noise is None:

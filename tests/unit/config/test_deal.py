@@ -236,7 +236,7 @@ def test_settings_that_no_fsdp_needs_are_passed_over_inside_its_mapping_only(nam
 @pytest.mark.parametrize(
     "text",
     [
-        "dataloader_pin_memory: false\n",
+        "save_safetensors: false\n",
         "comet_online: false\n",
         "dataset_shard_idx: 0\n",
     ],

@@ -23,7 +23,7 @@ from siredon.hardware import Hardware
 from siredon.model.load import takes_logits_to_keep
 from siredon.model.precision import Precision
 from siredon.train.arguments import build_arguments, build_schedule, count_steps
-from siredon.train.learning_rate import ScheduleBuilder
+from siredon.train.learning_rate import ScheduleBuilder, continue_curve_
 from siredon.train.trainer import SiredonTrainer
 
 PEAK = 0.02
@@ -235,6 +235,39 @@ def test_a_saved_schedule_goes_on_exactly(name: str):
         optimizer.step()
         scheduler.step()
     assert rest == whole[7:]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_saved_schedule_goes_on_in_a_run_of_another_length(name: str):
+    words = {"warmup_steps": W, **CASES[name][0]}
+    if words["lr_scheduler"] == "one_cycle":
+        return  # Refused: it ends after its steps
+    optimizer, scheduler = build(words, N)
+    for _ in range(7):
+        optimizer.step()
+        scheduler.step()
+    kept = {"schedule": scheduler.state_dict(), "optimizer": optimizer.state_dict()}
+    for length in (14, 2 * N):
+        optimizer, scheduler = build(words, length)
+        optimizer.load_state_dict(kept["optimizer"])
+        scheduler.load_state_dict(kept["schedule"])
+        continue_curve_(scheduler)
+        rest = []
+        for _ in range(7, length):
+            rest.append([group["lr"] for group in optimizer.param_groups])
+            optimizer.step()
+            scheduler.step()
+        assert rest == rates_of(words, length)[7:]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_rate_of_a_step_can_be_asked_for(name: str):
+    words = {"warmup_steps": W, **CASES[name][0]}
+    if words["lr_scheduler"] == "one_cycle":
+        return
+    builder = ScheduleBuilder(ScheduleSection.model_validate(words), PEAK)
+    wanted = [rate for rate, _ in rates_of(words, N)]
+    assert [builder.rate_at(N, t) for t in range(N)] == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_plateau_lowers_the_rate_by_what_is_validated():

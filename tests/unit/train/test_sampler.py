@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
 from tests.conftest import build_model
 from tests.unit.train.steps import CPU, random_samples
 
@@ -18,7 +18,7 @@ from siredon.data.table import build_table
 from siredon.data.types import Batch, Pack
 from siredon.model.precision import Precision
 from siredon.train.arguments import build_arguments, count_steps
-from siredon.train.sampler import LengthSampler
+from siredon.train.sampler import LengthSampler, ShuffledSampler
 from siredon.train.trainer import SiredonTrainer
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 22).tolist()
@@ -93,6 +93,20 @@ def test_group_by_length_puts_rows_of_like_length_into_a_batch(write_config: Any
 def test_packs_are_not_grouped_by_length(write_config: Any):
     keys = {"sample_packing": True, "group_by_length": True}
     assert train_and_record(write_config, **keys) == train_and_record(write_config, sample_packing=True)
+
+
+def test_the_order_is_that_of_accelerate_and_empty_packs_of_ranks_come_last():
+    packs = keep_single(21)
+    theirs = SeedableRandomSampler(list(range(21)), data_seed=42, generator=torch.Generator())
+    orders = []
+    for epoch in (0, 1):
+        theirs.set_epoch(epoch)
+        orders.append(list(theirs))
+        for padded in (packs, packs.pad_to_multiple(2), packs.pad_to_multiple(8)):
+            empty = list(range(21, len(padded)))
+            assert list(ShuffledSampler(padded, 42, lambda: epoch)) == orders[-1] + empty  # noqa: B023
+    assert orders[0] != orders[1]
+    assert packs.pad_to_multiple(8).num_filled == packs.num_filled == 21
 
 
 def batches_of(rank: int, epoch: int, skipped: int = 0) -> list[list[int]]:

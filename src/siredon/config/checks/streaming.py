@@ -8,6 +8,7 @@ from siredon.config.idle import find_useless_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.data import DataSection
+from siredon.config.sections.loader import LoaderSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.streaming import StreamingSection
@@ -60,6 +61,20 @@ def _check_grouping(streaming: StreamingSection, packing: PackingSection) -> Ite
             f"`group_by_length` has no effect with `{cause}`: lengths are not known ahead",
             "Remove `group_by_length`.",
             "warning",
+        )
+
+
+def _check_fetching(streaming: StreamingSection, loader: LoaderSection) -> Iterator[Finding]:
+    """A stream is read by the run itself.
+
+    Fetching processes would each read the whole stream, and the checkpoint would not know how far each has come.
+    """
+    cause = find_stream_key(streaming)
+    if cause and loader.dataloader_num_workers:
+        yield Finding(
+            "dataloader_num_workers",
+            f"`dataloader_num_workers: {loader.dataloader_num_workers}` cannot share a stream (`{cause}`)",
+            "Remove `dataloader_num_workers`: each process would read the whole stream.",
         )
 
 
@@ -152,5 +167,11 @@ RULES = (
         _check_weights,
         wrong="max_steps: 1000\npretraining_dataset:\n  - path: a.jsonl\n    weight: 2\n  - path: b.jsonl",
         right="max_steps: 1000\npretraining_dataset:\n  - path: a.jsonl\n  - path: b.jsonl",
+    ),
+    Rule(
+        "SD0780",
+        _check_fetching,
+        wrong="streaming: true\nmax_steps: 1000\ndataloader_num_workers: 2",
+        right="dataloader_num_workers: 2",
     ),
 )

@@ -35,6 +35,12 @@ class StoppingSection(Section):
         None,
         gt=0,
     )
+    stall_timeout: Duration | None = key(
+        "Time without a finished step, from the second on, after which the run shows its stacks and ends; 0 never; "
+        "default 20 times the slowest recent step, at least 10 minutes.",
+        None,
+        ge=0,
+    )
 
     @property
     def patience(self) -> int:

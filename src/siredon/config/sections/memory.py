@@ -58,6 +58,14 @@ class MemorySection(Section):
         None,
         ge=-1,
     )
+    probe_longest_batch: Bool | Literal["auto"] = key(
+        "Try the longest batch before the first step; `auto` does on a GPU, unless layers are compiled.",
+        "auto",
+    )
+    on_out_of_memory: Literal["stop", "retry"] = key(
+        "`stop` saves the last step and ends with the numbers; `retry` makes the step once more, row by row.",
+        "stop",
+    )
     tiled_mlp: Bool | None = planned("Run feed-forward layers over slices of the sequence.")
     tiled_mlp_num_shards: Int | None = planned("Slices per sequence; default about 32,000 tokens each.")
     tiled_mlp_use_original_mlp: Bool = planned("Slice the model's own layer, not a general one.", True)

@@ -254,6 +254,11 @@ class ScheduleSection(Section):
         return 1 if self.jagged_restart_anneal_steps is None else self.jagged_restart_anneal_steps
 
     @property
+    def reads_peak(self) -> bool:
+        """Whether the shape depends on `learning_rate`: on a lowest rate that is not a part of it."""
+        return self.lr_scheduler == "polynomial" or "min_lr" in self.lr_scheduler_kwargs
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the schedule is built with: `lr_scheduler_kwargs`, and the keys that belong to `cosine`.
 
