@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 
+from siredon.config.load import load_config
+from siredon.config.schema import Config
 from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.errors import CheckpointError
 from siredon.selftest.rig import Rig, one_step
 from siredon.selftest.row import Cell, Finding, Grid, Row, find
 from siredon.selftest.whole import LORA
-from siredon.train.checkpoint import Identity, find_resume_folder
+from siredon.train.checkpoint import find_resume_folder
+from siredon.train.resume_rules import Identity
 
 _BEFORE, _LAST = "checkpoint-1", "checkpoint-2"
 #: Kinds of checkpoints -> keys of the run.
@@ -39,10 +42,11 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
         Cell(), **{**_KINDS[cell.case], "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     )
     with rig.run_kept(trial) as output:
+        config, _ = load_config(str(output / "trial-0.yml"))
         whole = output / _LAST
         yield (
             "whole checkpoints passed over",
-            float(_ask(output) != whole) + float(_ask_by_name(whole) != whole),
+            float(_ask(config, output) != whole) + float(_ask_by_name(config, whole) != whole),
             0.0,
         )
         kept = shutil.copytree(whole, rig.make_folder("kept") / "whole")
@@ -51,13 +55,13 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
             taken, lost = 0, 0
             for file in files:
                 damage(whole / file)
-                found = _ask(output)
-                taken += (found == whole) + (_ask_by_name(whole) is not None)
+                found = _ask(config, output)
+                taken += (found == whole) + (_ask_by_name(config, whole) is not None)
                 lost += found != output / _BEFORE
                 shutil.copy2(kept / file, whole / file)
             yield f"torn checkpoints taken, {what}", float(taken), 0.0
             yield f"runs that do not go on from the whole one before, {what}", float(lost), 0.0
-        yield "unfinished checkpoints taken", float(_count_unfinished(output, kept, files)), 0.0
+        yield "unfinished checkpoints taken", float(_count_unfinished(config, output, kept, files)), 0.0
 
 
 def _remove(path: Path) -> None:
@@ -82,7 +86,7 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _count_unfinished(output: Path, kept: Path, files: list[Path]) -> int:
+def _count_unfinished(config: Config, output: Path, kept: Path, files: list[Path]) -> int:
     """Copies that ended after each file, under the checkpoint's name, and whole ones under that of a draft."""
     taken = 0
     for number in range(len(files)):
@@ -90,30 +94,31 @@ def _count_unfinished(output: Path, kept: Path, files: list[Path]) -> int:
         for file in files[:number]:
             (output / _LAST / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(kept / file, output / _LAST / file)
-        taken += _ask(output) != output / _BEFORE
+        taken += _ask(config, output) != output / _BEFORE
         (output / _LAST).mkdir(exist_ok=True)
     shutil.rmtree(output / _LAST)
     shutil.copytree(kept, output / f".writing-{_LAST}")
-    return taken + (_ask(output) != output / _BEFORE)
+    return taken + (_ask(config, output) != output / _BEFORE)
 
 
-def _ask(output: Path) -> Path | None:
+def _ask(config: Config, output: Path) -> Path | None:
     """The checkpoint with which `auto_resume_from_checkpoints` goes on; None if with none."""
     section = CheckpointSection(output_dir=str(output), auto_resume_from_checkpoints=True)
-    return _find(section, output)
+    return _find(config, section, output)
 
 
-def _ask_by_name(folder: Path) -> Path | None:
+def _ask_by_name(config: Config, folder: Path) -> Path | None:
     """The checkpoint, where `resume_from_checkpoint` takes it; None where it is refused."""
     section = CheckpointSection(output_dir=str(folder.parent), resume_from_checkpoint=str(folder))
-    return _find(section, folder.parent)
+    return _find(config, section, folder.parent)
 
 
-def _find(section: CheckpointSection, output: Path) -> Path | None:
+def _find(config: Config, section: CheckpointSection, output: Path) -> Path | None:
+    own = config.model_copy(update={"checkpoint": section})
     facts = json.loads((output / _BEFORE / "siredon.json").read_text())
     with redirect_stderr(io.StringIO()):  # What is passed over is said to users of a run
         try:
-            return find_resume_folder(section, Identity(**facts["identity"]))
+            return find_resume_folder(own, Identity(**facts["identity"]))
         except CheckpointError:
             return None
 
