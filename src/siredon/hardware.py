@@ -65,6 +65,43 @@ def set_thread_policy() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+#: What makes libraries deterministic that PyTorch's own flag does not reach; what the user has set stays.
+_DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
+
+
+@contextmanager
+def deterministic_libraries() -> Iterator[None]:
+    """cuBLAS, cuDNN and flash attention without kernels whose bits change from run to run.  Imports torch.
+
+    cuBLAS reads its variable when a process makes its first product on the GPU: to be entered before that.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    added = {name: value for name, value in _DETERMINISTIC.items() if name not in os.environ}
+    os.environ.update(added)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def describe_libraries() -> dict[str, str]:
+    """Versions of the libraries of a GPU that PyTorch was built with; empty without a GPU.  Imports torch."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    if torch.version.hip:
+        return {"rocm": torch.version.hip}
+    version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return {"cuda": str(torch.version.cuda), "cudnn": str(version)}
+
+
 def probe_hardware() -> Hardware:
     """Looks at this machine.  Imports torch."""
     import torch

@@ -6,57 +6,25 @@ Stages are imported by the verb that runs them, so that `check` never loads torc
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from siredon.config.schema import Config
 from siredon.log import note, show
 from siredon.registry import Shelf
+from siredon.serve.prompts import Prompts
+from siredon.sweep.wanted import Sweep
 
 if TYPE_CHECKING:
     from siredon.config.layers import Layer
     from siredon.data.inspect import Choice
     from siredon.data.inspect_output import Output
     from siredon.selftest.wanted import Wanted
-    from siredon.serve.engines.transformers import Sampling
     from siredon.train.interrupt import Interruption
+    from siredon.train.reproduce import Repeat
     from siredon.train.rollback import Rewind
 
 METHODS = Shelf("siredon.train.methods", "METHOD", "rl")
 SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What `inference` is asked.
-
-    Args:
-        texts: The prompts; empty for a prompt loop.
-        base: Ask the base model, without its adapter.
-        compare: Ask both, side by side.
-        sampling: How tokens are chosen.
-    """
-
-    texts: Sequence[str]
-    base: bool
-    compare: bool
-    sampling: Sampling
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What `train --sweep` tries.
-
-    Args:
-        file: The sweep file.
-        search: How trials are chosen, a name on the shelf.
-        num_runs: How many trials; a grid has all of its own.
-    """
-
-    file: str
-    search: str
-    num_runs: int
 
 
 def preprocess(config: Config) -> None:
@@ -100,10 +68,11 @@ def train(config: Config) -> None:
     Raises:
         Interrupted: A signal or `max_time` ended it; what was done is saved.
     """
+    from siredon.train.determinism import deterministic_run
     from siredon.train.interrupt import interruptible_run
     from siredon.train.rollback import run_with_rollbacks
 
-    with interruptible_run(config) as interruption:
+    with interruptible_run(config) as interruption, deterministic_run(config.batch):
         run_with_rollbacks(lambda rewind: _train(config, interruption, rewind))
 
 
@@ -118,6 +87,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
     from siredon.train.equip import Parts
+    from siredon.train.facts import Run
     from siredon.train.finished import find_result
     from siredon.train.record import identify_run, write_record
     from siredon.train.rollback import find_start
@@ -149,8 +119,11 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind)
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     with interruption.held():
-        facts = {"num_steps": schedule.num_steps, "resumed_from": rewind.name_origin(resume)}
-        record = interruption.record = write_record(config, prepared, hardware, **facts)
+        run = Run(config, tokenizer, prepared, hardware)
+        record = write_record(
+            run, num_steps=schedule.num_steps, resume=resume, origin=rewind.name_origin(resume)
+        )
+        interruption.record = record
     note(f"going on from {resume}" if resume else f"output: {output}")
     note(f"training: {schedule.num_steps:,} optimizer steps, {schedule.steps_per_epoch:,} per epoch")
     began = time.perf_counter()
@@ -158,6 +131,28 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     # 6. Weights, tokenizer, plot, record
     finish_run(trainer, built.base, record, time.perf_counter() - began)
     leave_ranks()
+
+
+def reproduce(wanted: Repeat) -> bool:
+    """Makes a run again from its `run.json`; False if it came out otherwise."""
+    from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
+    from siredon.train import reproduce as stage
+    from siredon.train.determinism import deterministic_run
+
+    quiet_libraries()
+    # 1. Record -> config
+    record = stage.read_record(wanted)
+    with stage.folder_of(record):
+        config = stage.rebuild_config(record, wanted)
+        # 2. Is everything here as it was there?
+        with deterministic_run(config.batch):
+            stage.check_same(record, stage.describe_now(config, probe_hardware()), wanted)
+        # 3. The same run; the two results
+        if wanted.only_checks:
+            return True
+        train(config)
+        return stage.compare_results(record, wanted)
 
 
 def sweep(path: str, layer: Layer, wanted: Sweep) -> bool:

@@ -116,6 +116,12 @@ def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.match(name.lstrip("-").replace("-", "_")) is not None
 
 
+@lru_cache(maxsize=1024)
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of the environment holds a secret: `HF_TOKEN`, `NCCL_PASSWORD`, not `HF_HOME`."""
+    return bool(_SECRET_VARIABLE.match(name) or _SECRET_NAME.match(name))
+
+
 def learn_secrets(values: Any, declared: Collection[str] = ()) -> None:
     """Remembers the secrets of a configuration, so that `redact` finds them in any text of this process.
 
@@ -161,13 +167,8 @@ def _secrets_of_address(text: str) -> Iterator[str]:
 
 
 def _known_values() -> set[str]:
-    values = (os.environ.get(name, "") for name in os.environ if _is_secret_variable(name))
+    values = (os.environ.get(name, "") for name in os.environ if is_secret_variable(name))
     return {value for value in values if len(value) > MIN_CHARS} | _LEARNED
-
-
-@lru_cache(maxsize=1024)
-def _is_secret_variable(name: str) -> bool:
-    return bool(_SECRET_VARIABLE.match(name) or _SECRET_NAME.match(name))
 
 
 @lru_cache(maxsize=8)

@@ -22,6 +22,7 @@ from siredon.cli import (
     inspect,
     merge_lora,
     preprocess,
+    reproduce,
     selftest,
     train,
 )
@@ -47,6 +48,7 @@ COMMANDS = (
     inspect,
     cache,
     train,
+    reproduce,
     inference,
     merge_lora,
     config_schema,

@@ -33,10 +33,11 @@ def inference(
     checked = read_config(words)
     from siredon import pipeline
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
     sampling = Sampling(max_new_tokens, temperature)
     try:
-        pipeline.inference(checked, pipeline.Prompts(tuple(prompt or ()), base, compare, sampling))
+        pipeline.inference(checked, Prompts(tuple(prompt or ()), base, compare, sampling))
     except KeyboardInterrupt:
         note("")  # Behind the ^C
         raise typer.Exit(QUIT) from None

@@ -52,8 +52,9 @@ def train(
             return
         (path,), layer = read_words(words)
         from siredon import pipeline
+        from siredon.sweep.wanted import Sweep
 
-        done = pipeline.sweep(path, layer, pipeline.Sweep(sweep, search, sweep_runs or 0))
+        done = pipeline.sweep(path, layer, Sweep(sweep, search, sweep_runs or 0))
     raise typer.Exit(0 if done else 1)
 
 

@@ -29,6 +29,11 @@ _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
+def escape_variables(text: str) -> str:
+    """Text that is read as itself, with no `${NAME}` in it taken for a variable of the environment."""
+    return _VARIABLE.sub(lambda found: f"${found[0]}", text)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where lines stand: a file, as the user wrote its name, or the command line."""

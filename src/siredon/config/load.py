@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from siredon.config.deal import deal_values
 from siredon.config.diagnostics import Diagnostic, num_errors, show_report, sort_diagnostics
-from siredon.config.document import Document
+from siredon.config.document import Document, Source
 from siredon.config.fields import Section
 from siredon.config.invalid import report_invalid
 from siredon.config.layers import Layer, read_layers
+from siredon.config.origin import Origin
 from siredon.config.report import Report
 from siredon.config.rule import Rule
 from siredon.config.schema import Config, key_homes, read_fields, section_types
@@ -83,8 +84,8 @@ def check_document(document: Document) -> Checked:
     problems = sort_diagnostics(_drop_repeated(report.problems), document.path)
     if num_errors(problems):
         return Checked(None, problems, report)
-    whole: dict[str, Any] = dict(sections)
-    return Checked(Config.model_construct(**whole), problems, report)
+    sources = (Source(document.path, document.text), *document.sources.values())
+    return Checked(Config.of(sections, Origin(tuple(dict.fromkeys(sources)))), problems, report)
 
 
 def _drop_repeated(problems: Sequence[Diagnostic]) -> Iterable[Diagnostic]:

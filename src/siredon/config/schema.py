@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
 
+from pydantic import PrivateAttr
 from pydantic.fields import FieldInfo
 
 from siredon.config.fields import A_HUB_ID, A_MAPPING, Section, nested_section
+from siredon.config.origin import Origin
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.bad_steps import BadStepSection, Policy
@@ -125,6 +127,28 @@ class Config(Section):
     serving: ServingSection
     plugins: PluginSection
     file: FileSection
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @classmethod
+    def of(cls, sections: Mapping[str, Any], origin: Origin) -> Config:
+        """The config of sections that are valid, which remembers where it came from."""
+        config = cls.model_construct(**sections)
+        config._origin = origin
+        return config
+
+    @property
+    def origin(self) -> Origin:
+        """The texts that it was read from."""
+        return self._origin
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys that were set, as JSON values: a file of them gives this config again.
+
+        Includes, plugins and variables of the environment are what they came to.
+        """
+        dumped = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"file"})
+        return {name: value for section in dumped.values() for name, value in section.items()}
 
     @property
     def has_validation(self) -> bool:

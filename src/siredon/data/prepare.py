@@ -48,6 +48,7 @@ class Prepared:
         lines: What to tell the user.
         warnings: What the user should know before training.
         sources: Names of the training data sets.
+        contents: A hash of what each data set is, before it is rendered: training, then validation.
         train_fingerprint: Changes when anything about the training samples changes; empty where it is not told apart.
     """
 
@@ -59,6 +60,7 @@ class Prepared:
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
     train_fingerprint: str = ""
 
     @property
@@ -148,7 +150,8 @@ def prepare_data(
         tuple(lines),
         tuple(warnings),
         name_sources([entry.path for entry in data.datasets]),
-        _fingerprint(
+        contents=tuple(part.content for part in parts),
+        train_fingerprint=_fingerprint(
             [part.key for part in train_parts], preparation, packing, len(train), of_validation=False
         ),
     )
@@ -163,12 +166,14 @@ class Part:
         counts: What became of its rows.
         key: Changes when anything about the samples changes.
         cached: It was prepared before.
+        content: A hash of its rows, as they are at their source.
     """
 
     table: SampleTable
     counts: Counts
     key: str
     cached: bool
+    content: str
 
     @property
     def lines(self) -> list[str]:
@@ -186,7 +191,8 @@ def prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: int
     recipe = build_recipe(entry, preparation, max_tokens)
     content = fingerprint_entry(entry, preparation.seed)
     source = load_rows(entry, preparation.seed) if content is None else None
-    key = entry_key(recipe, preparation, content if source is None else source.fingerprint)
+    content = content if source is None else source.fingerprint
+    key = entry_key(recipe, preparation, content)
 
     def make() -> Content:
         return make_samples(source or load_rows(entry, preparation.seed), recipe)
@@ -195,7 +201,7 @@ def prepare_entry(entry: DatasetEntry, preparation: Preparation, max_tokens: int
     (table, counts), cached = load_or_make(root, key, make)
     wants_stop = recipe.format.ends and entry.train_on_eos != "none"
     check_counts([counts], wants_stop=wants_stop)
-    return Part(table, counts, key, cached)
+    return Part(table, counts, key, cached, content or "")
 
 
 def entry_key(recipe: Recipe, preparation: Preparation, content: str | None) -> str:

@@ -49,11 +49,12 @@ def prepare_stream(
     data = preparation.data
     options = _read_options(preparation, packing)
     max_tokens = _WHOLE if options.joins else data.sequence_len
-    feeds, keys = [], []
+    feeds, keys, contents = [], [], []
     for entry, portion in _list_sources(preparation):
-        feed, key = _open_feed((entry, portion), preparation, max_tokens)
+        feed, key, content = _open_feed((entry, portion), preparation, max_tokens)
         feeds.append(feed)
         keys.append(key)
+        contents.append(content)
     stream = Stream(feeds, options)
     parts = [prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
     lines = [f"{feed.name}: {len(feed):,} rows, streamed" for feed in feeds]
@@ -67,6 +68,7 @@ def prepare_stream(
         _fingerprint([*keys, *(part.key for part in parts)], options),
         (*lines, *packed),
         tuple(line for part in parts for line in part.counts.warnings()),
+        contents=(*contents, *(part.content for part in parts)),
         train_fingerprint=_fingerprint(keys, replace(options, packing=_without_validation(packing))),
     )
 
@@ -104,15 +106,16 @@ def _list_sources(preparation: Preparation) -> Iterator[tuple[DatasetEntry, Port
 
 def _open_feed(
     source: tuple[DatasetEntry, Portion], preparation: Preparation, max_tokens: int
-) -> tuple[Feed, str]:
-    """A source, and a hash of everything that decides what it gives."""
+) -> tuple[Feed, str, str]:
+    """A source, a hash of everything that decides what it gives, and one of its rows alone."""
     entry, portion = source
     recipe = build_recipe(entry, preparation, max_tokens)
     content = fingerprint_entry(entry, preparation.seed)
     found = load_rows(entry, preparation.seed)
     assert isinstance(found.rows, Rows)
-    key = entry_key(recipe, preparation, found.fingerprint if content is None else content)
-    return Feed(found.name, found.rows, recipe, portion), f"{key} {portion}"
+    content = found.fingerprint if content is None else content
+    key = entry_key(recipe, preparation, content)
+    return Feed(found.name, found.rows, recipe, portion), f"{key} {portion}", content
 
 
 def _pack_parts(

@@ -102,7 +102,7 @@ def find_fault(folder: Path, *, by_hash: bool = False) -> str:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
     if not by_hash:
         return ""
-    hashes = _hash_all([folder / name for name in wanted])
+    hashes = hash_files([folder / name for name in wanted])
     changed = [name for name, (_, wanted_hash) in wanted.items() if hashes[folder / name] != wanted_hash]
     return f"{changed[0]} has other bytes than were written" if changed else ""
 
@@ -205,7 +205,7 @@ def measure_bytes(folder: Path) -> int:
 def _seal(folder: Path) -> None:
     """Writes the manifest, once all files are on the disk."""
     paths = _list_files(folder)
-    hashes = _hash_all(paths, syncs=True)
+    hashes = hash_files(paths, syncs=True)
     facts = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hashes[path]}
         for path in paths
@@ -216,8 +216,11 @@ def _seal(folder: Path) -> None:
         _sync(inner)
 
 
-def _hash_all(paths: list[Path], *, syncs: bool = False) -> dict[Path, str]:
-    """The hash of each file; with `syncs` also waits until they are on the disk."""
+def hash_files(paths: list[Path], *, syncs: bool = False) -> dict[Path, str]:
+    """The hash of each file, in hex; with `syncs` also waits until they are on the disk.
+
+    It is sha256, of a large file that of the digests of its pieces.
+    """
     pieces = [piece for path in paths for piece in _cut(path)]
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from siredon import __version__
+from siredon.config.diagnostics import COMMAND_LINE
+from siredon.config.document import Source
 from siredon.config.resume_kinds import collect_compared
 from siredon.config.schema import Config
 from siredon.data.prepare import Prepared
 from siredon.distributed.ranks import num_ranks
-from siredon.hardware import Hardware
 from siredon.log import is_main_process
-from siredon.model.fingerprint import fingerprint_model
-from siredon.redaction import redact_command, redact_values
+from siredon.redaction import redact_command, redact_line, redact_values
 from siredon.train.arguments import count_steps
+from siredon.train.checkpoint import count_steps_done
+from siredon.train.compare import compare_facts
+from siredon.train.facts import Run, describe_versions, gather_facts, list_hidden
+from siredon.train.fingerprint import fingerprint_weights
 from siredon.train.output import prepare_output
 from siredon.train.publish import write_whole
 from siredon.train.resume_rules import Identity
 from siredon.train.space import explain_disk
-
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
 def identify_run(config: Config, prepared: Prepared, formats: str = "", device: str = "") -> Identity:
@@ -47,44 +46,47 @@ def identify_run(config: Config, prepared: Prepared, formats: str = "", device: 
         batch.gradient_accumulation_steps,
         batch.seed,
         train_data=prepared.train_fingerprint,
-        model=fingerprint_model(config.model),
+        model="; ".join(fingerprint_weights(config.model, config.adapter).values()),
         num_steps=count_steps(config, prepared.num_packs).num_steps,
         num_packs=prepared.num_packs or 0,
         formats=formats,
         device=device,
-        versions=_versions(),
+        versions=describe_versions(),
         keys=collect_compared(config),
     )
 
 
-def write_record(config: Config, prepared: Prepared, hardware: Hardware, **facts: Any) -> Path:
+def write_record(run: Run, *, num_steps: int, resume: Path | None, origin: Path | str | None) -> Path:
     """Writes `run.json` into `output_dir`, which is made, or made ready for a fresh run.
 
     Args:
-        config: The resolved config.
-        prepared: The data, for its fingerprint and counts.
-        hardware: The machine.
-        facts: What else to keep, as JSON values.
+        run: What the run is made of.
+        num_steps: Optimizer steps of the whole run.
+        resume: The checkpoint that it goes on from.
+        origin: Where it begins, for people; nothing for a run that is fresh.
     """
+    config = run.config
     folder = config.checkpoint.output_folder
     path = folder / "run.json"
     if not is_main_process():
         return path
-    prepare_output(folder, resumes=bool(facts.get("resumed_from")))
+    facts = gather_facts(run)
+    resumes = _describe_resumes(path, resume, facts) if resume else []
+    prepare_output(folder, resumes=origin is not None)
+    facts["data"]["counts"] = [counts.to_json() for counts in run.prepared.counts]
     record = {
-        "siredon": __version__,
+        "siredon": facts.pop("siredon"),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact_command(sys.argv),
+        "folder": str(Path.cwd()),
+        "texts": [_describe_text(source) for source in config.origin.sources],
         "config": config.model_dump(mode="json", by_alias=True),
         "seed": config.batch.seed,
-        "data": {
-            "fingerprint": prepared.fingerprint,
-            "counts": [counts.to_json() for counts in prepared.counts],
-        },
-        "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": asdict(hardware),
-        "git_commit": _git_commit(),
         **facts,
+        "hidden": list_hidden(config),
+        "num_steps": num_steps,
+        "resumed_from": origin,
+        "resumes": resumes,
     }
     _write(path, record)
     return path
@@ -101,20 +103,20 @@ def _write(path: Path, record: dict[str, Any]) -> None:
         write_whole(path, json.dumps(redact_values(record), indent=2, default=str) + "\n")
 
 
-def _versions() -> dict[str, str]:
-    installed = {distribution.name.lower() for distribution in metadata.distributions() if distribution.name}
-    return {name: metadata.version(name) for name in _PACKAGES if name in installed}
+def _describe_text(source: Source) -> dict[str, str]:
+    """A text that the config was read from, without secrets."""
+    if source.name == COMMAND_LINE:
+        return {"name": source.name, "text": shlex.join(redact_command(shlex.split(source.text)))}
+    return {"name": source.name, "text": "\n".join(map(redact_line, source.text.splitlines()))}
 
 
-def _git_commit() -> str | None:
+def _describe_resumes(path: Path, resume: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """At which steps the run went on, and what was no longer as it had been."""
+    earlier = path if path.is_file() else resume.parent / "run.json"
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607  the user's git, wherever it is
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        record = json.loads(earlier.read_text())
+    except (OSError, ValueError):
+        return [{"checkpoint": str(resume), "step": count_steps_done(resume), "changed": []}]
+    changed = [asdict(difference) for difference in compare_facts(record, facts)] if "given" in record else []
+    turn = {"checkpoint": str(resume), "step": count_steps_done(resume), "changed": changed}
+    return [*record.get("resumes", ()), turn]

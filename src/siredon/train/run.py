@@ -20,6 +20,7 @@ from siredon.train.callbacks.relora import save_trained
 from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.start import StartKeeper
 from siredon.train.checkpoint import count_steps_done, count_tokens_done, publish_checkpoint
+from siredon.train.fingerprint import hash_result
 from siredon.train.memory_guard import Failure, read_failure
 from siredon.train.plot import plot_losses
 from siredon.train.publish import RESULT, name_draft, open_draft, publish_result
@@ -92,6 +93,7 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.num_tokens_seen / max(seconds, 1e-9), 1),
         "last_metrics": _last_metrics(folder / "metrics.jsonl"),
+        "weights": hash_result(folder),
     }
     extend_record(record, finished=finished)
     note(f"trained {trainer.num_tokens_seen:,} tokens in {show_time(seconds)}")
@@ -146,6 +148,7 @@ def make_good(result: Path, last: Path, output: Path) -> None:
         "num_steps": count_steps_done(last),
         "num_tokens": count_tokens_done(last),
         "last_metrics": _last_metrics(metrics),
+        "weights": hash_result(output),
     }
     extend_record(record, finished=finished)
 

@@ -455,6 +455,12 @@ FORMATS = [
     ),
     Case("SD0239", "qat", QAT + LORA + "load_in_8bit: true\n", QAT),
     Case("SD0240", "torch_compile_options", FLAGS, FLAGS + "torch_compile: true\n"),
+    Case(
+        "SD0810",
+        "torch_compile_options",
+        "deterministic: true\ntorch_compile: true\ntorch_compile_options:\n  max_autotune_gemm: true\n",
+        "deterministic: true\ntorch_compile: true\ntorch_compile_options:\n  max_autotune_gemm: false\n",
+    ),
     warning(
         "SD0240",
         "torch_compile_mode",

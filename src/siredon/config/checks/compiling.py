@@ -90,6 +90,33 @@ def _check_recorded(compile: CompileSection, batch: BatchSection) -> Iterator[Fi
         )
 
 
+def _check_timed(compile: CompileSection, batch: BatchSection) -> Iterator[Finding]:
+    """A compiler that chooses kernels by timing them does not choose the same ones each time.
+
+    So `deterministic: true` cannot be kept: other kernels sum in another order, and give other bits.
+    """
+    if not compile.torch_compile or not batch.deterministic:
+        return
+    fix = "Remove it, or set `deterministic: false`."
+    if compile.torch_compile_mode == "max-autotune":
+        yield Finding(
+            "torch_compile_mode",
+            "`torch_compile_mode: max-autotune` chooses kernels by timing them, which is not `deterministic`",
+            fix,
+            value="max-autotune",
+        )
+    options = compile.torch_compile_options or {}
+    for name, value in options.items():
+        if name in _TIMED and value:
+            yield Finding(
+                "torch_compile_options",
+                f"`{name}` lets inductor choose kernels by timing them, which is not `deterministic`",
+                fix,
+            )
+
+
+#: Flags of inductor that time what it could do.
+_TIMED = ("max_autotune_gemm", "coordinate_descent_tuning")
 _GRAPHS = "torch_compile: true\ntorch_compile_options:\n  triton.cudagraphs: true\n"
 _FUSION = "torch_compile_options:\n  epilogue_fusion: true\n"
 
@@ -112,5 +139,11 @@ RULES = (
         _check_recorded,
         wrong="torch_compile: true\ntorch_compile_mode: reduce-overhead",
         right="torch_compile: true\ntorch_compile_mode: max-autotune",
+    ),
+    Rule(
+        "SD0810",
+        _check_timed,
+        wrong="torch_compile: true\ntorch_compile_mode: max-autotune\ndeterministic: true",
+        right="torch_compile: true\ndeterministic: true",
     ),
 )

@@ -19,6 +19,10 @@ class BatchSection(Section):
     num_epochs: Float = key("Passes over the data.", 1.0, gt=0)
     max_steps: Int | None = key("Optimizer steps; wins over `num_epochs`.", None, ge=1)
     seed: Int = key("Seed of every random choice.", 42, ge=0, le=2**32 - 1)
+    deterministic: Bool = key(
+        "Only kernels that give the same bits each time, on a GPU too; a step that has none stops the run.",
+        False,
+    )
     batch_size: Int | None = planned("Sequences per optimizer step, over all devices.")
     auto_find_batch_size: Bool | None = planned("Halve the batch and start again when memory runs out.")
 
