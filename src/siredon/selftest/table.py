@@ -130,10 +130,13 @@ def run_table(wanted: Wanted, say: Callable[[str], None], verbs: Verbs | None = 
         grid = build_grid(quick=wanted.is_quick)
         _start_ranks(rig, rows, grid)
         results = []
-        for place, (name, row) in enumerate(rows.items(), 1):
+        # Those of several ranks come last: their processes need a while to import their libraries
+        order = sorted(rows.items(), key=lambda item: any(cell.num_ranks > 1 for cell in item[1].cells(grid)))
+        for place, (name, row) in enumerate(order, 1):
             tried = run_row(rig, row, grid, lambda cell: say(f"{place} of {len(rows)}  {name}: {cell}"))  # noqa: B023
             results.append(Result(name, row, tuple(tried)))
         device = rig.hardware.describe()
+    results.sort(key=lambda result: result.row.number)
     return Table(tuple(results), device, time.perf_counter() - began, wanted.is_quick)
 
 
