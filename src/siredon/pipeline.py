@@ -78,7 +78,7 @@ def train(config: Config) -> None:
 
 def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     from siredon.data.prepare_run import prepare_run
-    from siredon.data.prompt import build_prompting
+    from siredon.data.prompt import set_prompting_
     from siredon.distributed.ranks import leave_ranks
     from siredon.hardware import probe_hardware
     from siredon.model.build import build_model
@@ -113,7 +113,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
         make_good(result, resume, output)
         return
     # 4. Model: weights, adapter, what is trained and what is recomputed
-    stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
+    stop_ids = set_prompting_(tokenizer, config).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
     parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind)
@@ -208,19 +208,18 @@ def inference(config: Config, prompts: Prompts) -> None:
 def merge_lora(config: Config) -> None:
     """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
     from siredon.export.merge import choose_device, merge_adapter
-    from siredon.export.merge_base import load_merge_base
+    from siredon.export.merge_base import load_merge_base, load_merge_tokenizer
     from siredon.hardware import probe_hardware
     from siredon.model.adapter_folder import find_adapter
     from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
-    from siredon.model.tokenizer import load_tokenizer
 
     quiet_libraries()
     # 1. Adapter
     output = config.checkpoint.output_folder
     adapter = find_adapter(config.adapter, output, merges=True)
     # 2. Base, in fp32, so that the sum is made in fp32
-    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    tokenizer = load_merge_tokenizer(config)
     hardware = probe_hardware()
     base = load_merge_base(config, tokenizer, hardware)
     # 3. Merge, and write in the format the run trained in
@@ -240,6 +239,6 @@ def selftest(wanted: Wanted) -> bool:
 
     # 1. Rows, each in its cells; 2. table, or JSON
     with show_progress() as say:
-        table = run_table(wanted, say)
+        table = run_table(wanted, say, (train, merge_lora))
     show_table(table, as_json=wanted.as_json)
     return table.passed

@@ -332,13 +332,19 @@ def test_a_finished_run_has_nothing_left_to_do(write_config: Any, tmp_path: Path
     assert all(torch.equal(before[name], value) for name, value in weights_of(out).items())
 
 
-def test_the_stop_token_of_the_template_is_saved_for_plain_transformers(
+def test_template_and_its_stop_token_are_saved_for_plain_transformers(
     write_config: Any, tmp_path: Path, tokenizer: Any
 ):
+    from transformers import AutoTokenizer
+
+    from siredon.data.templates.llama3 import TEMPLATE
+
+    assert tokenizer.chat_template != TEMPLATE.source
     pipeline.train(config_of(write_config(chat_template="llama3", max_steps=1)))
     for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-1"):
         saved = json.loads((folder / "generation_config.json").read_text())
         assert tokenizer.convert_tokens_to_ids("<|eot_id|>") in saved["eos_token_id"]
+        assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE.source
 
 
 def test_a_run_that_cannot_be_built_leaves_the_earlier_one_where_it_is(write_config: Any, tmp_path: Path):

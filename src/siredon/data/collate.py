@@ -75,6 +75,7 @@ class Collator:
         pad_to: Length of every pack; None pads to the longest, rounded up.
         multiple: Lengths are rounded up to a multiple of this.
         flatten: The packs lie end to end in one row, which is padded as a whole, and not each in a row of its own.
+        shortest: No row is shorter.
         marks_sources: Batches say of which data set each token is.
     """
 
@@ -82,6 +83,7 @@ class Collator:
     pad_to: int | None = None
     multiple: int = 8
     flatten: bool = False
+    shortest: int = 1
     marks_sources: bool = False
 
     def __call__(self, packs: Sequence[Pack]) -> Batch:
@@ -117,8 +119,8 @@ class Collator:
 
     def _length(self, rows: Sequence[Pack], num_packs: int) -> int:
         if self.pad_to:
-            return self.pad_to * (num_packs if self.flatten else 1)
-        longest = max(1, *(_count_tokens(row) for row in rows))
+            return max(self.shortest, self.pad_to * (num_packs if self.flatten else 1))
+        longest = max(self.shortest, *(_count_tokens(row) for row in rows))
         return -(-longest // self.multiple) * self.multiple
 
 

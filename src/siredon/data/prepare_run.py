@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from siredon.config.schema import Config
@@ -40,6 +41,9 @@ def prepare_run(config: Config, tokenizer: Any) -> Prepared:
         prepared = prepare_stream(preparation, config.packing, multiple=shared, flatten=flatten)
     else:
         prepared = prepare_data(preparation, config.packing, multiple=shared, flatten=flatten)
+    if config.attention.shortest_row > 1:
+        collator = replace(prepared.collator, shortest=config.attention.shortest_row)
+        prepared = replace(prepared, collator=collator)
     for line in prepared.lines:
         note(line)
     for line in prepared.warnings:

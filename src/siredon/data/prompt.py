@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from siredon.config.schema import Config
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.data.choose import choose_format
-from siredon.data.template import entry_renderer
+from siredon.data.template import entry_renderer, set_template_
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,18 @@ def build_prompting(entry: DatasetEntry, section: TokenizerSection, tokenizer: A
     renderer = entry_renderer(entry, section, tokenizer)
     ids = sorted(tokenizer.convert_tokens_to_ids(token) for token in renderer.stops)
     return Prompting(lambda text: renderer.render_prompt(part.prompt(text)), tuple(ids))
+
+
+def set_prompting_(tokenizer: Any, config: Config) -> Prompting:
+    """How the trained model is asked; the tokenizer that is saved beside it gets the chat template it learned.
+
+    Args:
+        tokenizer: After the data is prepared, as another data set may be rendered by its own template.
+        config: Data sets and templates.
+
+    Raises:
+        DataError: A template that cannot be found or read.
+    """
+    prompting = build_prompting(config.first_dataset, config.tokenizer, tokenizer)
+    set_template_(tokenizer, (config.first_dataset, *config.data.datasets), config.tokenizer)
+    return prompting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,21 @@ def resolve_template(entry: DatasetEntry, section: TokenizerSection, tokenizer: 
         if name is not None:
             return _find_template(name, entry, tokenizer)
     return _find_template(OWN, entry, tokenizer)
+
+
+def set_template_(tokenizer: Any, entries: Iterable[DatasetEntry], section: TokenizerSection) -> None:
+    """Gives a tokenizer the chat template of the first data set that has one; none leaves its own.
+
+    Raises:
+        DataError: The template cannot be found or read.
+    """
+    templates = (
+        resolve_template(entry, section, tokenizer) for entry in entries if choose_format(entry).uses_template
+    )
+    template = next(templates, None)
+    # What it holds besides, such as a template for tools, is kept with its own one only
+    if template is not None and not (tokenizer.chat_template and tokenizer.get_chat_template() == template):
+        tokenizer.chat_template = template
 
 
 def _find_template(name: str, entry: DatasetEntry, tokenizer: Any) -> str:

@@ -1,4 +1,4 @@
-"""`merge_base`: the weights into which an adapter is merged."""
+"""`merge_base`: the weights into which an adapter is merged, and the tokenizer beside them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 
 from siredon.config.schema import Config
 from siredon.config.sections.quantization import QuantizationSection
+from siredon.data.prompt import set_prompting_
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.experts import find_packed
 from siredon.model.load import Source, load_model
 from siredon.model.precision import resolve_precision
 from siredon.model.quantized import find_rounded, widen_
+from siredon.model.tokenizer import load_tokenizer
 
 
 def load_merge_base(config: Config, tokenizer: Any, hardware: Hardware) -> Any:
@@ -47,6 +49,18 @@ def load_merge_base(config: Config, tokenizer: Any, hardware: Hardware) -> Any:
             f"merging into the rounded weights of training, widened: {100 * error:.2f} % from the unrounded ones"
         )
     return base
+
+
+def load_merge_tokenizer(config: Config) -> Any:
+    """The tokenizer as training saves it: with the chat template by which the model was trained.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        DataError: The template cannot be found or read.
+    """
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    set_prompting_(tokenizer, config)
+    return tokenizer
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from siredon.selftest.device import choose_hardware
 from siredon.selftest.ranks import RankGroup
@@ -19,6 +19,9 @@ from siredon.selftest.tiny import ROWS, build_samples, count_sequences, write_mo
 from siredon.selftest.trial import Bench, Outcome, Place, Trial, open_bench, run_trial, write_data
 from siredon.selftest.truth import Truth, find_truth
 
+if TYPE_CHECKING:
+    from siredon.selftest.whole import Verbs
+
 
 class Rig:
     """Runs trials in a temporary folder; a trial that was run is not run again.
@@ -26,12 +29,19 @@ class Rig:
     Args:
         device: `cpu` or `gpu`.
         worker: Module that each of several ranks runs.
+        verbs: What trains and what merges; rows that need a whole run could not run without them.
 
     Raises:
         TrainingError: There is no such device.
     """
 
-    def __init__(self, device: str = "cpu", worker: str = "siredon.selftest.worker") -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        worker: str = "siredon.selftest.worker",
+        verbs: Verbs | None = None,
+    ) -> None:
+        self.verbs = verbs
         self.device = device
         # Every training ends with a garbage collection: it need not look through what libraries hold for good
         gc.freeze()
@@ -100,6 +110,17 @@ class Rig:
         with self._prepare(trial) as output:
             return self._run(trial, output)
 
+    @contextmanager
+    def run_kept(self, trial: Trial) -> Iterator[Path]:
+        """Runs a trial, and keeps what it wrote until the end of the context; the outcome is that of `run`.
+
+        Raises:
+            SiredonError: It could not be run.
+        """
+        with self._prepare(trial) as output:
+            self._outcomes[trial] = self._run(trial, output)
+            yield output
+
     def _run(self, trial: Trial, output: Path) -> list[Outcome]:
         num_ranks = trial.cell.num_ranks
         if num_ranks == 1:
@@ -131,14 +152,19 @@ class Rig:
             write_model(kind, folder)
         return folder
 
+    def make_folder(self, what: str) -> Path:
+        """A new folder."""
+        self._num_trials += 1
+        folder = self.folder / f"{what}-{self._num_trials}"
+        folder.mkdir()
+        return folder
+
     @contextmanager
     def _prepare(self, trial: Trial) -> Iterator[Path]:
         """The output folder of a trial, after all is written that several ranks read."""
         self.write_model(trial.kind)
         write_data(self.folder, trial.rows)
-        self._num_trials += 1
-        output = self.folder / f"out-{self._num_trials}"
-        output.mkdir()
+        output = self.make_folder("out")
         try:
             yield output
         finally:

@@ -24,16 +24,19 @@ class Cell:
         packed: Several documents share a sequence.
         accumulation: Micro-batches of an optimizer step, on each rank.
         num_ranks: Processes.
+        case: What of the row's own it is about, such as a chat template; empty for rows of training steps.
     """
 
     attention: str = "sdpa"
     packed: bool = False
     accumulation: int = 1
     num_ranks: int = 1
+    case: str = ""
 
     def describe(self) -> str:
         """For people."""
-        parts = [self.attention, "packed" if self.packed else "unpacked"]
+        how = "packed" if self.packed else "unpacked"
+        parts = [self.case, *([how] if self.packed else [])] if self.case else [self.attention, how]
         parts += [f"accumulation {self.accumulation}"] if self.accumulation > 1 else []
         parts += [f"{self.num_ranks} ranks"] if self.num_ranks > 1 else []
         return ", ".join(parts)

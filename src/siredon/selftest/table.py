@@ -12,6 +12,7 @@ from siredon.registry import Shelf
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell, Finding, Grid, Measure, Row, build_grid
 from siredon.selftest.wanted import Wanted
+from siredon.selftest.whole import Verbs
 
 ROWS = Shelf("siredon.selftest.rows", "ROW", "selftest")
 
@@ -111,12 +112,13 @@ def choose_rows(names: Sequence[str]) -> dict[str, Row]:
     return dict(sorted(rows.items(), key=lambda item: (item[1].number, item[0])))
 
 
-def run_table(wanted: Wanted, say: Callable[[str], None]) -> Table:
+def run_table(wanted: Wanted, say: Callable[[str], None], verbs: Verbs | None = None) -> Table:
     """Runs the rows.
 
     Args:
         wanted: Which rows, where, in how many cells.
         say: Takes a line on what is going on.
+        verbs: What trains and what merges; rows that need a whole run could not run without them.
 
     Raises:
         UnknownPartError: No row has one of the names.
@@ -124,14 +126,17 @@ def run_table(wanted: Wanted, say: Callable[[str], None]) -> Table:
     """
     began = time.perf_counter()
     rows = choose_rows(wanted.names)
-    with Rig(wanted.device) as rig:
+    with Rig(wanted.device, verbs=verbs) as rig:
         grid = build_grid(quick=wanted.is_quick)
         _start_ranks(rig, rows, grid)
         results = []
-        for place, (name, row) in enumerate(rows.items(), 1):
+        # Those of several ranks come last: their processes need a while to import their libraries
+        order = sorted(rows.items(), key=lambda item: any(cell.num_ranks > 1 for cell in item[1].cells(grid)))
+        for place, (name, row) in enumerate(order, 1):
             tried = run_row(rig, row, grid, lambda cell: say(f"{place} of {len(rows)}  {name}: {cell}"))  # noqa: B023
             results.append(Result(name, row, tuple(tried)))
         device = rig.hardware.describe()
+    results.sort(key=lambda result: result.row.number)
     return Table(tuple(results), device, time.perf_counter() - began, wanted.is_quick)
 
 

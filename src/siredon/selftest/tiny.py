@@ -30,9 +30,11 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 #: Kind of model -> what it has besides.  `llama` has rotary positions; `mistral` sees a window; `gpt2` has a learned
-#: embedding for each position; `gemma3_text` caps its logits, and sees a window in every other layer.
+#: embedding for each position; `gemma3_text` caps its logits, and sees a window in every other layer;
+#: what follows a dash is a variant.
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
+    "llama-tied": {"tie_word_embeddings": True},
     "mistral": {"sliding_window": 8},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256, "resid_pdrop": 0, "embd_pdrop": 0}
     | {"attn_pdrop": 0},
@@ -77,6 +79,23 @@ def build_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
 
 
+def merge_words(tokenizer: Any, merges: Sequence[tuple[str, str]]) -> None:
+    """Lets such a tokenizer join tokens, across words too.
+
+    Args:
+        tokenizer: Of `build_tokenizer`; changed in place.
+        merges: What is joined, in order; a blank is `Ġ`, a newline `Ċ`.
+    """
+    from tokenizers import models, pre_tokenizers
+
+    inner = tokenizer.backend_tokenizer
+    words = inner.get_vocab(with_added_tokens=True)
+    for left, right in merges:
+        words[left + right] = len(words)
+    inner.model = models.BPE(vocab=words, merges=list(merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
 def build_model(kind: str, num_tokens: int, *, seed: int = 0) -> Any:
     """A model of a kind of `KINDS` with random weights, in fp32."""
     import torch
@@ -84,7 +103,7 @@ def build_model(kind: str, num_tokens: int, *, seed: int = 0) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = CONFIG_MAPPING[kind](**{"vocab_size": num_tokens, **_SIZES, **KINDS[kind]})
+        config = CONFIG_MAPPING[kind.partition("-")[0]](**{"vocab_size": num_tokens, **_SIZES, **KINDS[kind]})
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from siredon.config.sections.packing import PackingSection
 from siredon.data.collate import Collator, PackDataset, build_collator
@@ -89,3 +90,13 @@ def test_the_config_says_how_far_batches_are_padded():
 def test_a_dataset_knows_the_tokens_of_its_packs():
     table = build_table([sample(1, 2), sample(3, 4, 5), sample(6, 7)])
     assert PackDataset(table, [[0, 2], [], [1]]).lengths.tolist() == [4, 0, 3]
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("pad_to", [None, 10])
+def test_no_row_is_shorter_than_attention_can_take(flatten: bool, pad_to: int | None):
+    packs = [(sample(5, 6, 7),), (sample(1, 2),)]
+    batch = Collator(pad_id=0, pad_to=pad_to, flatten=flatten, shortest=128)(packs)
+    assert batch["input_ids"].shape == ((1 if flatten else 2), 128)
+    assert batch["num_tokens"].tolist() == [3, 2]
+    assert batch["labels"][batch["labels"] != IGNORE].tolist() == [6, 7, 2]

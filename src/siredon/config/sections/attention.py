@@ -50,6 +50,15 @@ class AttentionSection(Section):
         return self.attn_implementation.startswith("flash_attention")
 
     @property
+    def shortest_row(self) -> int:
+        """Least length of the rows of a batch, in tokens.
+
+        For fewer than 128 queries PyTorch takes the kernel by which flex attention decodes, which it does not have in
+        fp32 (PyTorch 2.11: "No choices exist for backend"), and of which no block would be smaller anyway.
+        """
+        return 128 if self.attn_implementation == "flex_attention" else 1
+
+    @property
     def takes_lengths(self) -> bool:
         """Whether documents lie end to end without a mask, so that padding costs more than it does there."""
         return self.needs_row or self.attn_implementation == "xformers" or is_hub_id(self.attn_implementation)

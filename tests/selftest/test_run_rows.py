@@ -1,0 +1,193 @@
+"""Rows about whole runs, checkpoints and artifacts fail, by their figure, with the bug planted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from siredon import pipeline
+from siredon.data import prompt
+from siredon.export import merge
+from siredon.selftest.rig import Rig
+from siredon.selftest.row import Cell
+from siredon.selftest.table import ROWS, try_cell
+from siredon.train import checkpoint, publish
+from siredon.train.trainer import SiredonTrainer
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with Rig(verbs=(pipeline.train, pipeline.merge_lora)) as built:
+        yield built
+
+
+def find_failures(rig: Rig, name: str, cell: Cell) -> set[str]:
+    """The figures of a row that are too large; it is not enough that a run breaks."""
+    rig.forget()
+    finding = try_cell(rig, ROWS.load(name), cell)
+    assert not finding.error
+    assert not finding.skipped_because
+    return {measure.what for measure in finding.measures if not measure.passed}
+
+
+RESUMED = Cell(case="lora, mid-epoch", packed=True)
+
+
+def test_random_numbers_that_a_run_does_not_take_up(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SiredonTrainer, "_load_rng_state", lambda self, folder: None)
+    failed = find_failures(rig, "resume", RESUMED)
+    assert {"weights", "optimizer.pt of checkpoint-8", "log lines that differ"} <= failed
+
+
+def test_an_optimizer_that_forgets(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SiredonTrainer, "_load_optimizer_and_scheduler", lambda self, folder: None)
+    failed = find_failures(rig, "resume", RESUMED)
+    assert {"weights", "optimizer.pt of checkpoint-8", "scheduler.pt of checkpoint-8"} <= failed
+    assert "steps without a log line" not in failed
+
+
+def test_a_checkpoint_whose_bytes_nobody_looks_at(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint, "find_fault", lambda folder, by_hash=False: publish.find_fault(folder))
+    assert find_failures(rig, "torn_checkpoint", Cell(case="adapter")) == {
+        "torn checkpoints taken, one bit changed",
+        "runs that do not go on from the whole one before, one bit changed",
+    }
+
+
+def test_a_checkpoint_without_a_manifest_that_is_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint, "find_flaw", checkpoint._missing)
+    assert find_failures(rig, "torn_checkpoint", Cell(case="adapter")) >= {
+        "torn checkpoints taken, file cut short",
+        "unfinished checkpoints taken",
+    }
+
+
+def test_the_newest_checkpoint_or_none(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = checkpoint.list_checkpoints
+    monkeypatch.setattr(checkpoint, "list_checkpoints", lambda output: plain(output)[-1:])
+    failed = find_failures(rig, "torn_checkpoint", Cell(case="adapter"))
+    assert "runs that do not go on from the whole one before, file missing" in failed
+    assert "torn checkpoints taken, file missing" not in failed
+
+
+def change_adapter(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Merges another adapter than was trained."""
+    plain = merge.load_adapter
+
+    def read(base: Any, folder: Path) -> Any:
+        model = plain(base, folder)
+        change(model)
+        return model
+
+    monkeypatch.setattr(merge, "load_adapter", read)
+
+
+@pytest.mark.parametrize("case", ["rslora", "dora"])
+def test_a_merge_with_the_scale_of_another_kind(rig: Rig, monkeypatch: pytest.MonkeyPatch, case: str):
+    from peft.tuners.lora import LoraLayer
+
+    def scale(model: Any) -> None:
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling = {name: value / 2 for name, value in module.scaling.items()}
+
+    change_adapter(monkeypatch, scale)
+    failed = find_failures(rig, "merge", Cell(case=case))
+    assert {"merged weights against the formula", "logits, merged against adapter"} == failed
+
+
+def test_a_merge_that_leaves_a_layer_out(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    def forget(model: Any) -> None:
+        for name, weight in model.named_parameters():
+            if "layers.1.mlp.up_proj.lora_B" in name:
+                weight.data.zero_()
+
+    change_adapter(monkeypatch, forget)
+    assert "targets that the adapter did not change" in find_failures(rig, "merge", Cell(case="lora"))
+
+
+def test_new_rows_that_are_not_merged(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    def forget(model: Any) -> None:
+        for name, weight in model.named_parameters():
+            if "embed_tokens.modules_to_save" in name:
+                weight.data[-2:] = weight.data[:-2].mean(dim=0)
+
+    change_adapter(monkeypatch, forget)
+    assert {
+        "trained rows that are not in the merged model",
+        "logits, merged against adapter",
+    } <= find_failures(rig, "new_tokens", Cell(case="untied"))
+
+
+def test_new_rows_without_a_start(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = SiredonTrainer.training_step
+
+    def freeze(self: Any, model: Any, *args: Any, **options: Any) -> Any:
+        loss = plain(self, model, *args, **options)
+        for name, weight in model.named_parameters():
+            if weight.grad is not None and "modules_to_save" in name:
+                weight.grad[-2:] = 0
+        return loss
+
+    monkeypatch.setattr(SiredonTrainer, "training_step", freeze)
+    assert "new rows that did not move" in find_failures(rig, "new_tokens", Cell(case="tied"))
+
+
+def test_an_adapter_that_is_saved_with_its_base(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = SiredonTrainer.save_model
+
+    def save(self: Any, folder: str, **options: Any) -> None:
+        plain(self, folder, **options)
+        torch.save(self.model.state_dict(), Path(folder) / "pytorch_model.bin")
+
+    monkeypatch.setattr(SiredonTrainer, "save_model", save)
+    failed = find_failures(rig, "adapter_checkpoint", Cell(accumulation=2))
+    assert failed == {"files of weights too many or too few"}
+
+
+def test_an_adapter_that_is_saved_in_part(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    from safetensors.torch import load_file, save_file
+
+    plain = SiredonTrainer.save_model
+
+    def save(self: Any, folder: str, **options: Any) -> None:
+        plain(self, folder, **options)
+        path = Path(folder) / "adapter_model.safetensors"
+        tensors = load_file(path)
+        del tensors[min(tensors)]
+        save_file(tensors, path)
+
+    monkeypatch.setattr(SiredonTrainer, "save_model", save)
+    failed = find_failures(rig, "adapter_checkpoint", Cell(accumulation=2))
+    assert {"tensors too many or too few", "saved tensors against those of rank 0"} <= failed
+
+
+@pytest.mark.parametrize("case", ["model", "merged adapter"])
+def test_a_tokenizer_that_is_saved_without_its_template(rig: Rig, monkeypatch: pytest.MonkeyPatch, case: str):
+    monkeypatch.setattr(prompt, "set_template_", lambda *args: None)
+    assert {
+        "chat template lost or changed",
+        "answers that do not end, or are not those of training",
+    } == find_failures(rig, "export", Cell(case=case))
+
+
+def test_stop_tokens_that_are_not_saved(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("siredon.model.build.set_stop_tokens_", lambda model, ids: None)
+    assert {
+        "stop tokens that the generation config lacks",
+        "answers that do not end, or are not those of training",
+    } == find_failures(rig, "export", Cell(case="merged adapter"))
+
+
+def test_a_merge_in_16_bits(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = merge.merge_adapter
+
+    def narrow(base: Any, section: Any, adapter: Any, folder: Any, tokenizer: Any, dtype: Any) -> None:
+        plain(base, section, adapter, folder, tokenizer, torch.bfloat16)
+
+    monkeypatch.setattr(merge, "merge_adapter", narrow)
+    assert "weights of another number format" in find_failures(rig, "export", Cell(case="merged adapter"))
