@@ -2,6 +2,8 @@
 
     python -m tests.faults kill 50        SIGKILL while preparing, training, saving or evaluating; then started again
     python -m tests.faults term 20        SIGTERM: a whole checkpoint each time, and status 75
+    python -m tests.faults odd            a process that fetches batches is killed, a disk that fails, a clock that
+                                          jumps, weights that are cut off, a cache whose bytes are changed
     python -m tests.faults disk           a small disk that fills up, and one that can no longer be written; mounting
                                           needs rights: `unshare -rm python -m tests.faults disk`
 
@@ -12,6 +14,7 @@ held against a run that nothing happened to: weights, optimizer, random numbers 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -118,28 +121,31 @@ class Bench:
             Moment(*json.loads(line)) for line in (folder / "moments.jsonl").read_text().splitlines()
         ]
 
-    def write_config(self, out: Path) -> Path:
+    def write_config(self, out: Path, **more: Any) -> Path:
         """The configuration of a run with a cache of its own, so that each prepares its data."""
-        keys = _KEYS | {
+        keys = {
+            **_KEYS,
             "base_model": str(self.folder / "model"),
             "output_dir": str(out),
             "dataset_prepared_path": str(self.folder / f"prepared-{out.name}"),
+            **more,
         }
         path = self.folder / f"{out.name}.yml"
         path.write_text(yaml.safe_dump(keys))
         return path
 
-    def run(self, out: Path, watching: Callable[[], None] | None = None) -> tuple[int, str]:
+    def run(self, out: Path, watching: Callable[[], None] | None = None, **more: Any) -> tuple[int, str]:
         """`siredon train` in a process of its own.
 
         Args:
             out: Its output folder.
             watching: Runs in a thread of that process.
+            more: Keys of the configuration.
 
         Returns:
             Exit status, negative for a signal; and what it said.
         """
-        config = self.write_config(out)
+        config = self.write_config(out, **more)
         said = self.folder / f"{out.name}.log"
         child = os.fork()
         if child == 0:
@@ -325,18 +331,20 @@ def report_trials(bench: Bench, sent: signal.Signals, count: int) -> int:
 
 @dataclass(frozen=True)
 class Spoiler:
-    """Does something to the disk once the second checkpoint is there.
+    """Does something once a checkpoint is there.
 
     Args:
         out: Output folder of the run.
         spoil: What.
+        checkpoint: Name of the checkpoint.
     """
 
     out: Path
     spoil: Callable[[], None]
+    checkpoint: str = "checkpoint-4"
 
     def __call__(self) -> None:
-        while not (self.out / "checkpoint-4").is_dir():
+        while not (self.out / self.checkpoint).is_dir():
             time.sleep(0.0005)
         self.spoil()
 
@@ -387,6 +395,85 @@ def report_disk(bench: Bench) -> int:
     return faults
 
 
+def _kill_child() -> None:
+    """Kills the next process that this one starts."""
+    me = os.getpid()
+    while True:
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                number, parent = int(status.parent.name), int(status.read_text().rsplit(")", 1)[1].split()[1])
+                if parent == me:
+                    os.kill(number, signal.SIGKILL)
+                    return
+
+
+def _fail_disk() -> None:
+    """From now on nothing reaches the disk."""
+
+    def fail(number: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    os.fsync = fail
+
+
+def _jump() -> None:
+    """The clock goes a day back."""
+    true = time.time
+    time.time = lambda: true() - 86_400
+
+
+def report_odd(bench: Bench) -> int:
+    """Faults that are neither signals nor a full disk; how many runs went wrong."""
+    faults = 0
+
+    def tell(name: str, text: str, fault: str) -> None:
+        nonlocal faults
+        faults += bool(fault)
+        lines = [line for line in text.splitlines() if line.startswith(("error", "warning", "  fix"))]
+        show("\n".join([f"== {name}: {fault or 'as it should be'}", *lines]))
+
+    cases: tuple[tuple[str, Callable[[], None], int, dict[str, Any]], ...] = (
+        (
+            "a fetching process is killed",
+            _kill_child,
+            1,
+            {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 1},
+        ),
+        ("the disk fails", _fail_disk, 1, {}),
+        ("the clock goes a day back", _jump, 0, {}),
+    )
+    for name, spoil, wanted, keys in cases:
+        out = bench.folder / f"odd-{name.split()[1]}"
+        status, text = bench.run(out, Spoiler(out, spoil, "checkpoint-2" if keys else "checkpoint-4"), **keys)
+        fault = f"status {status}: {text[-1500:]}" if status != wanted or "Traceback" in text else ""
+        if status != 0 and not fault:
+            again, said = bench.run(out, **keys)
+            fault = f"status {again}: {said[-500:]}" if again else ""
+        tell(name, text, fault or bench.find_difference(out))
+        bench.forget(out)
+    weights = bench.folder / "model/model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    out = bench.folder / "odd-weights"
+    status, text = bench.run(out)
+    weights.write_bytes(whole)
+    tell("weights are cut off", text, text[-1500:] if status != 1 or "Traceback" in text else "")
+    bench.forget(out)
+    status, text = bench.run(out)
+    for path in sorted((bench.folder / "prepared-odd-weights").rglob("*.npy"))[:1]:
+        raw = bytearray(path.read_bytes())
+        raw[-3] ^= 255
+        path.write_bytes(raw)
+    shutil.rmtree(out)
+    status, text = bench.run(out)
+    tell(
+        "a byte of the cache is changed",
+        text,
+        f"{status}: {text[-1500:]}" if status else bench.find_difference(out),
+    )
+    return faults
+
+
 def main(words: list[str]) -> int:
     """Runs the trials that are named."""
     kind, count = words[0], int(words[1]) if len(words) > 1 else 4
@@ -394,6 +481,8 @@ def main(words: list[str]) -> int:
         bench = Bench(Path(folder))
         if kind == "disk":
             return report_disk(bench)
+        if kind == "odd":
+            return report_odd(bench)
         return report_trials(bench, {"kill": signal.SIGKILL, "term": signal.SIGTERM}[kind], count)
 
 

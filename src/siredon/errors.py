@@ -15,6 +15,10 @@ Each message says where, what, and the way out.  An `AssertionError` is a mistak
 
 from __future__ import annotations
 
+import re
+
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)")
+
 
 class SiredonError(Exception):
     """A problem that the user can solve.
@@ -84,3 +88,17 @@ class Interrupted(BaseException):
         if self.checkpoint:
             return f"interrupted by {self.by} after step {self.step:,}: everything is in {self.checkpoint}"
         return f"interrupted by {self.by}: nothing was left to save"
+
+
+def explain_lost_worker(error: BaseException) -> TrainingError | None:
+    """What to say when a process of PyTorch's `DataLoader` is no more; None where that is not what happened.
+
+    PyTorch raises it wherever the main process is when it hears of it, more than once, and as a RuntimeError.
+    """
+    if not _LOST_WORKER.search(str(error)):
+        return None
+    return TrainingError(
+        f"a process that fetches batches has ended before its time: {str(error).splitlines()[0]}",
+        "Mostly the system has killed it for want of memory: write fewer `dataloader_num_workers`, or 0, and go on "
+        "from the last checkpoint by `auto_resume_from_checkpoints: true`.",
+    )

@@ -26,6 +26,13 @@ _MARGIN = 1.2
 _REST_BYTES = 2**20
 #: What `torch.save` says when the disk does not take what it writes; it is no OSError.
 _TORCH_SAYS = ("inline_container", "PytorchStreamWriter", "iostream error", "unexpected pos")
+#: What the system says -> what is to be done; else the disk is full, or a quota is used up.
+_WAYS = {
+    errno.EROFS: "Let this user write there again",
+    errno.EACCES: "Let this user write there again",
+    errno.EPERM: "Let this user write there again",
+    errno.EIO: "See to the disk, or choose another `output_dir`",
+}
 #: First letters of an optimizer's name -> bytes of state for each trained parameter; the first that fits counts.
 #: What is on neither list is taken for none, as a run is refused only where room is surely missing.
 _STATE_BYTES: dict[tuple[str, ...], float] = {
@@ -183,8 +190,7 @@ def explain_disk(what: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_SAYS):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-        refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-        way = "Let this user write there again" if refused else "Make room"
+        way = _WAYS.get(error.errno or 0, "Make room") if isinstance(error, OSError) else "Make room"
         raise CheckpointError(
             f"{what} could not be written: {reason}; its disk has {show_bytes(read_free_bytes(what))} of room",
             f"{way}, and go on from the last whole checkpoint by `auto_resume_from_checkpoints: true`.",
