@@ -160,7 +160,7 @@ def moments_before_a_step() -> dict[str, tuple[Any, str, int]]:
     return {
         "preparing": (cache, "save_table", 1),
         "the model": (build, "load_model", 1),
-        "the folder": (record, "_versions", 1),
+        "the folder": (record, "gather_facts", 1),
         "the first validation": (SiredonTrainer, "_sum_rows", 2),
         "the first step": (SiredonTrainer, "training_step", 2),
     }

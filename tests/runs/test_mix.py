@@ -154,6 +154,7 @@ def test_losses_are_logged_of_data_sets_that_stand_one_behind_the_other(write_co
     assert min(first, second) < row["loss"] < max(first, second)
 
 
+@pytest.mark.long
 def test_two_ranks_log_the_losses_of_one(write_config: Any, tmp_path: Path):
     keys = mixed_keys(tmp_path, num_epochs=2, logging_steps=2)
     one = write_config("one.yml", **keys, gradient_accumulation_steps=4, output_dir=str(tmp_path / "one"))

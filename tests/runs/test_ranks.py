@@ -73,6 +73,7 @@ def test_two_ranks_train_beside_weights_in_few_bits_as_one_does(
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-4
 
 
+@pytest.mark.long
 def test_an_odd_number_of_rows_is_shared_without_training_on_any_twice(write_config: Any, tmp_path: Path):
     rows = {"path": str(tmp_path / "rows.jsonl"), "type": "chat_template", "split": "train[:17]"}
     keys = {

@@ -105,6 +105,7 @@ def test_a_stream_that_ends_ends_the_run(
     assert "the stream ended after 4 of 6 steps" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_two_ranks_share_a_stream(write_config: Any, tmp_path: Path, stream_keys: dict[str, Any]):
     keys = {**stream_keys, "sample_packing": True, "micro_batch_size": 1, "max_steps": 4, "save_steps": 2}
     one, two, rest = (tmp_path / name for name in ("one", "two", "rest"))

@@ -117,6 +117,7 @@ def csv_of(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+@pytest.mark.long
 def test_a_sweep_killed_in_the_middle_and_started_again_has_the_table_of_one_that_was_not(
     write_config: Any,
     sweep: Any,

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from siredon.config.diagnostics import Diagnostic, Place, show_text
 from siredon.config.layers import Setting
@@ -30,6 +30,8 @@ from siredon.sweep.table import TRAINING, VALIDATION, Book, Record
 from siredon.sweep.trial import Trial, show_values, to_json, to_words
 from siredon.train.interrupt import RESUME_ME, interruptible
 
+#: The error of a run that was stopped by `on_bad_step`: it would stop there again.
+_BAD_STEP = re.compile(r"error: step [\d,]+ is bad: ")
 _ERROR = re.compile(r"error: |\S+:\d+:\d+: error SD\d{4}: |[\w.]*(Error|Exception|Interrupt)\b")
 #: Characters of a run's last words that are looked through for an error.
 _TAIL = 20_000
@@ -149,9 +151,9 @@ def _judge(record: Record, code: int, tail: str, seconds: float) -> Record:
     """The record of a run that has ended."""
     if code:
         minutes = round(seconds / 60, 2)
-        return replace(
-            record, status="failed", exit_code=code, minutes=minutes, error=_last_error(code, tail)
-        )
+        error = _last_error(code, tail)
+        status: Literal["diverged", "failed"] = "diverged" if _BAD_STEP.match(error) else "failed"
+        return replace(record, status=status, exit_code=code, minutes=minutes, error=error)
     result = _read_result(Path(record.folder))
     if result is None or result.digest != record.config:
         error = "error: the configuration was changed while the sweep ran: start it again"

@@ -34,7 +34,7 @@ class Record:
     Args:
         number: Its place in the sweep.
         settings: Dotted key -> value.
-        status: `diverged`: it ran to its end, with a loss that is no number.
+        status: `diverged`: its loss is no number, at its end or at the bad step that ended it.
         folder: What it wrote; empty if it could not begin.
         config: Hash of its configuration.
         metric: The last loss; None if there is none.

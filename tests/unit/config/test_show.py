@@ -85,6 +85,7 @@ def test_what_follows_from_other_keys_is_derived(resolve):
         "jagged_restart_warmup_steps": 10,
         "loss_watchdog_patience": 3,
         "metric_for_best_model": "eval_loss",
+        "on_bad_step": "stop",
     }
     assert resolve()["eval_strategy"].value == "no"
 
