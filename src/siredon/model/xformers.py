@@ -18,10 +18,17 @@ def attend(documents: Documents) -> torch.Tensor:
     """Attention by the fastest kernel of xformers that has these formats and sizes, shape [N, H, D].
 
     Raises:
-        ModelError: There is no such kernel, or the scores are capped.
+        ModelError: xformers cannot be loaded, has no such kernel, or the scores are capped.
     """
-    from xformers.ops import memory_efficient_attention
-
+    try:
+        from xformers.ops import memory_efficient_attention
+    except ImportError as error:
+        # Built for another PyTorch, or beside a package of which it takes another version, such as flash-attn-4
+        raise ModelError(
+            f"`attn_implementation: xformers`: the package xformers cannot be loaded: {error}",
+            "Install an xformers built for this PyTorch, without flash-attn-4 beside it, or write "
+            "`attn_implementation: sdpa`.",
+        ) from error
     if documents.softcap is not None:
         raise ModelError(
             "`attn_implementation: xformers` cannot cap scores, as this model does",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -220,3 +221,13 @@ def test_a_run_trains_by_a_kernel_of_the_hub_as_by_eager(
     wanted, got = weights_of(tmp_path / "eager"), weights_of(ours)
     # The first step of Adam is the sign of the gradient: only a gradient of nearly zero may differ.
     assert all((wanted[name] - got[name]).abs().median() < 1e-6 for name in wanted)
+
+
+def test_an_xformers_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch):
+    from siredon.model.xformers import attend
+
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    nothing: Any = None
+    with pytest.raises(ModelError, match="xformers cannot be loaded"):
+        attend(nothing)
