@@ -17,6 +17,10 @@ from __future__ import annotations
 
 import re
 
+_LOST_RANK = re.compile(
+    r"gloo.*Connection (closed|reset) by|remote worker hanging|NCCL.*remote process exited", re.DOTALL
+)
+_FROM_LAST = "from the last checkpoint by `auto_resume_from_checkpoints: true`."
 _LOST_WORKER = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)")
 
 
@@ -90,15 +94,22 @@ class Interrupted(BaseException):
         return f"interrupted by {self.by}: nothing was left to save"
 
 
-def explain_lost_worker(error: BaseException) -> TrainingError | None:
-    """What to say when a process of PyTorch's `DataLoader` is no more; None where that is not what happened.
+def explain_lost_process(error: BaseException) -> TrainingError | None:
+    """What to say when another process of the run is no more; None where that is not what happened.
 
-    PyTorch raises it wherever the main process is when it hears of it, more than once, and as a RuntimeError.
+    Of a process of its `DataLoader` PyTorch says so wherever the main process is, and more than once; of another rank,
+    in the next sum that needs it.  All are a RuntimeError.
     """
-    if not _LOST_WORKER.search(str(error)):
-        return None
-    return TrainingError(
-        f"a process that fetches batches has ended before its time: {str(error).splitlines()[0]}",
-        "Mostly the system has killed it for want of memory: write fewer `dataloader_num_workers`, or 0, and go on "
-        "from the last checkpoint by `auto_resume_from_checkpoints: true`.",
-    )
+    line = next(iter(str(error).splitlines()), "")
+    if _LOST_WORKER.search(line):
+        return TrainingError(
+            f"a process that fetches batches has ended before its time: {line}",
+            "Mostly the system has killed it for want of memory: write fewer `dataloader_num_workers`, or 0, and go on "
+            f"{_FROM_LAST}",
+        )
+    if isinstance(error, RuntimeError) and _LOST_RANK.search(str(error)):
+        return TrainingError(
+            f"another rank of this run is no more: {line}",
+            f"Look at what it said, and at what killed it; start all ranks again, and go on {_FROM_LAST}",
+        )
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests import faults
 
-from siredon.errors import explain_lost_worker
+from siredon.errors import explain_lost_process
 
 
 @pytest.mark.long
@@ -20,10 +20,12 @@ def test_runs_that_something_happens_to_go_on_to_the_same_bits(tmp_path: Path):
 
 
 def test_a_lost_process_is_told_from_other_errors():
-    lost = explain_lost_worker(RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "))
+    lost = explain_lost_process(RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "))
     assert lost is not None
     assert "dataloader_num_workers" in str(lost)
     assert (
-        explain_lost_worker(RuntimeError("DataLoader worker (pid(s) 3, 4) exited unexpectedly")) is not None
+        explain_lost_process(RuntimeError("DataLoader worker (pid(s) 3, 4) exited unexpectedly")) is not None
     )
-    assert explain_lost_worker(RuntimeError("size mismatch")) is None
+    assert explain_lost_process(RuntimeError("size mismatch")) is None
+    gloo = RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4")
+    assert "another rank" in str(explain_lost_process(gloo))

@@ -28,7 +28,7 @@ from siredon.cli import (
 )
 from siredon.cli.paint import paint_report
 from siredon.distributed.ranks import num_ranks
-from siredon.errors import ConfigError, Interrupted, SiredonError, explain_lost_worker
+from siredon.errors import ConfigError, Interrupted, SiredonError, explain_lost_process
 from siredon.log import note
 from siredon.redaction import MASK, redact
 from siredon.train.interrupt import RESUME_ME
@@ -98,7 +98,7 @@ def main() -> None:
         typer.echo(redact(f"error: {where}{error.strerror or error}"), err=True)
         sys.exit(1)
     except Exception as error:  # noqa: BLE001  the last place where a secret can be taken out of a traceback
-        lost = explain_lost_worker(error)
+        lost = explain_lost_process(error)
         typer.echo(redact(f"error: {lost}") if lost else show_crash(error), err=True)
         sys.exit(1)
 

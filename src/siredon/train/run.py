@@ -9,7 +9,7 @@ from typing import Any
 from transformers.integrations import TensorBoardCallback
 
 from siredon.distributed.ranks import num_ranks
-from siredon.errors import Interrupted, explain_lost_worker
+from siredon.errors import Interrupted, explain_lost_process
 from siredon.hardware import Hardware, is_out_of_memory
 from siredon.log import is_main_process, note, show, warn
 from siredon.model.adapter_folder import free_of_start_
@@ -58,7 +58,7 @@ def run_training(trainer: SiredonTrainer, resume: Path | None) -> None:
                 callback.on_train_end(trainer.args, trainer.state, trainer.control)
         raise
     except (RuntimeError, MemoryError) as error:
-        if lost := explain_lost_worker(error):
+        if lost := explain_lost_process(error):
             raise lost from error
         if trainer.memory_guard is None or not is_out_of_memory(error):
             raise
