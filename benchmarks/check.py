@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from report import write_report
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/smollm2/identity-lora-cpu.yml"
 SIREDON = str(Path(sys.executable).with_name("siredon"))
@@ -77,10 +79,7 @@ def main() -> None:
             f"| `{name}` | {median:.3f} | {max(seconds):.3f} | {median / torch_seconds:.2f} "
             f"| {max(run[1] for run in runs):.0f} |"
         )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    write_report(lines, options.output)
 
 
 if __name__ == "__main__":

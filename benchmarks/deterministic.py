@@ -26,6 +26,7 @@ import torch
 import transformers
 import yaml
 from qlora import write_tokenizer
+from report import write_report
 
 from siredon import pipeline
 from siredon.config.load import load_config
@@ -179,10 +180,7 @@ def main() -> None:
         for name in options.cells:
             lines.append(compare(name, work, options))
             print(lines[-1], file=sys.stderr)
-    print("\n".join(lines))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text("\n".join(lines) + "\n")
+    write_report(lines, options.output)
 
 
 if __name__ == "__main__":

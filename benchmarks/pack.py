@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from report import write_report
 
 from siredon.config.sections.packing import PackingSection
 from siredon.data.pack import Indices, Packs, build_packs
@@ -133,10 +134,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
         *(line for case in CASES for line in compare(case, options.runs)),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    write_report(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from report import write_report
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared/data/alpaca_en_demo.json"
 SIREDON = str(Path(sys.executable).with_name("siredon"))
@@ -151,10 +153,7 @@ def main() -> None:
         lines.append(
             f"| {what} | {count:,} | {seconds:.1f} | {ratio} | {memory:.0f} | {1e6 * seconds / count:.0f} |"
         )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    write_report(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from report import write_report
 from tests.conftest import build_tokenizer
 
 from siredon.config.shelves import TEMPLATES
@@ -113,10 +114,7 @@ def main() -> None:
     ]
     for name, template, num_specials, tools in CASES:
         lines += report(name, build(template, num_specials), tools=tools, rounds=arguments.rounds)
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text)
+    write_report(lines, arguments.output)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from report import write_report
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -173,10 +175,7 @@ def main() -> None:
                     f"| {kind} | {step:,} | {statistics.median(seconds):.3f} | {min(seconds):.3f} "
                     f"| {max(seconds):.3f} |"
                 )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    write_report(lines, options.output)
 
 
 if __name__ == "__main__":

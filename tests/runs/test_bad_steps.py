@@ -19,6 +19,7 @@ from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 
 from siredon import pipeline
 from siredon.errors import TrainingError
+from siredon.hardware import Hardware
 from siredon.train import rollback
 from siredon.train.callbacks.bad_step import BadStep
 from siredon.train.trainer import SiredonTrainer
@@ -114,8 +115,12 @@ def test_skip_and_rollback_end_as_if_the_batch_had_never_been(
     expected = list(losses_of(truth).values())
     expected.insert(BAD_STEP - 1, math.nan)
     alive: list[int] = []
-    release = rollback._release_memory
-    monkeypatch.setattr(rollback, "_release_memory", lambda: alive.append(count_trainers_after(release)))
+    release = rollback.release_memory
+
+    def release_and_count(hardware: Hardware) -> None:
+        alive.append(count_trainers_after(lambda: release(hardware)))
+
+    monkeypatch.setattr(rollback, "release_memory", release_and_count)
 
     train(write("skip", **keys, on_bad_step="skip", output_dir=str(skipped)))
     shown = capsys.readouterr().err

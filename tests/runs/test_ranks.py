@@ -17,10 +17,10 @@ from siredon import pipeline
 from siredon.config.load import load_config
 
 
-def train_on_two_ranks(config: Path) -> str:
+def run_on_two_ranks(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, "-m", "siredon", "train", str(config)],
+        [*command, "-m", "siredon", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -28,7 +28,11 @@ def train_on_two_ranks(config: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+    return done
+
+
+def train_on_two_ranks(config: Path) -> str:
+    return run_on_two_ranks("train", str(config)).stderr
 
 
 def test_two_ranks_give_the_weights_and_losses_of_one(write_config: Any, tmp_path: Path):

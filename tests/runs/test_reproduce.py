@@ -127,22 +127,13 @@ def test_a_resumed_run_with_relative_paths_is_made_again_and_what_changed_is_ref
 
 @pytest.mark.long
 def test_a_run_of_two_processes_is_made_again_by_two_and_refused_by_one(write_config: Any, tmp_path: Path):
-    from tests.runs.test_ranks import train_on_two_ranks
+    from tests.runs.test_ranks import run_on_two_ranks, train_on_two_ranks
 
     train_on_two_ranks(write_config(**LORA, lora_dropout=0.1, save_strategy="no"))
     run = tmp_path / "out"
     with pytest.raises(TrainingError, match=r"changes the result:\n +num_ranks +2 -> 1"):
         check(run)
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        [sys.executable, "-m", *torchrun, "siredon", "reproduce", str(run)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_on_two_ranks("reproduce", str(run))
     assert done.stdout.count("identical to the bit: adapter_model.safetensors, and every metric") == 1
 
 

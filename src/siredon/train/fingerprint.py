@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from siredon.config.model_folder import find_place
+from siredon.config.model_folder import find_folder, find_place
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.model import ModelSection
 from siredon.train.publish import hash_files
@@ -39,10 +39,7 @@ def fingerprint_weights(model: ModelSection, adapter: AdapterSection) -> dict[st
     """
     found = {}
     if not model.reinit_weights:
-        try:
-            found["base_model"] = _describe(_list_base(model)) or ABSENT
-        except HFValidationError:  # Not a name of the hub, so a path with nothing there
-            found["base_model"] = GONE
+        found["base_model"] = _describe(_list_base(model)) or _name_missing(model)
     folders = [adapter.lora_model_dir, *adapter.lora_frozen_dirs]
     for folder in filter(None, folders):
         found[f"adapter {folder}"] = _describe(_list_weights(Path(folder).expanduser())) or GONE
@@ -57,16 +54,20 @@ def hash_result(folder: Path) -> dict[str, str]:
 
 def _list_base(model: ModelSection) -> list[Path]:
     place = find_place(model.base_model)
-    if place.gguf_file is not None:
-        path = Path(place.folder) / place.gguf_file
-        if not path.is_file():
-            cached = try_to_load_from_cache(place.folder, place.gguf_file, revision=model.revision)
-            path = Path(cached) if isinstance(cached, str) else path
-        return [path] if path.is_file() else []
-    if Path(place.folder).is_dir():
-        return _list_weights(Path(place.folder))
-    cached = try_to_load_from_cache(place.folder, "config.json", revision=model.revision)
-    return _list_weights(Path(cached).parent) if isinstance(cached, str) else []
+    folder = find_folder(place.folder, model.revision or "main")
+    if place.gguf_file is None:
+        return _list_weights(folder)
+    path = folder / place.gguf_file
+    return [path] if path.is_file() else []
+
+
+def _name_missing(model: ModelSection) -> str:
+    """What has no weights here: a model of the hub that was not fetched, or else a path with nothing there."""
+    try:
+        try_to_load_from_cache(find_place(model.base_model).folder, "config.json")
+    except HFValidationError:
+        return GONE
+    return ABSENT
 
 
 def _list_weights(folder: Path) -> list[Path]:

@@ -120,10 +120,10 @@ class Doctor:
         estimated = [change for change in self._estimate(batch, tried) if change.bytes <= limit]
         return [*same, *estimated, *shorter][:_MOST_CHANGES]
 
-    def _fits(self, batch: Batch, limit: int) -> Peak | None:
+    def _fits(self, batch: Batch, limit: int, *, accumulates: bool = False) -> Peak | None:
         """What a batch takes, if it fits."""
         try:
-            peak = self.prober.measure(batch)
+            peak = self.prober.measure(batch, accumulates=accumulates)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -133,18 +133,15 @@ class Doctor:
     def _try_rows(self, batch: Batch, limit: int, tried: list[tuple[int, Peak]]) -> Change | None:
         section = self.config.batch
         size, steps = section.micro_batch_size, section.gradient_accumulation_steps
-        accumulates, self.prober.accumulates = self.prober.accumulates, True
         for count in dict.fromkeys((size // 2, size // 4, 1)):
             if not 0 < count < size or size * steps % count:
                 continue
             part = take_rows(batch, 0, count)
-            peak = self._fits(part, limit)
+            peak = self._fits(part, limit, accumulates=True)
             if peak is not None:
                 tried.append((part["input_ids"].numel(), peak))
-                self.prober.accumulates = accumulates
                 lines = f"micro_batch_size: {count}, gradient_accumulation_steps: {size * steps // count}"
                 return Change(lines, peak.total, "measured; the same training")
-        self.prober.accumulates = accumulates
         return None
 
     def _try_tokens(self, batch: Batch, limit: int, tried: list[tuple[int, Peak]]) -> Change | None:

@@ -108,8 +108,13 @@ class Prober:
             if isinstance(value, torch.Tensor)
         )
 
-    def measure(self, batch: Batch, *, learns: bool = True) -> Peak:
+    def measure(self, batch: Batch, *, learns: bool = True, accumulates: bool = False) -> Peak:
         """What a batch takes: forward and backward, or forward alone as in a validation.
+
+        Args:
+            batch: The batch.
+            learns: With a backward pass.
+            accumulates: Beside the gradients of micro-batches before, also where the run has none.
 
         Raises:
             torch.OutOfMemoryError: It does not fit; on a CPU a RuntimeError of the allocator.  See
@@ -122,12 +127,12 @@ class Prober:
             room = torch.empty(waiting, dtype=torch.uint8, device=self.trainer.args.device)
             held = read_memory(self.hardware).own - (waiting if self.hardware.is_gpu else 0)
             forget_peak(self.hardware)
-            self._run(batch, learns=learns)
+            self._run(batch, learns=learns, accumulates=accumulates or self.accumulates)
             peak = read_peak_bytes(self.hardware) - (waiting if self.hardware.is_gpu else 0)
             del room
         return Peak(held, max(0, peak - held), waiting)
 
-    def _run(self, batch: Batch, *, learns: bool) -> None:
+    def _run(self, batch: Batch, *, learns: bool, accumulates: bool) -> None:
         trainer = self.trainer
         inputs = trainer._prepare_inputs(batch)
         num_targets = (inputs["labels"] != IGNORE).sum().clamp(min=1)
@@ -136,7 +141,7 @@ class Prober:
             with torch.no_grad(), trainer.compute_loss_context_manager():
                 trainer._sum_rows(trainer.model, inputs)
             return
-        if self.accumulates:
+        if accumulates:
             for weight in self.trained:
                 weight.grad = torch.zeros_like(weight)
         with trainer.compute_loss_context_manager():
@@ -146,7 +151,7 @@ class Prober:
     @contextmanager
     def _unchanged(self, *, learns: bool) -> Iterator[None]:
         trainer, model = self.trainer, self.trainer.model
-        was_training = model.training
+        was_training, go_back = model.training, trainer.mark_counts()
         gradients = [(weight, weight.grad) for weight in self.trained] if learns else []
         buffers = [
             (buffer, buffer.clone())
@@ -154,9 +159,10 @@ class Prober:
             if buffer.numel() * buffer.element_size() <= _LARGEST_BUFFER_BYTES
         ]
         try:
-            with trainer.random_state_kept(), trainer.untracked():
+            with trainer.random_state_kept():
                 yield
         finally:
+            go_back()
             model.train(was_training)
             for weight, gradient in gradients:
                 weight.grad = gradient

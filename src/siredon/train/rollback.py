@@ -7,13 +7,13 @@ checkpoint, so that a run that is killed in between passes over the same steps.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from siredon.config.schema import Config
+from siredon.hardware import probe_hardware, release_memory
 from siredon.log import is_main_process, warn
 from siredon.train.checkpoint import find_resume_folder
 from siredon.train.publish import BEST, LATEST, PREFIX, discard, point, write_whole
@@ -83,7 +83,8 @@ def run_with_rollbacks(attempt: Callable[[Rewind], None]) -> None:
             rewind = back.rewind
         else:
             return
-        _release_memory()
+        # Models hang in cycles, and a GPU keeps what they held
+        release_memory(probe_hardware())
 
 
 def find_start(config: Config, identity: Identity, rewind: Rewind) -> Path | None:
@@ -147,12 +148,3 @@ def parse_windows(rows: Sequence[dict[str, object]]) -> tuple[Window, ...]:
         Window(int(str(row["first"])), int(str(row["last"])), int(str(row["back_to"])), str(row["why"]))
         for row in rows
     )
-
-
-def _release_memory() -> None:
-    """Gives back what the attempt before held: models hang in cycles, and a GPU keeps what they held."""
-    import torch
-
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.memory.empty_cache()

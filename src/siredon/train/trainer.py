@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +221,6 @@ class SiredonTrainer(GuardedTrainer):
         loss = total * self.accelerator.num_processes / num_items_in_batch
         self.step_loss += loss.detach()
         return (loss, {}) if return_outputs else loss
-
-    @contextmanager
-    def untracked(self) -> Iterator[None]:
-        """Losses that are computed inside are in no log and no count."""
-        numbers = self.num_tokens_seen, self.num_targets_seen
-        sums = self.step_loss.clone(), self._by_source.clone()
-        try:
-            yield
-        finally:
-            self.num_tokens_seen, self.num_targets_seen = numbers
-            self.step_loss.copy_(sums[0])
-            self._by_source.copy_(sums[1])
 
     def mark_counts(self) -> Callable[[], None]:
         """What has been counted and summed up so far; calling it goes back there."""
