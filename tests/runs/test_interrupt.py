@@ -301,8 +301,10 @@ def test_the_command_ends_with_status_75_and_says_how_to_go_on(write_config: Any
 @pytest.mark.long
 @pytest.mark.parametrize("quits", [False, True], ids=["once", "twice"])
 def test_a_second_ctrl_c_quits_at_once(write_config: Any, tmp_path: Path, quits: bool):
-    # Steps so long that both signals come within one
-    run = start(write_config(**LONG, gradient_accumulation_steps=400 if quits else 2))
+    # A step of seconds, in which both signals come
+    rows = [{"path": "_synthetic", "type": "_synthetic", "length": 2_000, "sequence_length": 64}]
+    steps = {"datasets": rows, "gradient_accumulation_steps": 1_000} if quits else {}
+    run = start(write_config(**{**LONG, **steps}))
     folder = tmp_path / "out"
     wait_for(run, has_lines(folder / "metrics.jsonl", 1))
     run.send_signal(signal.SIGINT)

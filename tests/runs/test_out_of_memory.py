@@ -122,7 +122,7 @@ def test_a_step_that_is_made_again_row_by_row_is_the_same_step(
             assert one.get(name, 0) == pytest.approx(other.get(name, 0), rel=1e-5)
 
 
-#: Trains each file under a limit of address space, above what the process has once the model is there.
+#: Trains a file under a limit of address space, above what the process has once the model is there.
 LIMITED = """
 import resource, sys
 import matplotlib.backends.backend_agg
@@ -143,13 +143,11 @@ def probe(*args):
     return whole(*args)
 
 out_of_memory._probe = probe
-for path in sys.argv[2:]:
-    config, _ = load_config(path)
-    try:
-        pipeline.train(config)
-    except SiredonError as error:
-        print(error)
-    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+config, _ = load_config(sys.argv[2])
+try:
+    pipeline.train(config)
+except SiredonError as error:
+    print(error)
 """
 
 
@@ -164,9 +162,9 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
     keys |= {"excess_length_strategy": "truncate"}
     keys |= {"probe_longest_batch": True, "micro_batch_size": 128, "gradient_accumulation_steps": 1}
 
-    def run(room: int, *configs: Path) -> str:
+    def run(room: int, config: Path) -> str:
         done = subprocess.run(
-            [sys.executable, str(script), str(room), *map(str, configs)],
+            [sys.executable, str(script), str(room), str(config)],
             capture_output=True,
             text=True,
             timeout=240,
@@ -183,10 +181,12 @@ def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
     assert {change.split(":")[0] for change in changes} >= {"micro_batch_size", "sequence_len"}
     found = [yaml.safe_load(f"{{{change}}}") for change in changes]
     assert found[0]["micro_batch_size"] * found[0]["gradient_accumulation_steps"] == 128
-    # The limit is one of addresses, of which the allocator takes some that it does not fill
-    taken = run(330, *(write_config(f"{index}.yml", **{**keys, **one}) for index, one in enumerate(found)))
-    assert taken.count("longest batch: ") == len(found)
-    assert "out of memory" not in taken
+    # The limit is one of addresses, of which the allocator takes many that it never fills, and keeps for later:
+    # each change has a process of its own, and room that is still too little for the whole batch
+    for index, one in enumerate(found):
+        taken = run(650, write_config(f"{index}.yml", **{**keys, **one}))
+        assert "longest batch: " in taken, taken[-2000:]
+        assert "out of memory" not in taken
 
 
 def test_rows_and_tokens_are_cut_out_of_batches_of_both_layouts():
