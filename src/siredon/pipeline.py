@@ -1,4 +1,6 @@
-"""The map: one function per verb, each a numbered list of stages.
+"""The map: one function per verb up to the end of training, each a numbered list of stages.
+
+`release.py` is its second half: what becomes of a trained model.
 
 Stages are imported by the verb that runs them, so that `check` never loads torch.
 """
@@ -11,7 +13,6 @@ from typing import TYPE_CHECKING
 from siredon.config.schema import Config
 from siredon.log import note, show
 from siredon.registry import Shelf
-from siredon.serve.prompts import Prompts
 from siredon.sweep.wanted import Sweep
 
 if TYPE_CHECKING:
@@ -179,61 +180,12 @@ def sweep(path: str, layer: Layer, wanted: Sweep) -> bool:
     return all(record.status != "failed" for record in book.records)
 
 
-def inference(config: Config, prompts: Prompts) -> None:
-    """Answers one prompt, several, or a loop of them."""
-    from siredon.data.prompt import build_prompting
-    from siredon.hardware import probe_hardware
-    from siredon.model.quiet import quiet_libraries
-    from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
-    from siredon.serve.load import load_base, load_tuned
-
-    quiet_libraries()
-    # 1. Base model, tuned model, or both in one
-    hardware = probe_hardware()
-    tuned = None if prompts.base else load_tuned(config, hardware)
-    base = load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
-    # 2. How a prompt is asked
-    engine = tuned or base
-    assert engine is not None
-    render = build_prompting(config.first_dataset, config.tokenizer, engine.tokenizer).render
-    # 3. Answers
-    if base and tuned:
-        compare_prompts(base, tuned, render, prompts.texts, prompts.sampling)
-    elif prompts.texts:
-        answer_prompts(engine, render, prompts.texts, prompts.sampling)
-    else:
-        run_prompt_loop(engine, render, prompts.sampling)
-
-
-def merge_lora(config: Config) -> None:
-    """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
-    from siredon.export.merge import choose_device, merge_adapter
-    from siredon.export.merge_base import load_merge_base, load_merge_tokenizer
-    from siredon.hardware import probe_hardware
-    from siredon.model.adapter_folder import find_adapter
-    from siredon.model.precision import resolve_precision
-    from siredon.model.quiet import quiet_libraries
-
-    quiet_libraries()
-    # 1. Adapter
-    output = config.checkpoint.output_folder
-    adapter = find_adapter(config.adapter, output, merges=True)
-    # 2. Base, in fp32, so that the sum is made in fp32
-    tokenizer = load_merge_tokenizer(config)
-    hardware = probe_hardware()
-    base = load_merge_base(config, tokenizer, hardware)
-    # 3. Merge, and write in the format the run trained in
-    precision = resolve_precision(config.precision, hardware, has_adapter=True)
-    base.to(choose_device(config.adapter, hardware))
-    merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
-    show(f"merged model: {output / 'merged'}")
-
-
 def selftest(wanted: Wanted) -> bool:
     """Tries out on this machine what must hold of training; False if a row failed."""
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()  # before the imports that make libraries talk
+    from siredon.release import merge_lora
     from siredon.selftest.show import show_progress, show_table
     from siredon.selftest.table import run_table
 

@@ -12,7 +12,7 @@ from tests.runs.test_train import config_of, metrics_of
 from tests.unit.model.test_quantized import IDS, LORA, QLORA, WAYS, bytes_of, load
 from tests.unit.model.test_stored_bits import fp8_folder, mxfp4_folder
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.hardware import probe_hardware, read_peak_bytes
 from siredon.model.adapt import attach_adapter_
 from siredon.model.quantized import find_rounded, widen_
@@ -103,7 +103,7 @@ def test_a_whole_run_is_validated_and_merged(write_config: Any, tmp_path: Path, 
     tuned = load_tuned(config, probe_hardware()).model
     with torch.no_grad():
         answering = tuned.eval()(IDS.to(probe_hardware().device)).logits.float().cpu()
-        pipeline.merge_lora(config)
+        release.merge_lora(config)
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out/merged", dtype=torch.float32)
         difference = (merged.eval()(IDS).logits - answering).abs().max().item()
     assert difference < 1.0

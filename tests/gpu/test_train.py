@@ -68,14 +68,15 @@ def test_fp16_trains_with_a_scaled_loss(write_config: Any, tmp_path: Path, adapt
 def test_answers_come_from_the_gpu_and_the_merged_model_agrees(write_config: Any, capsys: Any):
     from tests.runs.test_train import LORA, config_of
 
-    from siredon import pipeline
+    from siredon import pipeline, release
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
     config = config_of(write_config(**LORA, bf16="auto", max_steps=4))
     pipeline.train(config)
-    pipeline.inference(config, pipeline.Prompts(("hello",), False, True, Sampling(max_new_tokens=5)))
+    release.inference(config, Prompts(("hello",), False, True, Sampling(max_new_tokens=5)))
     assert "tuned model" in capsys.readouterr().out
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has one GPU")

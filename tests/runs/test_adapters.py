@@ -12,7 +12,7 @@ import torch
 import yaml
 from tests.conftest import ROOT
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.config.load import load_config
 from siredon.config.schema import Config
 from siredon.errors import ModelError
@@ -240,19 +240,20 @@ def test_the_pipeline_trains_goes_on_exactly_and_merges(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     if kind == "llama-adapter":
         with pytest.raises(ModelError, match="cannot be merged"):
-            pipeline.merge_lora(again)
+            release.merge_lora(again)
         return
-    pipeline.merge_lora(again)
+    release.merge_lora(again)
     merged = build_base(tmp_path / "again" / "merged")
     torch.testing.assert_close(logits_of(merged), expected, rtol=0, atol=1e-5)
 
 
 def answers_of(config: Config, capsys: Any, **asked: Any) -> str:
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
     sampling = Sampling(max_new_tokens=4)
     capsys.readouterr()
-    pipeline.inference(config, pipeline.Prompts(("Who are you?",), sampling=sampling, **asked))
+    release.inference(config, Prompts(("Who are you?",), sampling=sampling, **asked))
     return str(capsys.readouterr().out)
 
 
@@ -263,7 +264,7 @@ def test_an_adapter_below_and_one_trained_on_go_through_every_verb(
     keys = {"lora_frozen_dirs": [str(tmp_path / "first")], "lora_model_dir": str(tmp_path / "first")}
     config = write(tmp_path / "second", adapter="lora", **keys)
     # While the run has written none, the adapter that it would begin with is asked and merged
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     twice = build_base(model_folder)
     for _ in range(2):
         twice = merge_into(twice, load_adapter(twice, tmp_path / "first"))
@@ -273,7 +274,7 @@ def test_an_adapter_below_and_one_trained_on_go_through_every_verb(
     pipeline.train(config)
     expected = logits_of(trained[1])
     assert (expected - begun).abs().max() > 1e-3
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     torch.testing.assert_close(
         logits_of(build_base(tmp_path / "second" / "merged")), expected, rtol=0, atol=1e-5
     )

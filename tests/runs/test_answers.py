@@ -10,9 +10,10 @@ import pytest
 import torch
 from tests.runs.test_train import LORA
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.config.load import load_config
 from siredon.serve.engines.transformers import Sampling
+from siredon.serve.prompts import Prompts
 
 ANSWERS = {"Who are you?": "I am Siredon.", "What is the sea?": "The sea is salt water."}
 
@@ -57,7 +58,7 @@ def overfit(
 
 def test_it_answers_and_halts_by_itself(overfit: tuple[Path, Path], capsys: pytest.CaptureFixture[str]):
     config, _ = load_config(str(overfit[0]))
-    pipeline.inference(config, pipeline.Prompts(tuple(ANSWERS), False, False, Sampling(max_new_tokens=100)))
+    release.inference(config, Prompts(tuple(ANSWERS), False, False, Sampling(max_new_tokens=100)))
     out = capsys.readouterr().out
     for question, answer in ANSWERS.items():
         assert f"> {question}\n{answer}\n" in out
@@ -69,7 +70,7 @@ def test_plain_transformers_halts_too(overfit: tuple[Path, Path]):
     config, _ = load_config(str(overfit[0]))
     folder = overfit[1]
     if config.adapter.adapter:
-        pipeline.merge_lora(config)
+        release.merge_lora(config)
         folder = folder / "merged"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -87,9 +88,9 @@ def test_the_base_model_does_not_know_the_answers(
     overfit: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ):
     config, _ = load_config(str(overfit[0]))
-    pipeline.inference(config, pipeline.Prompts(("Who are you?",), True, False, Sampling(max_new_tokens=8)))
+    release.inference(config, Prompts(("Who are you?",), True, False, Sampling(max_new_tokens=8)))
     assert "I am Siredon" not in capsys.readouterr().out
-    pipeline.inference(config, pipeline.Prompts(("Who are you?",), False, True, Sampling(max_new_tokens=12)))
+    release.inference(config, Prompts(("Who are you?",), False, True, Sampling(max_new_tokens=12)))
     table = capsys.readouterr().out
     assert "base model" in table
     assert "I am Siredon." in table
@@ -102,7 +103,7 @@ def test_merged_logits_equal_adapter_logits(overfit: tuple[Path, Path]):
     config, _ = load_config(str(overfit[0]))
     if config.adapter.adapter is None:
         pytest.skip("a full fine-tune has no adapter to merge")
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     merged = AutoModelForCausalLM.from_pretrained(overfit[1] / "merged", dtype=torch.float32).eval()
     base = AutoModelForCausalLM.from_pretrained(config.model.base_model, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, str(overfit[1])).eval()
@@ -121,7 +122,7 @@ def test_merging_without_an_adapter_says_what_to_do(write_config: Any, tmp_path:
     with pytest.raises(
         CheckpointError, match=r"holds no adapter: adapter_config.json is missing\n.*Train first"
     ):
-        pipeline.merge_lora(config)
+        release.merge_lora(config)
 
 
 def test_the_prompt_loop_answers_line_by_line(
@@ -132,5 +133,5 @@ def test_the_prompt_loop_answers_line_by_line(
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("Who are you?\nWhat is the sea?\n"))
     config, _ = load_config(str(overfit[0]))
-    pipeline.inference(config, pipeline.Prompts((), False, False, Sampling(max_new_tokens=100)))
+    release.inference(config, Prompts((), False, False, Sampling(max_new_tokens=100)))
     assert capsys.readouterr().out == "I am Siredon.\nThe sea is salt water.\n"

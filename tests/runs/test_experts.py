@@ -13,7 +13,7 @@ from tests.runs.test_quantized import QLORA, logits_of
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import config_of, metrics_of, weights_of
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.hardware import probe_hardware
 from siredon.serve.load import load_tuned
 
@@ -55,7 +55,7 @@ def test_lora_on_rounded_experts_is_resumed_exactly_asked_and_merged(
     # 2. Asked, and merged into the widened weights of training
     answering = logits_of(load_tuned(config, probe_hardware()).model)
     capsys.readouterr()
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     said = capsys.readouterr().err
     assert "experts: 4 stacks held in" in said
     assert "% from the unrounded ones" in said
@@ -63,7 +63,7 @@ def test_lora_on_rounded_experts_is_resumed_exactly_asked_and_merged(
     assert "quantization_config" not in merged.config.to_dict()
     assert (logits_of(merged) - answering).abs().max() < 1e-4
     # 3. Merged into the unrounded base: what plain PEFT makes of the adapter and that base
-    pipeline.merge_lora(config_of(write_config(**keys, merge_base="original")))
+    release.merge_lora(config_of(write_config(**keys, merge_base="original")))
     merged = AutoModelForCausalLM.from_pretrained(out / "merged", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert torch.allclose(logits_of(merged), logits_of(PeftModel.from_pretrained(base, str(out))), atol=1e-4)

@@ -13,7 +13,7 @@ from tests.conftest import build_model
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import config_of, metrics_of, weights_of
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.errors import CheckpointError, ModelError
 from siredon.train.callbacks.lisa import draw_blocks
 
@@ -212,7 +212,7 @@ def test_relora_writes_a_whole_model_and_resumes_exactly(
         assert changed(after, resume(write_config, tmp_path / "whole", step, **keys)) == set()
     config = config_of(write_config(**keys, output_dir=str(tmp_path / "whole")))
     with pytest.raises(CheckpointError, match="holds a whole model"):
-        pipeline.merge_lora(config)
+        release.merge_lora(config)
 
 
 def test_a_merge_changes_no_logit_and_what_is_written_has_the_same(write_config: Any, tmp_path: Path):

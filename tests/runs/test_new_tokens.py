@@ -14,7 +14,7 @@ from tests.families import build_family
 from tests.gguf_file import write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.config.load import load_config
 from siredon.config.schema import Config
 from siredon.hardware import probe_hardware
@@ -94,7 +94,7 @@ def test_new_tokens_live_through_training_saving_merging_and_reloading(
         )
         assert not moved[514:].any()
     # Merged, and read by plain transformers
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "merged")
     assert merged.config.vocab_size == merged.get_input_embeddings().weight.shape[0] == 544
     assert (merged.get_output_embeddings().weight is merged.get_input_embeddings().weight) == tied
@@ -143,6 +143,6 @@ def test_a_gguf_file_is_trained_and_merged_like_any_model(
     pipeline.train(config)
     ids = load_tokenizer(config.tokenizer, config.model).encode(TEXT)
     expected = logits(load_tuned(config, probe_hardware()).model, ids)
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "merged")
     torch.testing.assert_close(logits(merged, ids), expected, rtol=0, atol=2e-5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.hardware import probe_hardware
 from siredon.serve.load import load_tuned
 
@@ -62,7 +62,7 @@ def test_a_run_beside_rounded_weights_is_resumed_exactly_and_merged(
     # 2. Asked and merged
     answering = logits_of(load_tuned(config, probe_hardware()).model)
     capsys.readouterr()
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     assert "% from the unrounded ones" in capsys.readouterr().err
     merged = AutoModelForCausalLM.from_pretrained(out / "merged", dtype=torch.float32)
     assert "quantization_config" not in merged.config.to_dict()
@@ -78,7 +78,7 @@ def test_the_unrounded_base_is_merged_into_where_the_file_says_so(
 
     config = config_of(write_config(**QLORA, max_steps=2, merge_base="original"))
     pipeline.train(config)
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out/merged", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "out"))

@@ -11,7 +11,7 @@ import torch
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.errors import CheckpointError
 
 VALUES = ("loss", "grad_norm", "learning_rate", "epoch", "step")
@@ -85,13 +85,14 @@ def test_a_model_of_plain_text_is_asked_for_plain_text(
     write_config: Any, stream_keys: dict[str, Any], capsys: Any
 ):
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
     config = config_of(write_config(**stream_keys))
     pipeline.preprocess(config)
     pipeline.train(config)
     capsys.readouterr()
     prompts = ("some words", "more words")
-    pipeline.inference(config, pipeline.Prompts(prompts, False, False, Sampling(max_new_tokens=4)))
+    release.inference(config, Prompts(prompts, False, False, Sampling(max_new_tokens=4)))
     assert len(capsys.readouterr().out.splitlines()) >= 2
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.config.deal import built_words
 from siredon.config.load import load_config
 from siredon.config.schema import Config, key_homes
@@ -278,6 +278,7 @@ def test_random_weights_are_the_same_when_asked_and_merged(
     write_config: Any, model_folder: Path, capsys: Any, adapter: dict[str, Any]
 ):
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
     path = write_config(
         **adapter, reinit_weights=True, max_steps=60, learning_rate=2e-2, num_epochs=10, val_set_size=22
@@ -287,27 +288,28 @@ def test_random_weights_are_the_same_when_asked_and_merged(
     losses = [row["loss"] for row in metrics_of(Path(config.checkpoint.output_dir)) if "loss" in row]
     assert losses[-1] < 1.0 or adapter
     torch.rand(7)
-    prompts = pipeline.Prompts(("hello",), False, False, Sampling(max_new_tokens=8))
-    pipeline.inference(config, prompts)
+    prompts = Prompts(("hello",), False, False, Sampling(max_new_tokens=8))
+    release.inference(config, prompts)
     first = capsys.readouterr().out.splitlines()[-1]
     torch.rand(7)
-    pipeline.inference(config, prompts)
+    release.inference(config, prompts)
     assert capsys.readouterr().out.splitlines()[-1] == first
     if adapter:
         from transformers import AutoModelForCausalLM
 
-        pipeline.merge_lora(config)
+        release.merge_lora(config)
         assert AutoModelForCausalLM.from_pretrained(Path(config.checkpoint.output_dir) / "merged")
 
 
 def test_asking_before_training_says_what_to_do(write_config: Any):
     from siredon.errors import CheckpointError
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
-    prompts = pipeline.Prompts(("hello",), False, False, Sampling())
+    prompts = Prompts(("hello",), False, False, Sampling())
     for keys in ({}, LORA):
         with pytest.raises(CheckpointError, match="Train first"):
-            pipeline.inference(config_of(write_config(**keys)), prompts)
+            release.inference(config_of(write_config(**keys)), prompts)
 
 
 def test_new_tokens_that_an_adapter_does_not_train_are_warned_of(write_config: Any, capsys: Any):
@@ -360,6 +362,7 @@ def test_an_output_folder_in_the_home_is_found_again_by_every_verb(
     write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.prompts import Prompts
 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -368,7 +371,7 @@ def test_an_output_folder_in_the_home_is_found_again_by_every_verb(
     config = config_of(write_config(**keys, max_steps=3))
     pipeline.train(config)
     assert "going on from" in capsys.readouterr().err
-    pipeline.inference(config, pipeline.Prompts(("hello",), False, False, Sampling(max_new_tokens=2)))
-    pipeline.merge_lora(config)
+    release.inference(config, Prompts(("hello",), False, False, Sampling(max_new_tokens=2)))
+    release.merge_lora(config)
     assert (tmp_path / "home" / "out" / "merged" / "model.safetensors").is_file()
     assert not (tmp_path / "~").exists()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Finding, build_grid, find
 from siredon.selftest.table import ROWS, choose_rows, try_cell
@@ -14,7 +14,7 @@ from siredon.selftest.table import ROWS, choose_rows, try_cell
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    with Rig(verbs=(pipeline.train, pipeline.merge_lora)) as built:
+    with Rig(verbs=(pipeline.train, release.merge_lora)) as built:
         built.start_ranks(2)  # They import while rows of one rank run
         yield built
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.data import prompt
 from siredon.export import merge
 from siredon.selftest.rig import Rig
@@ -21,7 +21,7 @@ from siredon.train.trainer import SiredonTrainer
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    with Rig(verbs=(pipeline.train, pipeline.merge_lora)) as built:
+    with Rig(verbs=(pipeline.train, release.merge_lora)) as built:
         yield built
 
 

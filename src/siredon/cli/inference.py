@@ -31,13 +31,13 @@ def inference(
     if compare and (base or not prompt):
         raise typer.BadParameter("--compare needs at least one --prompt, and excludes --base")
     checked = read_config(words)
-    from siredon import pipeline
+    from siredon import release
     from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
 
     sampling = Sampling(max_new_tokens, temperature)
     try:
-        pipeline.inference(checked, Prompts(tuple(prompt or ()), base, compare, sampling))
+        release.inference(checked, Prompts(tuple(prompt or ()), base, compare, sampling))
     except KeyboardInterrupt:
         note("")  # Behind the ^C
         raise typer.Exit(QUIT) from None

@@ -11,9 +11,9 @@ from siredon.cli.read import read_config
 def merge_lora(words: Words = None) -> None:
     """Merge the adapter of CONFIG into its base: a normal model folder in `output_dir/merged`."""
     checked = read_config(words)
-    from siredon import pipeline
+    from siredon import release
 
-    pipeline.merge_lora(checked)
+    release.merge_lora(checked)
 
 
 def register(app: typer.Typer) -> None:

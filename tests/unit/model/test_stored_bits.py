@@ -14,7 +14,7 @@ from tests.runs.test_train import metrics_of
 from tests.unit.model.test_quantized import IDS, LORA, QLORA, load
 from transformers import AutoModelForCausalLM
 
-from siredon import pipeline
+from siredon import pipeline, release
 from siredon.config.load import load_config
 from siredon.config.stored_bits import find_lacking
 from siredon.errors import ConfigError, ModelError
@@ -308,7 +308,7 @@ def test_weights_of_compressed_tensors_are_widened_trained_beside_and_merged_int
     losses = [row["loss"] for row in metrics_of(tmp_path / "out") if "loss" in row]
     assert losses[-1] < losses[0] - 0.1
     answering = load_tuned(config, probe_hardware()).model.eval()
-    pipeline.merge_lora(config)
+    release.merge_lora(config)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out/merged", dtype=torch.float32)
     assert "quantization_config" not in merged.config.to_dict()
     with torch.no_grad():
