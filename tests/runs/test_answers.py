@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from tests.runs.test_train import LORA
 
 from siredon import pipeline, release
+from siredon.config.artifact import load_target
 from siredon.config.load import load_config
+from siredon.errors import CheckpointError
 from siredon.serve.engines.transformers import Sampling
 from siredon.serve.prompts import Prompts
 
@@ -135,3 +138,41 @@ def test_the_prompt_loop_answers_line_by_line(
     config, _ = load_config(str(overfit[0]))
     release.inference(config, Prompts((), False, False, Sampling(max_new_tokens=100)))
     assert capsys.readouterr().out == "I am Siredon.\nThe sea is salt water.\n"
+
+
+def ask(name: Path | str, capsys: pytest.CaptureFixture[str]) -> str:
+    config, warnings = load_target(str(name))
+    assert not warnings
+    release.inference(config, Prompts(("Who are you?",), False, False, Sampling(max_new_tokens=100)))
+    return capsys.readouterr().out
+
+
+def test_a_folder_is_enough(
+    overfit: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+):
+    out = tmp_path / "elsewhere"
+    shutil.copytree(overfit[1], out)
+    monkeypatch.chdir(tmp_path)
+    assert ask("elsewhere", capsys) == "I am Siredon.\n"
+    has_adapter = (out / "adapter_config.json").is_file()
+    if has_adapter:
+        release.merge_lora(load_target(str(out))[0])
+        capsys.readouterr()
+        assert ask(out / "merged", capsys) == "I am Siredon.\n"
+        base = load_target(str(out / "merged"))[0]
+        release.inference(base, Prompts(("Who are you?",), True, False, Sampling(max_new_tokens=8)))
+        assert "I am Siredon" not in capsys.readouterr().out
+        (out / "merged" / "run.json").unlink()
+        assert ask(out / "merged", capsys) == "I am Siredon.\n"
+    # One whose origin nobody knows is asked by its own chat template
+    (out / "run.json").unlink()
+    assert ask("elsewhere", capsys) == "I am Siredon.\n"
+
+
+def test_a_folder_with_nothing_in_it_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="holds neither an adapter nor a model"):
+        load_target(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"given": 3}')
+    with pytest.raises(CheckpointError, match="older Siredon"):
+        load_target(str(tmp_path))

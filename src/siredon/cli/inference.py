@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from siredon.cli.options import OPEN, Words
-from siredon.cli.read import read_config
+from siredon.cli.options import OPEN, Target
+from siredon.cli.read import read_target
 from siredon.log import note
 from siredon.train.interrupt import QUIT
 
 
 def inference(
-    words: Words = None,
+    words: Target = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="A prompt; may be given several times. Without one: a prompt loop."),
@@ -30,7 +30,7 @@ def inference(
     """Ask the model that CONFIG trained."""
     if compare and (base or not prompt):
         raise typer.BadParameter("--compare needs at least one --prompt, and excludes --base")
-    checked = read_config(words)
+    checked = read_target(words)
     from siredon import release
     from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts

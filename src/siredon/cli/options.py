@@ -37,6 +37,16 @@ Words = Annotated[
     ),
 ]
 
+Target = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG|FOLDER|KEY=VALUE|--KEY VALUE",
+        help="The YAML file, or the folder of a run, an adapter or a model; and settings laid over it.",
+        show_default=False,
+        autocompletion=complete_word,
+    ),
+]
+
 
 def read_words(words: list[str] | None, num_files: int = 1) -> tuple[list[str], Layer]:
     """The files that a command line names, and its settings.

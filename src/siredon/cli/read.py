@@ -8,6 +8,10 @@ from siredon.cli.options import read_words
 from siredon.log import note
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from siredon.config.diagnostics import Diagnostic
+    from siredon.config.layers import Layer
     from siredon.config.schema import Config
 
 
@@ -17,13 +21,33 @@ def read_config(words: list[str] | None) -> Config:
     Raises:
         ConfigError: At least one error.
     """
-    from siredon.config.diagnostics import show_text
     from siredon.config.load import load_config
+
+    return _read(words, load_config)
+
+
+def read_target(words: list[str] | None) -> Config:
+    """The same for a verb after training, which takes a YAML file or the folder of a run or of a model.
+
+    Raises:
+        CheckpointError: A folder with neither adapter nor model.
+        ConfigError: At least one error.
+    """
+    from siredon.config.artifact import load_target
+
+    return _read(words, load_target)
+
+
+def _read(
+    words: list[str] | None,
+    load: Callable[[str, Sequence[Layer]], tuple[Config, tuple[Diagnostic, ...]]],
+) -> Config:
+    from siredon.config.diagnostics import show_text
     from siredon.hardware import set_thread_policy
 
     (path,), layer = read_words(words)
     set_thread_policy()
-    config, warnings = load_config(path, [layer])
+    config, warnings = load(path, [layer])
     if warnings:
         note(show_text(warnings))
     return config

@@ -7,6 +7,7 @@ problem, and `${NAME}` or `${NAME:-default}` in a value is the environment varia
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,15 @@ MAX_NODES = 30_000
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+")
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+#: Characters that YAML does not take as they are, inside of the text that JSON makes.
+_UNFIT = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def write_yaml(values: Mapping[str, Any]) -> str:
+    """A file with these keys.  JSON is YAML, but for a few characters, and for variables of the environment."""
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    text = _UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return escape_variables(text)
 
 
 def escape_variables(text: str) -> str:

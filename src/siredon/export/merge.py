@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from siredon.config.sections.adapter import AdapterSection
+from siredon.export.folder import copy_record, written_beside
 from siredon.hardware import Hardware
 from siredon.model.adapter_folder import add_frozen_adapters, load_adapter, merge_into
 
@@ -46,14 +44,7 @@ def merge_adapter(
         from transformers import GenerationConfig
 
         merged.generation_config = GenerationConfig.from_pretrained(str(adapter))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    beside.mkdir()  # With the modes that the user's mask leaves, which `mkdtemp` does not ask
-    try:
-        merged.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with written_beside(folder) as draft:
+        merged.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        copy_record(adapter, draft)

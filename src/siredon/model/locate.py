@@ -28,11 +28,13 @@ LOADING_ERRORS = (
 
 
 def tuned_model(section: ModelSection, output_dir: Path) -> ModelSection:
-    """The model that a full fine-tune wrote to `output_dir`, instead of its base.
+    """The model that a full fine-tune wrote to `output_dir`, instead of its base; one from elsewhere is itself.
 
     Raises:
         CheckpointError: There is none.
     """
+    if str(output_dir) == section.base_model:
+        return section
     if not (output_dir / "config.json").is_file() or not list(output_dir.glob("model*.safetensors")):
         raise CheckpointError(
             f"{output_dir} holds no trained model",

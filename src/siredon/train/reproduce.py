@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from siredon.config.diagnostics import num_errors, show_report
-from siredon.config.document import escape_variables
+from siredon.config.document import write_yaml
 from siredon.config.layers import read_layers
 from siredon.config.load import check_document
 from siredon.config.schema import Config
@@ -29,9 +28,6 @@ from siredon.train.compare import (
 )
 from siredon.train.facts import Run, describe_data, describe_machine, walk_texts
 from siredon.train.fingerprint import ABSENT, hash_result
-
-#: Characters that YAML does not take as they are, inside of the text that JSON makes.
-_UNFIT = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def rebuild_config(record: dict[str, Any], wanted: Repeat) -> Config:
             f"Write it into `given` of that file in the place of {MASK}, and take it out again afterwards.",
         )
     given["output_dir"] = str(wanted.output)
-    checked = check_document(read_layers(name, (), _write_yaml(given)))
+    checked = check_document(read_layers(name, (), write_yaml(given)))
     if checked.config is None:
         raise ConfigError(show_report(name, checked.diagnostics), num_errors(checked.diagnostics))
     return checked.config
@@ -195,10 +191,3 @@ def _tell(wanted: Repeat, name: str, digest: str | None) -> str:
     if not old.is_file() or hash_result(wanted.run).get(name) != digest:
         return "differs; how much is not known, as the file of the run is not there any more"
     return find_other_weights(old, wanted.output / name)
-
-
-def _write_yaml(given: dict[str, Any]) -> str:
-    """A file with these keys.  JSON is YAML, but for a few characters, and for variables of the environment."""
-    text = json.dumps(given, indent=1, ensure_ascii=False)
-    text = _UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return escape_variables(text)
