@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -17,11 +18,11 @@ def export(
     type_: str | None = typer.Option(
         None,
         "--type",
-        help="Number format of the weights: f16 (default), bf16, q8_0, q4_k_m, ... for GGUF; bf16, f16, f32 for safetensors.",
+        help="Format of the weights: f16 (default), bf16, q8_0, q4_k_m ... in GGUF; bf16, f16, f32 in safetensors.",
     ),
-    output: Path | None = typer.Option(
-        None, help="The file or folder to write. Default: in the folder of the run.", show_default=False
-    ),
+    output: Annotated[
+        Path | None, typer.Option(help="The file or folder to write. Default: in the folder of the run.")
+    ] = None,
     max_shard_size: str = typer.Option("5GB", help="safetensors: the largest file."),
     system: str = typer.Option("", help="ollama: the system message.", show_default=False),
 ) -> None:

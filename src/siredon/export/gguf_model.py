@@ -56,7 +56,7 @@ def find_family(config: Any, folder: Path) -> Family:
         raise ModelError(
             f"--format gguf: {what} is not one of the families that are written and proven here: "
             f"{', '.join(FAMILIES)}",
-            f"llama.cpp's own tool takes the same folder: `python convert_hf_to_gguf.py {folder} --outfile model.gguf`.",
+            f"llama.cpp's own tool takes the folder: `python convert_hf_to_gguf.py {folder} --outfile model.gguf`.",
         )
     return family
 
@@ -126,7 +126,8 @@ def compute_rope_factors(config: Any) -> torch.Tensor | None:
     size = read_head_size(config)
     exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
     plain = config.rope_parameters["rope_theta"] ** -exponents
-    return (plain / scaled.double()).float()
+    factors: torch.Tensor = (plain / scaled.double()).float()
+    return factors
 
 
 def read_tensors(folder: Path, config: Any, family: Family) -> Iterator[tuple[str, torch.Tensor]]:
@@ -167,7 +168,10 @@ def _name_map(config: Any, family: Family) -> Any:
 
 
 def arrange(other: str, weight: torch.Tensor, config: Any, family: Family) -> torch.Tensor:
-    """A tensor of transformers in llama.cpp's layout: within each head, row i of the first half before that of the second."""
+    """A tensor of transformers in llama.cpp's layout.
+
+    Where that interleaves, row i of the first half of a head comes before row i of its second half.
+    """
     heads = None
     if family.interleaves and ".q_proj." in other:
         heads = config.num_attention_heads
@@ -208,6 +212,7 @@ def round_to(name: str, weight: torch.Tensor, kind: Any) -> np.ndarray:
     largest = weight.abs().max().item() if weight.numel() else 0.0
     if not math.isfinite(largest):
         raise ModelError(f"{name} holds values that are no finite numbers", "Take an earlier checkpoint.")
-    if kind == gguf.GGMLQuantizationType.F16 and largest > np.finfo(np.float16).max:
+    if kind == gguf.GGMLQuantizationType.F16 and largest > float(np.finfo(np.float16).max):
         raise ModelError(f"{name} holds {largest:.0f}, which f16 cannot hold", "Use `--type bf16`.")
-    return gguf.quants.quantize(weight.float().contiguous().numpy(), kind)
+    packed: np.ndarray = gguf.quants.quantize(weight.float().contiguous().numpy(), kind)
+    return packed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def load_back(file: GgufFile) -> tuple[Any, Any]:
                 "rope_type": "linear",
                 "factor": float(factor),
             }
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, **place)
+        with redirect_stderr(io.StringIO()):  # A bar that cannot be turned off
+            model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, **place)
         tokenizer = AutoTokenizer.from_pretrained(folder, **place)
     except LOADING_ERRORS as error:
         raise ModelError(

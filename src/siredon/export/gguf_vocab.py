@@ -156,8 +156,8 @@ def _check_whole_words(tokenizer: Any, splitter: Splitter) -> None:
     for token in tokenizer.get_vocab():
         if token not in added and len(model.tokenize(token)) > 1:
             raise ModelError(
-                f"--format gguf: under `{splitter.name}` llama.cpp {'takes' if splitter.whole_words else 'does not take'} "
-                f"a word that is a token whole, and this tokenizer does the other: {token!r} would come out otherwise",
+                f"--format gguf: under `{splitter.name}` llama.cpp {'takes' if splitter.whole_words else 'never takes'} "
+                f"a word that is a token whole, and this tokenizer does otherwise, which tells in {token!r}",
                 _WAY_OUT,
             )
 
@@ -198,6 +198,8 @@ def _add_special(writer: Any, tokenizer: Any, stop_ids: tuple[int, ...]) -> None
         note(
             f"a GGUF file names two tokens that end an answer: {names} end one only where llama.cpp knows them by name"
         )
+    if tokenizer.unk_token_id is not None:
+        writer.add_unk_token_id(tokenizer.unk_token_id)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
     begins, ends = find_frame(tokenizer)

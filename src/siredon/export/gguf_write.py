@@ -68,6 +68,7 @@ def _write(source: Source, word: str, path: Path, config: Any, family: Family) -
     tokenizer = source.load_tokenizer()
     writer = gguf.GGUFWriter(str(path), family.architecture)
     try:
+        writer.add_type("model")
         writer.add_name(source.name)
         writer.add_file_type(gguf.LlamaFileType["ALL_F32" if word == "f32" else f"MOSTLY_{word.upper()}"])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
