@@ -156,7 +156,7 @@ def _check_whole_words(tokenizer: Any, splitter: Splitter) -> None:
     for token in tokenizer.get_vocab():
         if token not in added and len(model.tokenize(token)) > 1:
             raise ModelError(
-                f"--format gguf: under `{splitter.name}` llama.cpp {'takes' if splitter.whole_words else 'never takes'} "
+                f"--format gguf: under `{splitter.name}` llama.cpp {'takes' if splitter.whole_words else 'splits'} "
                 f"a word that is a token whole, and this tokenizer does otherwise, which tells in {token!r}",
                 _WAY_OUT,
             )

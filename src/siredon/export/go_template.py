@@ -61,11 +61,10 @@ def find_form(tokenizer: Any, template: str, *, adds_bos: bool) -> tuple[str, st
             "Use `--format gguf`, and write a Modelfile with a TEMPLATE of your own.",
         )
     bos = tokenizer.bos_token or ""
-    prefix = "" if adds_bos or not bos or not _render(tokenizer, template, [_USER]).startswith(bos) else bos
     system = _find_default_system(tokenizer, template)
-    for form in FORMS.values():
-        if _is_same(tokenizer, template, prefix + form, bos if adds_bos else "", system):
-            return prefix + form, system
+    for form in (*FORMS.values(), *[bos + form for form in FORMS.values() if bos and not adds_bos]):
+        if _is_same(tokenizer, template, form, bos if adds_bos else "", system):
+            return form, system
     raise ModelError(
         f"--format ollama: no Go template is known here that renders what the model's own chat template does; tried: "
         f"{', '.join(FORMS)}",

@@ -22,11 +22,7 @@ TEXTS = (
     "def f(x):\n    return x**2 + 1  # CamelCase_snake_case\n",
     "WE'LL see: don't, DON'T, it's, 'tis ------ ======",
 )
-MESSAGES = (
-    {"role": "user", "content": "What is the capital of France?"},
-    {"role": "assistant", "content": "Paris."},
-    {"role": "user", "content": "Count from one to ten, please."},
-)
+MESSAGES = ({"role": "user", "content": "Tell me about the sea, in three sentences."},)
 _MAX_TOKENS = 24
 #: Of several hundred reserved tokens one is like the other.
 _MAX_ADDED = 64
