@@ -14,7 +14,7 @@ from siredon.export.wanted import Wanted
 
 def export(
     words: Target = None,
-    format_: str = typer.Option("gguf", "--format", help="gguf, ollama, or safetensors."),
+    format_: str = typer.Option("gguf", "--format", help="gguf, ollama, safetensors, or onnx."),
     type_: str | None = typer.Option(
         None,
         "--type",

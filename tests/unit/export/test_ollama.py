@@ -36,7 +36,10 @@ def test_a_form_renders_as_go_does(form: str, expected: str):
 
 
 def test_branches_and_what_is_unknown():
-    form = '<{{ range .Messages }}{{ if eq .Role "system" }}s{{ .Content }}{{ else if eq .Role "user" }}u{{ else }}x{{ end }};{{ end }}>'
+    form = (
+        '<{{ range .Messages }}{{ if eq .Role "system" }}s{{ .Content }}'
+        '{{ else if eq .Role "user" }}u{{ else }}x{{ end }};{{ end }}>'
+    )
     assert render_go(form, [SYSTEM, *TALK]) == "<sS;u;x;u;>"
     with pytest.raises(ValueError, match="not known here"):
         render_go("{{ range .Messages }}{{ .Thinking }}{{ end }}", TALK)
