@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from siredon.export.gguf_model import arrange, compute_rope_factors, find_family
 from siredon.export.gguf_read import GgufFile, load_back
 from siredon.export.gguf_types import BOUNDS
 from siredon.export.gguf_vocab import find_frame, read_template
+from siredon.export.llama_cpp import check_with_llama_cpp, is_installed
 from siredon.export.round_trip import (
     TEXTS,
     Check,
@@ -40,26 +40,20 @@ def check_gguf(source: Source, path: Path) -> list[Check]:
     config = model.config
     del model
     back, reader = load_back(file)
+    bound = max(BOUNDS[kind].logits for kind in file.types.values())
+    read = ask(back, prompt, texts, answers)
     checks = [
         compare_ids("token ids", tokenizer, list_texts(tokenizer), lambda text: encode(reader, text)),
         _compare("chat template", read_template(tokenizer), read_template(reader)),
         _compare_special(source, tokenizer, reader, file),
         _compare_weights(source, config, file),
         _compare_rope(config, back),
-        *compare_answers(
-            answers, ask(back, prompt, texts, answers), max(BOUNDS[kind].logits for kind in _kinds(file))
-        ),
+        *compare_answers(answers, read, bound),
     ]
-    if importlib.util.find_spec("llama_cpp") is not None:
-        from siredon.export.llama_cpp import check_with_llama_cpp
-
-        del back
-        checks += check_with_llama_cpp(path, tokenizer, answers)
+    del back
+    if is_installed():
+        checks += check_with_llama_cpp(path, tokenizer, answers, read)
     return checks
-
-
-def _kinds(file: GgufFile) -> set[str]:
-    return set(file.types.values())
 
 
 def _compare(name: str, ours: str, theirs: str) -> Check:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,17 @@ import torch
 from tests.conftest import ROOT, build_model, build_tokenizer
 
 from siredon.errors import ModelError
-from siredon.export import gguf_model
+from siredon.export import gguf_model, llama_cpp
+from siredon.export.formats.gguf import export_gguf
 from siredon.export.gguf_check import check_gguf
 from siredon.export.gguf_model import FAMILIES
 from siredon.export.gguf_read import GgufFile
 from siredon.export.gguf_types import PLAIN
 from siredon.export.gguf_vocab import _BY_EXPRESSION, find_splitter
 from siredon.export.gguf_write import check_type, write_gguf
-from siredon.export.round_trip import Check, encode, list_texts, show_checks
+from siredon.export.round_trip import Check, ask, encode, list_texts, render, show_checks
 from siredon.export.source import Source
+from siredon.export.wanted import Wanted
 
 pytest.importorskip("gguf")
 
@@ -30,6 +34,11 @@ def write(folder: Path, path: Path, word: str = "f32") -> dict[str, Check]:
     source = Source(folder, folder)
     write_gguf(source, word, path)
     return {check.name.strip(): check for check in check_gguf(source, path)}
+
+
+def failed_of(checks: list[Check]) -> set[str]:
+    """Names of those that failed, less what an installed llama.cpp adds."""
+    return {check.name for check in checks if not check.passed and not check.name.startswith("llama.cpp")}
 
 
 def change_config(folder: Path, copy: Path, **changes: Any) -> Path:
@@ -112,7 +121,7 @@ def test_a_file_that_is_another_model_is_found_out(
         patch.setitem(gguf_model.FAMILIES, "llama", wrong)
         write_gguf(source, "f32", tmp_path / "heads.gguf")
     checks = check_gguf(source, tmp_path / "heads.gguf")
-    assert {check.name for check in checks if not check.passed} == {"weights", "logits"}
+    assert failed_of(checks) == {"weights", "logits"}
     with pytest.raises(ModelError, match=r"heads\.gguf is not the model that went in: weights, logits"):
         show_checks("heads.gguf", checks)
     assert "FAILED" in capsys.readouterr().out
@@ -122,7 +131,7 @@ def test_a_file_that_is_another_model_is_found_out(
     built.save_pretrained(other)
     build_model(512, seed=1).save_pretrained(other)
     write(other, tmp_path / "other.gguf")
-    failed = {check.name for check in check_gguf(source, tmp_path / "other.gguf") if not check.passed}
+    failed = failed_of(check_gguf(source, tmp_path / "other.gguf"))
     assert failed == {"token ids", "chat template", "ends of an answer", "weights", "logits"}
 
 
@@ -235,7 +244,52 @@ def test_what_gguf_cannot_hold_is_refused(
 
     with pytest.raises(ModelError, match=r"no type of GGUF.*\n.*Did you mean `q8_0`"):
         check_type("q8_o")
+    if find_spec("llama_cpp") is not None:
+        return
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ModelError, match=r"neither `llama-quantize` is on the PATH") as caught:
         check_type("q4_k_m")
     assert "pip install llama-cpp-python" in caught.value.fix
+
+
+@pytest.mark.parametrize("package", ["xllamacpp", "llama_cpp"])
+def test_llama_cpp_reads_the_same_model(package: str, model_folder: Path, tokenizer: Any, tmp_path: Path):
+    pytest.importorskip(package)
+    source = Source(model_folder, model_folder)
+    write_gguf(source, "f32", tmp_path / "model.gguf")
+    model = source.load_model(torch.float32)
+    prompt = encode(tokenizer, render(tokenizer, tokenizer.chat_template))
+    answers = ask(model, prompt, [])
+    reader = {"xllamacpp": llama_cpp._Server, "llama_cpp": llama_cpp._Bindings}[package](
+        tmp_path / "model.gguf", 256
+    )
+    assert all(reader.tokenize(text) == encode(tokenizer, text) for text in list_texts(tokenizer))
+    assert reader.go_on(prompt, 24) == list(answers.ids[len(prompt) :])
+
+    # Of another model it says other things, and that is found out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gguf_model.FAMILIES, "llama", replace(FAMILIES["llama"], interleaves=False))
+        write_gguf(source, "f32", tmp_path / "heads.gguf")
+    ids, greedy = llama_cpp.check_with_llama_cpp(tmp_path / "heads.gguf", tokenizer, answers, answers)
+    assert ids.passed
+    assert not greedy.passed
+
+
+@pytest.mark.parametrize("word", ["q4_k_m", "q6_k"])
+def test_k_quants_are_written_by_llama_cpp(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    if shutil.which("llama-quantize") is None and find_spec("llama_cpp") is None:
+        pytest.skip("neither llama-quantize nor llama-cpp-python is here")
+    folder = tmp_path / "model"
+    build_tokenizer().save_pretrained(folder)
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, initializer_range=0.08)).save_pretrained(
+        folder
+    )
+    export_gguf(Source(folder, folder), Wanted("gguf", word, tmp_path / "model.gguf"))
+    assert "FAILED" not in capsys.readouterr().out
+    types = GgufFile(tmp_path / "model.gguf").types
+    assert types["blk.0.attn_q.weight"] == {"q4_k_m": "Q4_K", "q6_k": "Q6_K"}[word]
+    assert not list(tmp_path.glob("*.whole")) + list(tmp_path.glob(".writing-*"))
