@@ -89,6 +89,12 @@ def find_splitter(state: dict[str, Any]) -> Splitter:
     Raises:
         ModelError: Rules that llama.cpp has no name for.
     """
+    if state["model"].get("byte_fallback"):
+        raise ModelError(
+            "--format gguf: the tokenizer is of SentencePiece's kind, for which llama.cpp and transformers put blanks "
+            "behind special tokens differently: no file is right for both",
+            _WAY_OUT,
+        )
     steps = _flatten(state["pre_tokenizer"])
     kinds = [step["type"] for step in steps]
     is_byte_level = bool(steps) and kinds[-1] == "ByteLevel" and not steps[-1]["add_prefix_space"]
@@ -126,7 +132,6 @@ def _check_merging(state: dict[str, Any], splitter: Splitter, tokenizer: Any) ->
     odd = [
         ("a model of type " + model["type"], model["type"] != "BPE"),
         ("dropout", bool(model.get("dropout"))),
-        ("byte fallback", bool(model.get("byte_fallback"))),
         (
             "prefixes or suffixes of words",
             bool(model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")),

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from siredon.export.round_trip import Answers, Check, compare_ids, list_texts
 
 #: Below 16 bits, llama.cpp rounds what goes into a product to 8 bits.
@@ -88,6 +90,9 @@ class _Server:
         settings.n_ctx = max(256, num_tokens)
         settings.n_gpu_layers = 0
         settings.verbosity = 0
+        settings.warmup = False
+        for threads in (settings.cpuparams, settings.cpuparams_batch):
+            threads.n_threads = torch.get_num_threads()
         self._server = xllamacpp.Server(settings)
 
     def tokenize(self, text: str) -> list[int]:
@@ -100,9 +105,8 @@ class _Server:
 
     def _ask(self, what: str, words: dict[str, Any]) -> dict[str, Any]:
         address = f"{self._server.listening_address}/{what}"
-        request = urllib.request.Request(
-            address, json.dumps(words).encode(), {"Content-Type": "application/json"}
-        )  # noqa: S310  its own
+        body, header = json.dumps(words).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(address, body, header)  # noqa: S310  http on this machine, by its own word
         with urllib.request.urlopen(request) as answer:  # noqa: S310
             return dict(json.load(answer))
 
@@ -113,7 +117,8 @@ class _Bindings:
     def __init__(self, path: Path, num_tokens: int) -> None:
         from llama_cpp import Llama
 
-        self._model = Llama(str(path), n_ctx=num_tokens, n_gpu_layers=0, verbose=False)
+        threads = {"n_threads": torch.get_num_threads(), "n_threads_batch": torch.get_num_threads()}
+        self._model = Llama(str(path), n_ctx=num_tokens, n_gpu_layers=0, verbose=False, **threads)
 
     def tokenize(self, text: str) -> list[int]:
         return [int(token) for token in self._model.tokenize(text.encode(), add_bos=False, special=True)]

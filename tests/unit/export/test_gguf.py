@@ -231,6 +231,9 @@ def test_what_gguf_cannot_hold_is_refused(
     build_model(700).save_pretrained(tmp_path / "odd")
     assert "rules (Split + ByteLevel) that are not among" in refused(tmp_path / "odd")
 
+    with pytest.raises(ModelError, match="SentencePiece's kind"):
+        find_splitter({"model": {"type": "BPE", "byte_fallback": True}, "pre_tokenizer": None})
+
     build_tokenizer().save_pretrained(tmp_path / "few")
     build_model(500).save_pretrained(tmp_path / "few")
     assert "has 512 tokens, and the model has rows for 500" in refused(tmp_path / "few")
