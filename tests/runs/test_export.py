@@ -11,9 +11,12 @@ import torch
 from siredon import pipeline, release
 from siredon.config.artifact import load_target
 from siredon.config.load import load_config
+from siredon.config.model_folder import locate_model
 from siredon.errors import CheckpointError, ModelError
 from siredon.export.modelfile import read_modelfile
 from siredon.export.wanted import Wanted
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def export(name: Path, wanted: Wanted) -> None:
@@ -76,3 +79,15 @@ def test_weights_of_few_bits_are_not_rounded_again(model_folder: Path, tmp_path:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"have few bits \(bitsandbytes\)"):
         export(folder, Wanted("gguf"))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(locate_model(MODEL) == MODEL, reason="run examples/smollm2/fetch_model.py first")
+def test_a_real_model_answers_the_same_from_eight_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    export(Path(MODEL), Wanted("ollama", "q8_0", tmp_path / "ollama"))
+    output = capfd.readouterr().out
+    assert "24 of 24 tokens the same" in output
+    assert "FAILED" not in output
+    modelfile = read_modelfile((tmp_path / "ollama" / "Modelfile").read_text())
+    assert modelfile.system.startswith("You are a helpful AI assistant named SmolLM")
+    assert (tmp_path / "ollama" / modelfile.weights).stat().st_size < 150e6

@@ -1,4 +1,4 @@
-"""A file that is whole or not there."""
+"""A file that is whole or not there; which folders may be replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from siredon.train.publish import DRAFT
+from siredon.errors import CheckpointError
+from siredon.train.publish import DRAFT, MANIFEST
 
 
 @contextmanager
@@ -28,3 +29,20 @@ def file_written_beside(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Passes for a folder that is not there, is empty, or was written by an export: it goes as a whole.
+
+    Raises:
+        CheckpointError: It holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if (
+        not (folder / MANIFEST).is_file() or (folder / "siredon.json").exists()
+    ):  # The latter is in checkpoints
+        raise CheckpointError(
+            f"{folder} is there, and not of an export: it would be replaced as a whole",
+            "Name a folder that is not there yet with `--output`.",
+        )

@@ -104,6 +104,10 @@ def _is_older(path: Path, other: Path) -> bool:
 
 def _check(source: Source) -> None:
     folder = source.folder
+    if not folder.exists():
+        raise CheckpointError(
+            f"{folder} is not on this machine", f"Fetch it first: `hf download {folder} --local-dir FOLDER`."
+        )
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} holds no model in the form of safetensors",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from siredon.errors import ModelError
+from siredon.errors import CheckpointError, ModelError
 from siredon.export.formats.safetensors import export_safetensors
 from siredon.export.shards import compare_weights, parse_bytes
 from siredon.export.source import Source
@@ -72,6 +72,12 @@ def test_what_cannot_be_written_is_refused(source: Source, tmp_path: Path, model
     with pytest.raises(ModelError, match="no size"):
         parse_bytes("5 apples")
     assert parse_bytes("1.5 gb") == 1_500_000_000
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "letter.txt").write_text("Dear all")
+    with pytest.raises(CheckpointError, match="not of an export"):
+        export_safetensors(source, Wanted("safetensors", output=theirs))
+    assert (theirs / "letter.txt").is_file()
     large: Any = tmp_path / "large"
     large.mkdir()
     for path in model_folder.iterdir():

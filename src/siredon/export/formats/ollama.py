@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from siredon.export.file import check_replaceable
 from siredon.export.folder import copy_record, written_beside
 from siredon.export.gguf_check import check_gguf
 from siredon.export.gguf_vocab import find_frame, read_template
@@ -30,6 +31,7 @@ def export_ollama(source: Source, wanted: Wanted) -> Path:
     modelfile = Modelfile(f"{source.name}-{word}.gguf", template, tuple(stops), wanted.system or system)
     text = write_modelfile(modelfile)
     folder = wanted.output or source.run / "ollama"
+    check_replaceable(folder)
     with written_beside(folder) as draft:
         write_gguf(source, word, draft / modelfile.weights)
         (draft / "Modelfile").write_text(text)

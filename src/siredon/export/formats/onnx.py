@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from siredon.errors import ModelError
+from siredon.export.file import check_replaceable
 from siredon.export.folder import copy_record, written_beside
 from siredon.export.gguf_types import BOUNDS
 from siredon.export.gguf_vocab import read_template
@@ -67,6 +68,7 @@ def export_onnx(source: Source, wanted: Wanted) -> Path:
     model = source.load_model(torch.float32)
     answers = ask(model, prompt, texts)
     folder = wanted.output or source.run / "onnx"
+    check_replaceable(folder)
     with written_beside(folder) as draft:
         _trace(model).save_pretrained(draft)
         copy_rest(source, draft, torch.float32)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from siredon.errors import ModelError
+from siredon.export.file import check_replaceable
 from siredon.export.folder import copy_record, written_beside
 from siredon.export.round_trip import Check, show_checks
 from siredon.export.shards import compare_weights, copy_rest, parse_bytes, write_shards
@@ -34,6 +35,7 @@ def export_safetensors(source: Source, wanted: Wanted) -> Path:
     dtype = _TYPES[word] if word else None
     max_bytes = parse_bytes(wanted.max_shard_size)
     folder = wanted.output or source.run / "safetensors"
+    check_replaceable(folder)
     with written_beside(folder) as draft:
         num_files = write_shards(source, draft, dtype, max_bytes)
         copy_rest(source, draft, dtype)
