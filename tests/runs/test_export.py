@@ -12,7 +12,7 @@ from siredon import pipeline, release
 from siredon.config.artifact import load_target
 from siredon.config.load import load_config
 from siredon.config.model_folder import locate_model
-from siredon.errors import CheckpointError, ModelError
+from siredon.errors import ModelError, UnknownPartError
 from siredon.export.modelfile import read_modelfile
 from siredon.export.wanted import Wanted
 
@@ -61,9 +61,9 @@ def test_an_adapter_is_merged_and_every_format_is_read_back(
     assert load_target(str(half))[0].first_dataset.type == "chat_template"
 
     # From a GGUF file nothing is exported, and a name that is on no shelf is refused
-    with pytest.raises(CheckpointError, match="a GGUF file cannot be exported again"):
+    with pytest.raises(ModelError, match="is a GGUF file already"):
         export(file, Wanted("safetensors"))
-    with pytest.raises(Exception, match="'ggml' is no format"):
+    with pytest.raises(UnknownPartError, match="'ggml' is no format"):
         export(run, Wanted("ggml"))
 
 

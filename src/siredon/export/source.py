@@ -91,7 +91,13 @@ def find_source(config: Config, merge: Callable[[Config], None]) -> Source:
         else:
             note(f"the adapter is merged already: {folder}")
     else:
-        folder = Path(find_place(tuned_model(config.model, output).base_model).folder)
+        place = find_place(tuned_model(config.model, output).base_model)
+        if place.gguf_file is not None:
+            raise ModelError(
+                f"{place.gguf_file} is a GGUF file already, whose weights are not rounded again",
+                "Export the run, or the merged model, that it was made of.",
+            )
+        folder = Path(place.folder)
     source = Source(folder, output, trusts_code)
     _check(source)
     return source
@@ -111,7 +117,7 @@ def _check(source: Source) -> None:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} holds no model in the form of safetensors",
-            "Name the run, or the folder that it was merged into; a GGUF file cannot be exported again.",
+            "Name the run, or the folder that it was merged into.",
         )
     kept = source.read_config().get("quantization_config")
     if kept:
