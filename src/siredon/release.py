@@ -6,8 +6,12 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
+from siredon.export.wanted import Wanted
 from siredon.log import show
+from siredon.registry import Shelf
 from siredon.serve.prompts import Prompts
+
+EXPORTS = Shelf("siredon.export.formats", "EXPORT", "--format", "exports")
 
 
 def inference(config: Config, prompts: Prompts) -> None:
@@ -58,3 +62,17 @@ def merge_lora(config: Config) -> None:
     base.to(choose_device(config.adapter, hardware))
     merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
     show(f"merged model: {output / 'merged'}")
+
+
+def export(config: Config, wanted: Wanted) -> None:
+    """Writes the model in a format that other programs read, and reads it back before it is in its place."""
+    from siredon.export.source import find_source
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Format
+    write = EXPORTS.load(wanted.format)
+    # 2. Whole weights: of a full fine-tune, or of an adapter that is merged
+    source = find_source(config, merge_lora)
+    # 3. Written, read back, compared
+    show(f"{wanted.format}: {write(source, wanted)}")
