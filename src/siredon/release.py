@@ -6,8 +6,26 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
+from siredon.evaluate.wanted import Evaluation
 from siredon.log import show
 from siredon.serve.prompts import Prompts
+
+
+def evaluate(config: Config, wanted: Evaluation) -> None:
+    """Measures models on rows: a table, and files beside the model."""
+    from siredon.evaluate.candidates import choose_folder
+    from siredon.evaluate.report import publish_results
+    from siredon.evaluate.score import judge_models
+    from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Models, one after the other; their losses by data set; their answers, and the scores of these
+    hardware = probe_hardware()
+    folder = choose_folder(config, wanted.output, "evaluation")
+    results = judge_models(config, wanted, hardware, folder)
+    # 2. Table and files
+    publish_results(results, folder, config.checkpoint.output_folder)
 
 
 def inference(config: Config, prompts: Prompts) -> None:

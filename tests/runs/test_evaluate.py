@@ -1,0 +1,161 @@
+"""`evaluate`: the loss of training's own validation, whatever the batch and the packing, and what files it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import ROOT
+from tests.runs.test_train import LORA, config_of, metrics_of
+
+from siredon import pipeline, release
+from siredon.config.artifact import load_target
+from siredon.config.schema import Config
+from siredon.errors import CheckpointError, DataError
+from siredon.evaluate.wanted import Evaluation
+from siredon.selftest.truth import find_truth
+
+
+def judge(config: Config, **wanted: Any) -> list[dict[str, Any]]:
+    release.evaluate(config, Evaluation(**wanted))
+    folder = wanted.get("output") or config.checkpoint.output_folder / "evaluation"
+    return json.loads((folder / "results.json").read_text())["results"]
+
+
+def target_of(folder: Path, **layer: Any) -> Config:
+    from siredon.config.layers import Layer
+    from siredon.config.overrides import split_words
+
+    words = [f"{name}={value}" for name, value in layer.items()]
+    _, over = split_words([str(folder), *words])
+    assert isinstance(over, Layer)
+    return load_target(str(folder), [over])[0]
+
+
+@pytest.fixture
+def two_sources(write_config: Any, tmp_path: Path) -> dict[str, Any]:
+    """Validation rows of two files, of very unequal length."""
+    rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[24:32]
+    (tmp_path / "short.jsonl").write_text("\n".join(rows[:5]) + "\n")
+    talk = [message for row in rows for message in json.loads(row)["messages"] if message["role"] != "system"]
+    (tmp_path / "long.jsonl").write_text(json.dumps({"messages": talk[:8]}) + "\n" + rows[6] + "\n")
+    entries = [
+        {"path": str(tmp_path / name), "type": "chat_template"} for name in ("short.jsonl", "long.jsonl")
+    ]
+    return {"test_datasets": entries, "sequence_len": 512}
+
+
+def test_it_is_the_loss_of_the_run_and_of_the_slow_truth(
+    write_config: Any, tmp_path: Path, two_sources: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    config = config_of(
+        write_config(**LORA, **two_sources, max_steps=3, evals_per_epoch=1, learning_rate=2e-2)
+    )
+    pipeline.train(config)
+    out = tmp_path / "out"
+    last = [row["eval_loss"] for row in metrics_of(out) if "eval_loss" in row][-1]
+    whole, short, long = judge(target_of(out))
+    assert [row["source"] for row in (whole, short, long)] == ["all", "short.jsonl", "long.jsonl"]
+    assert whole["loss"] == last
+    summary = list(csv.reader((out / "eval_summary.csv").read_text().splitlines()))
+    assert summary[0] == ["metric", "training", "validation"]
+    assert (summary[1][0], float(summary[1][2])) == ("loss", whole["loss"])
+    shown = capsys.readouterr().out
+    assert f"{whole['loss']:.4f}" in shown
+    # Against fp64, one row at a time, of the model that the adapter is merged into
+    release.merge_lora(config)
+    from siredon.evaluate.rows import prepare_rows
+    from siredon.model.tokenizer import load_tokenizer
+
+    [rows] = prepare_rows(config, load_tokenizer(config.tokenizer, config.model), "validation")
+    samples = [rows.packs.table[index] for index in range(len(rows.packs.table))]
+    for found, source in ((whole, None), (short, 0), (long, 1)):
+        mine = [sample for sample in samples if source is None or sample.source == source]
+        truth = find_truth(out / "merged", mine)
+        assert found["target_tokens"] == truth.num_targets
+        assert found["loss"] == pytest.approx(truth.loss, abs=2e-6)
+    # Neither the batch nor packing, nor merging, changes it
+    ways = (
+        {"eval_batch_size": 3},
+        {"eval_sample_packing": "true"},
+        {"eval_sample_packing": "true", "eval_batch_size": 2},
+    )
+    for way in ways:
+        again = judge(target_of(out, **way))
+        assert [row["loss"] for row in again] == pytest.approx(
+            [row["loss"] for row in (whole, short, long)], abs=2e-6
+        )
+    merged = judge(target_of(out / "merged"))
+    assert merged[0]["loss"] == pytest.approx(last, abs=2e-6)
+
+
+def test_base_and_tuned_answer_side_by_side(
+    write_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in (("Who are you?", "I am Siredon."), ("What is the sea, then?", "Salt water."))
+    ]
+    (tmp_path / "told.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "letters.py").write_text(
+        "def count(predictions, references):\n"
+        "    return {'right': sum(map(str.__eq__, predictions, references)), 'of': len(references)}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told = [{"path": "told.jsonl", "type": "chat_template"}]
+    keys = {**LORA, "lora_r": 32, "lora_alpha": 64, "lora_modules_to_save": ["embed_tokens", "lm_head"]}
+    config = config_of(
+        write_config(
+            **keys, datasets=told, max_steps=80, learning_rate=1e-2, save_strategy="no", logging_steps=40
+        )
+    )
+    pipeline.train(config)
+    capsys.readouterr()
+    base, tuned = judge(config, which="both", metrics=("exact_match", "letters.count"))
+    assert (base["model"], tuned["model"]) == ("base", "tuned")
+    assert (base["exact_match"], base["right"]) == (0, 0)
+    assert (tuned["exact_match"], tuned["right"], tuned["of"]) == (1, 2, 2)
+    assert tuned["loss"] < 0.1 < base["loss"]
+    assert base["loss"] == judge(config, which="base", output=tmp_path / "alone")[0]["loss"]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/evaluation/answers.jsonl").read_text().splitlines()
+    ]
+    told_by = {line["predicted"] for line in lines if line["model"] == "tuned"}
+    assert told_by == {"I am Siredon.", "Salt water."}
+    assert lines[0]["prompt"].endswith("<|im_start|>assistant\n")
+    # Prompts of unequal length in one batch
+    both = judge(
+        target_of(tmp_path / "out", eval_batch_size=2), metrics=("exact_match",), output=tmp_path / "two"
+    )
+    assert both[0]["exact_match"] == 1
+    shown = capsys.readouterr().out
+    assert "exact_match" in shown
+    for name in ("results.csv", "results.png"):
+        assert (tmp_path / "out/evaluation" / name).stat().st_size
+    with pytest.raises(DataError, match="no validation rows"):
+        judge(config, split="validation")
+
+
+def test_a_model_from_elsewhere_is_judged_on_rows_that_are_named(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    row = json.dumps(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}]}
+    )
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    monkeypatch.chdir(tmp_path)
+    config = target_of(model_folder, **{"datasets.0.path": "rows.jsonl", "bf16": "false"})
+    before = {path.name for path in model_folder.iterdir()}
+    [found] = judge(config, output=tmp_path / "results")
+    assert found["split"] == "training"
+    assert found["target_tokens"] > 0
+    release.evaluate(config, Evaluation())
+    assert (tmp_path / "evaluation" / model_folder.name / "eval_summary.csv").is_file()
+    assert {path.name for path in model_folder.iterdir()} == before
+    with pytest.raises(CheckpointError, match="no base to compare"):
+        judge(config, which="both")
+    assert torch.is_grad_enabled()
