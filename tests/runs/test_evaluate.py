@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.conftest import ROOT
 from tests.runs.test_train import LORA, config_of, metrics_of
 
@@ -16,7 +17,7 @@ from siredon import pipeline, release
 from siredon.config.artifact import load_target
 from siredon.config.schema import Config
 from siredon.errors import CheckpointError, DataError
-from siredon.evaluate.wanted import Evaluation
+from siredon.evaluate.wanted import Benchmark, Evaluation
 from siredon.selftest.truth import find_truth
 
 
@@ -93,51 +94,172 @@ def test_it_is_the_loss_of_the_run_and_of_the_slow_truth(
     assert merged[0]["loss"] == pytest.approx(last, abs=2e-6)
 
 
-def test_base_and_tuned_answer_side_by_side(
-    write_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+ANSWERS = {"Who are you?": "I am Siredon.", "What is the sea, then?": "Salt water."}
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """The configuration of an adapter that knows two answers."""
+    folder = tmp_path_factory.mktemp("taught")
     rows = [
         {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
-        for q, a in (("Who are you?", "I am Siredon."), ("What is the sea, then?", "Salt water."))
+        for q, a in ANSWERS.items()
     ]
-    (tmp_path / "told.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "told.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {
+        **LORA,
+        "base_model": str(model_folder),
+        "lora_r": 32,
+        "lora_alpha": 64,
+        "lora_modules_to_save": ["embed_tokens", "lm_head"],
+        "datasets": [{"path": str(folder / "told.jsonl"), "type": "chat_template"}],
+        "dataset_prepared_path": str(folder / "prepared"),
+        "sequence_len": 128,
+        "micro_batch_size": 2,
+        "max_steps": 40,
+        "learning_rate": 1e-2,
+        "bf16": False,
+        "save_strategy": "no",
+        "logging_steps": 40,
+        "output_dir": str(folder / "out"),
+    }
+    (folder / "config.yml").write_text(yaml.safe_dump(values))
+    pipeline.train(config_of(folder / "config.yml"))
+    return folder / "config.yml"
+
+
+def test_base_and_tuned_answer_side_by_side(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "letters.py").write_text(
         "def count(predictions, references):\n"
         "    return {'right': sum(map(str.__eq__, predictions, references)), 'of': len(references)}\n"
     )
     monkeypatch.chdir(tmp_path)
-    told = [{"path": "told.jsonl", "type": "chat_template"}]
-    keys = {**LORA, "lora_r": 32, "lora_alpha": 64, "lora_modules_to_save": ["embed_tokens", "lm_head"]}
-    config = config_of(
-        write_config(
-            **keys, datasets=told, max_steps=80, learning_rate=1e-2, save_strategy="no", logging_steps=40
-        )
-    )
-    pipeline.train(config)
-    capsys.readouterr()
+    config = config_of(taught)
+    out = config.checkpoint.output_folder
     base, tuned = judge(config, which="both", metrics=("exact_match", "letters.count"))
     assert (base["model"], tuned["model"]) == ("base", "tuned")
     assert (base["exact_match"], base["right"]) == (0, 0)
     assert (tuned["exact_match"], tuned["right"], tuned["of"]) == (1, 2, 2)
     assert tuned["loss"] < 0.1 < base["loss"]
     assert base["loss"] == judge(config, which="base", output=tmp_path / "alone")[0]["loss"]
-    lines = [
-        json.loads(line) for line in (tmp_path / "out/evaluation/answers.jsonl").read_text().splitlines()
-    ]
-    told_by = {line["predicted"] for line in lines if line["model"] == "tuned"}
-    assert told_by == {"I am Siredon.", "Salt water."}
+    lines = [json.loads(line) for line in (out / "evaluation/answers.jsonl").read_text().splitlines()]
+    assert {line["predicted"] for line in lines if line["model"] == "tuned"} == set(ANSWERS.values())
     assert lines[0]["prompt"].endswith("<|im_start|>assistant\n")
-    # Prompts of unequal length in one batch
-    both = judge(
-        target_of(tmp_path / "out", eval_batch_size=2), metrics=("exact_match",), output=tmp_path / "two"
-    )
-    assert both[0]["exact_match"] == 1
+    # One prompt at a time
+    alone = judge(target_of(out, eval_batch_size=1), metrics=("exact_match",), output=tmp_path / "one")
+    assert alone[0]["exact_match"] == 1
     shown = capsys.readouterr().out
     assert "exact_match" in shown
     for name in ("results.csv", "results.png"):
-        assert (tmp_path / "out/evaluation" / name).stat().st_size
+        assert (out / "evaluation" / name).stat().st_size
     with pytest.raises(DataError, match="no validation rows"):
         judge(config, split="validation")
+
+
+CHOICE = """
+task: who_choice
+dataset_path: json
+dataset_kwargs: {data_files: questions.jsonl}
+test_split: train
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+WRITE = """
+task: who_write
+dataset_path: json
+dataset_kwargs: {data_files: questions.jsonl}
+test_split: train
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[answer]}}"
+target_delimiter: ""
+generation_kwargs: {until: ["\\n"], max_gen_toks: 16}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_tasks_of_ones_own_are_asked_of_base_and_tuned(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("lm_eval")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    wrong = ["I am a stone.", "Dry sand.", "Seven."]
+    rows = [
+        {"question": question, "choices": [*wrong[:place], answer, *wrong[place:]], "answer": place}
+        for place, (question, answer) in enumerate(ANSWERS.items())
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/choice.yaml").write_text(CHOICE)
+    (tmp_path / "tasks/write.yaml").write_text(WRITE)
+    config = target_of(config_of(taught).checkpoint.output_folder)
+    tasks = ("who_choice", "who_write")
+    asked = Benchmark("both", tasks, (Path("tasks"),), chats=True, output=tmp_path / "results")
+    release.lm_eval(config, asked)
+    found = json.loads((tmp_path / "results/results.json").read_text())["results"]
+    values = {(mark["model"], mark["task"]): mark["value"] for mark in found}
+    assert values["tuned", "who_choice"] == values["tuned", "who_write"] == 1
+    assert values["base", "who_write"] == 0
+    assert values["base", "who_choice"] == choose_by_hand(config, rows)
+    assert {mark["num_questions"] for mark in found} == {2}
+    shown = capsys.readouterr().out
+    assert "difference" in shown
+    assert "+1.0000" in shown
+    answers = (tmp_path / "results/answers_tuned_who_write.jsonl").read_text()
+    said = [json.loads(line) for line in answers.splitlines()]
+    assert [line["filtered_resps"] for line in said] == [[answer] for answer in ANSWERS.values()]
+
+    # After training, the task named by its file
+    values = yaml.safe_load(taught.read_text())
+    values |= {
+        "lm_eval_tasks": ["tasks/choice.yaml:0"],
+        "max_steps": 1,
+        "output_dir": str(tmp_path / "again"),
+    }
+    (tmp_path / "again.yml").write_text(yaml.safe_dump(values))
+    pipeline.train(config_of(tmp_path / "again.yml"))
+    [results] = (tmp_path / "again/lm_eval_results").glob("*/results.json")
+    [mark] = json.loads(results.read_text())["results"]
+    assert (mark["model"], mark["task"], mark["num_fewshot"]) == ("tuned", "who_choice", 0)
+
+
+def choose_by_hand(config: Config, rows: list[dict[str, Any]]) -> float:
+    """How often the base prefers the right choice, its tokens' logarithms summed in fp64."""
+    from transformers import AutoTokenizer
+
+    from siredon.selftest.truth import read_exact_model
+
+    folder = Path(config.model.base_model)
+    model, tokenizer = read_exact_model(folder), AutoTokenizer.from_pretrained(folder)
+    right = 0
+    for row in rows:
+        chat = [{"role": "user", "content": row["question"]}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        sums = []
+        for choice in row["choices"]:
+            ids = torch.tensor([start + tokenizer(choice, add_special_tokens=False)["input_ids"]])
+            with torch.no_grad():
+                chances = model(ids, use_cache=False).logits[0].log_softmax(-1)
+            sums.append(chances[:-1].gather(1, ids[0, 1:, None])[len(start) - 1 :].sum().item())
+        right += sums.index(max(sums)) == row["answer"]
+    return right / len(rows)
+
+
+def test_tasks_that_are_not_there_are_named(taught: Path, tmp_path: Path):
+    pytest.importorskip("lm_eval")
+    config = config_of(taught)
+    with pytest.raises(DataError, match="no task is named"):
+        release.lm_eval(config, Benchmark())
+    with pytest.raises(DataError, match="no such folder"):
+        release.lm_eval(config, Benchmark(tasks=("a",), include=(tmp_path / "none",)))
 
 
 def test_a_model_from_elsewhere_is_judged_on_rows_that_are_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from siredon.distributed.ranks import num_ranks
 from siredon.errors import CheckpointError, TrainingError
 from siredon.evaluate.wanted import Which
 from siredon.hardware import Hardware, release_memory
+from siredon.log import note
 from siredon.model.adapter_folder import add_frozen_adapters, find_adapter, load_adapter
 from siredon.model.load import Source, load_model
 from siredon.model.locate import tuned_model
@@ -53,10 +55,18 @@ class Candidate:
         return plain
 
 
-def load_candidates(config: Config, which: Which, hardware: Hardware) -> Iterator[Candidate]:
+def load_candidates(
+    config: Config, which: Which, hardware: Hardware, other: str | None = None
+) -> Iterator[Candidate]:
     """The models one after the other, the base first; one is let go before the next is loaded.
 
     Where the adapter can be switched off, both are one model.
+
+    Args:
+        config: The whole config.
+        which: The models.
+        hardware: What they run on.
+        other: A model that is judged in place of the tuned one.
 
     Raises:
         CheckpointError: There is no tuned model, or nothing to compare it with.
@@ -66,12 +76,12 @@ def load_candidates(config: Config, which: Which, hardware: Hardware) -> Iterato
     if num_ranks() > 1:
         raise TrainingError("a model is judged by one process", "Run the command without `torchrun`.")
     output = config.checkpoint.output_folder
-    if which == "both" and not config.writes_adapter and str(output) == config.model.base_model:
+    if which == "both" and not other and not config.writes_adapter and str(output) == config.model.base_model:
         raise CheckpointError(
             f"{output} is a model whose origin is not known: there is no base to compare it with",
             "Leave `--compare` out, or name the YAML file or the folder of the run.",
         )
-    if which == "both" and config.writes_adapter and not config.adapter.hides_base:
+    if which == "both" and not other and config.writes_adapter and not config.adapter.hides_base:
         tuned = _load_tuned(config, hardware)
         yield Candidate(**{**vars(tuned), "name": "base", "is_switched_off": True})
         yield tuned
@@ -81,7 +91,10 @@ def load_candidates(config: Config, which: Which, hardware: Hardware) -> Iterato
         yield candidate
         del candidate
         release_memory(hardware)
-    if which != "base":
+    if which != "base" and other:
+        note(f"the model of `lm_eval_model`: {other}")
+        yield _load(config, config.model.model_copy(update={"base_model": other}), "tuned", hardware)
+    elif which != "base":
         yield _load_tuned(config, hardware)
 
 
@@ -92,6 +105,11 @@ def choose_folder(config: Config, given: Path | None, name: str) -> Path:
     output = config.checkpoint.output_folder
     is_foreign = (output / "config.json").is_file() and not (output / RECORD).is_file()
     return Path(name) / output.name if is_foreign or output.is_file() else output / name
+
+
+def name_by_time(folder: Path) -> Path:
+    """A folder in `folder` that is named by the time, so that earlier results stay."""
+    return folder / datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
 
 
 def _load_tuned(config: Config, hardware: Hardware) -> Candidate:
