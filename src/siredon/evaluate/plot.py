@@ -17,10 +17,12 @@ def plot_results(results: Sequence[Result], picture: Path) -> None:
 
     models = list(dict.fromkeys(result.model for result in results))
     places = list(dict.fromkeys((result.split, result.source) for result in results))
-    figure = Figure(figsize=(7.2, 1.2 + 0.5 * len(places) * len(models)), dpi=120, layout="constrained")
+    figure = Figure(
+        figsize=(7.2, 1.0 + 0.35 * len(places) * (len(models) + 0.5)), dpi=120, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    height = 0.8 / len(models)
+    height = 0.7 / len(models)
     for number, model in enumerate(models):
         mine = [result for result in results if result.model == model]
         bars = axes.barh(

@@ -16,9 +16,11 @@ from siredon.evaluate.rows import Rows, prepare_rows
 from siredon.evaluate.wanted import Evaluation
 from siredon.hardware import Hardware
 from siredon.log import note
+from siredon.train.publish import write_whole
 
 #: Stands for all data sets of a split together.
 ALL = "all"
+ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder:
         del candidate
     if scores:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "answers.jsonl").write_text("".join(lines))
+        write_whole(folder / ANSWERS, "".join(lines))
+    else:
+        (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier call, whose results are replaced
     return results
 
 

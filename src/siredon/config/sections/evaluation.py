@@ -24,7 +24,7 @@ class EvaluationSection(Section):
     eval_table_size: Int | None = key(
         "Validation rows that the model answers at each validation, into `predictions.jsonl`.", None, ge=0
     )
-    eval_max_new_tokens: Int = key("Longest of those answers, in tokens.", 128, ge=1)
+    eval_max_new_tokens: Int = key("Longest answer, in tokens, there and in `siredon evaluate`.", 128, ge=1)
     do_causal_lm_eval: Bool | None = planned("Let the model answer validation prompts and score the text.")
     eval_causal_lm_metrics: tuple[TextMetric, ...] | None = planned("Scores of those answers.")
     do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")
