@@ -90,6 +90,10 @@ def test_it_is_the_loss_of_the_run_and_of_the_slow_truth(
         assert [row["loss"] for row in again] == pytest.approx(
             [row["loss"] for row in (whole, short, long)], abs=2e-6
         )
+    every = judge(target_of(out), split="all")
+    assert [row["split"] for row in every] == ["training", *["validation"] * 3]
+    summary = list(csv.reader((out / "eval_summary.csv").read_text().splitlines()))
+    assert [float(value) for value in summary[1][1:]] == [every[0]["loss"], last]
     merged = judge(target_of(out / "merged"))
     assert merged[0]["loss"] == pytest.approx(last, abs=2e-6)
 
@@ -147,9 +151,9 @@ def test_base_and_tuned_answer_side_by_side(
     lines = [json.loads(line) for line in (out / "evaluation/answers.jsonl").read_text().splitlines()]
     assert {line["predicted"] for line in lines if line["model"] == "tuned"} == set(ANSWERS.values())
     assert lines[0]["prompt"].endswith("<|im_start|>assistant\n")
-    # One prompt at a time
-    alone = judge(target_of(out, eval_batch_size=1), metrics=("exact_match",), output=tmp_path / "one")
-    assert alone[0]["exact_match"] == 1
+    # One prompt at a time: the same words, also of a model that has no answer
+    judge(target_of(out, eval_batch_size=1), which="both", metrics=("exact_match",), output=tmp_path / "one")
+    assert (tmp_path / "one/answers.jsonl").read_text() == (out / "evaluation/answers.jsonl").read_text()
     shown = capsys.readouterr().out
     assert "exact_match" in shown
     for name in ("results.csv", "results.png"):
