@@ -6,12 +6,47 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
+from siredon.evaluate.wanted import Benchmark, Evaluation
 from siredon.export.wanted import Wanted
 from siredon.log import show
 from siredon.registry import Shelf
 from siredon.serve.prompts import Prompts
 
 EXPORTS = Shelf("siredon.export.formats", "EXPORT", "--format", "exports")
+
+
+def evaluate(config: Config, wanted: Evaluation) -> None:
+    """Measures models on rows: a table, and files beside the model."""
+    from siredon.evaluate.candidates import choose_folder
+    from siredon.evaluate.report import publish_results
+    from siredon.evaluate.score import judge_models
+    from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Models, one after the other; their losses by data set; their answers, and the scores of these
+    hardware = probe_hardware()
+    folder = choose_folder(config, wanted.output, "evaluation")
+    results = judge_models(config, wanted, hardware, folder)
+    # 2. Table and files
+    publish_results(results, folder, config.checkpoint.output_folder)
+
+
+def lm_eval(config: Config, wanted: Benchmark) -> None:
+    """Asks models the tasks of lm-evaluation-harness: a table, and files beside the model."""
+    from siredon.evaluate.benchmarks import publish_marks, run_benchmarks
+    from siredon.evaluate.candidates import choose_folder, name_by_time
+    from siredon.hardware import probe_hardware, release_memory
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Tasks; models, one after the other, and what they answer
+    hardware = probe_hardware()
+    release_memory(hardware)  # of a training run before it
+    folder = wanted.output or name_by_time(choose_folder(config, None, "lm_eval_results"))
+    marks = run_benchmarks(config, wanted, hardware, folder)
+    # 2. Table and files
+    publish_marks(marks, folder)
 
 
 def inference(config: Config, prompts: Prompts) -> None:
