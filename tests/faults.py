@@ -145,13 +145,7 @@ class Bench:
         Returns:
             Exit status, negative for a signal; and what it said.
         """
-        config = self.write_config(out, **more)
-        said = self.folder / f"{out.name}.log"
-        child = os.fork()
-        if child == 0:
-            _be_the_run(config, said, watching)
-        _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status), said.read_text()
+        return run_in_child(self.write_config(out, **more), self.folder / f"{out.name}.log", watching)
 
     def find_difference(self, out: Path) -> str:
         """What is not as in the run that nothing happened to; empty if all is the same to the bit."""
@@ -172,6 +166,24 @@ class Bench:
         """Removes a run."""
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(self.folder / f"prepared-{out.name}", ignore_errors=True)
+
+
+def run_in_child(config: Path, said: Path, watching: Callable[[], None] | None) -> tuple[int, str]:
+    """`siredon train` in a process of its own, in the folder of the config.
+
+    Args:
+        config: The file.
+        said: Where its words go.
+        watching: Runs in a thread of that process.
+
+    Returns:
+        Exit status, negative for a signal; and what it said.
+    """
+    child = os.fork()
+    if child == 0:
+        _be_the_run(config, said, watching)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
 
 
 def _be_the_run(config: Path, said: Path, watching: Callable[[], None] | None) -> None:
