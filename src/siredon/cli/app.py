@@ -24,6 +24,7 @@ from siredon.cli import (
     preprocess,
     reproduce,
     selftest,
+    serve,
     train,
 )
 from siredon.cli.paint import paint_report
@@ -51,6 +52,7 @@ COMMANDS = (
     reproduce,
     inference,
     merge_lora,
+    serve,
     config_schema,
     examples,
     selftest,
