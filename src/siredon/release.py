@@ -68,3 +68,11 @@ def serve(config: Config, wanted: Wanted) -> None:
     """Answers over HTTP, as OpenAI's API does, until the process is told to end."""
     # 1. The engine loads what it serves: the tuned model, more adapters, their base; 2. the server
     ENGINES.load(wanted.engine)(config, wanted)
+
+
+def vllm_serve(config: Config, wanted: Wanted) -> None:
+    """Starts vLLM for methods that learn from their own answers: adapters can be loaded and swapped while it runs."""
+    from siredon.serve.engines.vllm import serve_online
+
+    # 1. The base, and the adapter of the run if there is one; 2. vLLM's own server
+    serve_online(config, wanted)

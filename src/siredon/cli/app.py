@@ -26,6 +26,7 @@ from siredon.cli import (
     selftest,
     serve,
     train,
+    vllm_serve,
 )
 from siredon.cli.paint import paint_report
 from siredon.distributed.ranks import num_ranks
@@ -53,6 +54,7 @@ COMMANDS = (
     inference,
     merge_lora,
     serve,
+    vllm_serve,
     config_schema,
     examples,
     selftest,
