@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from siredon.config.schema import Config
 from siredon.evaluate.wanted import Benchmark, Evaluation
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 from siredon.log import show
 from siredon.registry import Shelf
 from siredon.serve.prompts import Prompts
+from siredon.serve.wanted import Wanted
 
+ENGINES = Shelf("siredon.serve.engines", "ENGINE", "--engine")
 EXPORTS = Shelf("siredon.export.formats", "EXPORT", "--format", "exports")
 
 
@@ -99,7 +101,7 @@ def merge_lora(config: Config) -> None:
     show(f"merged model: {output / 'merged'}")
 
 
-def export(config: Config, wanted: Wanted) -> None:
+def export(config: Config, wanted: Export) -> None:
     """Writes the model in a format that other programs read, and reads it back before it is in its place."""
     from siredon.export.source import find_source
     from siredon.model.quiet import quiet_libraries
@@ -111,3 +113,17 @@ def export(config: Config, wanted: Wanted) -> None:
     source = find_source(config, merge_lora)
     # 3. Written, read back, compared
     show(f"{wanted.format}: {write(source, wanted)}")
+
+
+def serve(config: Config, wanted: Wanted) -> None:
+    """Answers over HTTP, as OpenAI's API does, until the process is told to end."""
+    # 1. The engine loads what it serves: the tuned model, more adapters, their base; 2. the server
+    ENGINES.load(wanted.engine)(config, wanted)
+
+
+def vllm_serve(config: Config, wanted: Wanted) -> None:
+    """Starts vLLM for methods that learn from their own answers: adapters can be loaded and swapped while it runs."""
+    from siredon.serve.engines.vllm import serve_online
+
+    # 1. The base, and the adapter of the run if there is one; 2. vLLM's own server
+    serve_online(config, wanted)

@@ -14,12 +14,12 @@ from siredon.config.load import load_config
 from siredon.config.model_folder import locate_model
 from siredon.errors import ModelError, UnknownPartError
 from siredon.export.modelfile import read_modelfile
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def export(name: Path, wanted: Wanted) -> None:
+def export(name: Path, wanted: Export) -> None:
     release.export(load_target(str(name))[0], wanted)
 
 
@@ -33,7 +33,7 @@ def test_an_adapter_is_merged_and_every_format_is_read_back(
     run = tmp_path / "out"
     capfd.readouterr()
 
-    export(path, Wanted("gguf", "f32"))
+    export(path, Export("gguf", "f32"))
     output = capfd.readouterr()
     assert f"merging the adapter first: {run / 'merged'}" in output.err
     file = run / "gguf" / "out-f32.gguf"
@@ -50,21 +50,21 @@ def test_an_adapter_is_merged_and_every_format_is_read_back(
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
 
     # The folder says enough; what is merged is not merged again
-    export(run, Wanted("ollama", "q8_0", system="You are Siredon."))
+    export(run, Export("ollama", "q8_0", system="You are Siredon."))
     assert "the adapter is merged already" in capfd.readouterr().err
     modelfile = read_modelfile((run / "ollama" / "Modelfile").read_text())
     assert (modelfile.system, modelfile.stops) == ("You are Siredon.", ("<|im_end|>",))
     assert (run / "ollama" / modelfile.weights).is_file()
-    export(run / "merged", Wanted("safetensors", "f16"))
+    export(run / "merged", Export("safetensors", "f16"))
     half = run / "merged" / "safetensors"
     assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.float16
     assert load_target(str(half))[0].first_dataset.type == "chat_template"
 
     # From a GGUF file nothing is exported, and a name that is on no shelf is refused
     with pytest.raises(ModelError, match="is a GGUF file already"):
-        export(file, Wanted("safetensors"))
+        export(file, Export("safetensors"))
     with pytest.raises(UnknownPartError, match="'ggml' is no format"):
-        export(run, Wanted("ggml"))
+        export(run, Export("ggml"))
 
 
 def test_weights_of_few_bits_are_not_rounded_again(model_folder: Path, tmp_path: Path):
@@ -78,13 +78,13 @@ def test_weights_of_few_bits_are_not_rounded_again(model_folder: Path, tmp_path:
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"have few bits \(bitsandbytes\)"):
-        export(folder, Wanted("gguf"))
+        export(folder, Export("gguf"))
 
 
 @pytest.mark.long
 @pytest.mark.skipif(locate_model(MODEL) == MODEL, reason="run examples/smollm2/fetch_model.py first")
 def test_a_real_model_answers_the_same_from_eight_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    export(Path(MODEL), Wanted("ollama", "q8_0", tmp_path / "ollama"))
+    export(Path(MODEL), Export("ollama", "q8_0", tmp_path / "ollama"))
     output = capfd.readouterr().out
     assert "24 of 24 tokens the same" in output
     assert "FAILED" not in output

@@ -27,7 +27,9 @@ from siredon.cli import (
     preprocess,
     reproduce,
     selftest,
+    serve,
     train,
+    vllm_serve,
 )
 from siredon.cli.paint import paint_report
 from siredon.distributed.ranks import num_ranks
@@ -57,6 +59,8 @@ COMMANDS = (
     inference,
     merge_lora,
     export,
+    serve,
+    vllm_serve,
     config_schema,
     examples,
     selftest,

@@ -9,7 +9,7 @@ import typer
 
 from siredon.cli.options import OPEN, Target
 from siredon.cli.read import read_target
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 
 
 def export(
@@ -30,7 +30,7 @@ def export(
     checked = read_target(words)
     from siredon import release
 
-    release.export(checked, Wanted(format_, type_, output, max_shard_size, system))
+    release.export(checked, Export(format_, type_, output, max_shard_size, system))
 
 
 def register(app: typer.Typer) -> None:

@@ -32,8 +32,8 @@ def inference(
         raise typer.BadParameter("--compare needs at least one --prompt, and excludes --base")
     checked = read_target(words)
     from siredon import release
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     sampling = Sampling(max_new_tokens, temperature)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Export:
     """The words of one command line.
 
     Args:

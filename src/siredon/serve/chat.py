@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from siredon.log import is_terminal, note, show
-from siredon.serve.engines.transformers import Engine, Sampling
+from siredon.serve.engines.transformers import Engine
+from siredon.serve.sampling import Sampling
 
 Render = Callable[[str], str]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from siredon.serve.engines.transformers import Sampling
+    from siredon.serve.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from siredon.export.gguf_vocab import _BY_EXPRESSION, find_splitter
 from siredon.export.gguf_write import check_type, write_gguf
 from siredon.export.round_trip import Check, ask, encode, list_texts, render, show_checks
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 
 pytest.importorskip("gguf")
 
@@ -291,7 +291,7 @@ def test_k_quants_are_written_by_llama_cpp(word: str, tmp_path: Path, capsys: py
     LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, initializer_range=0.08)).save_pretrained(
         folder
     )
-    export_gguf(Source(folder, folder), Wanted("gguf", word, tmp_path / "model.gguf"))
+    export_gguf(Source(folder, folder), Export("gguf", word, tmp_path / "model.gguf"))
     assert "FAILED" not in capsys.readouterr().out
     types = GgufFile(tmp_path / "model.gguf").types
     assert types["blk.0.attn_q.weight"] == {"q4_k_m": "Q4_K", "q6_k": "Q6_K"}[word]

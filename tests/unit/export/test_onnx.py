@@ -10,7 +10,7 @@ import torch
 from siredon.errors import ModelError
 from siredon.export.formats.onnx import Session, export_onnx
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 
 
 @pytest.mark.long
@@ -19,7 +19,7 @@ def test_a_graph_is_the_model(model_folder: Path, tmp_path: Path, capsys: pytest
 
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    folder = export_onnx(Source(model_folder, tmp_path), Wanted("onnx"))
+    folder = export_onnx(Source(model_folder, tmp_path), Export("onnx"))
     assert {"model.onnx", "model.onnx.data", "config.json", "tokenizer.json"} <= {
         path.name for path in folder.iterdir()
     }
@@ -36,4 +36,4 @@ def test_a_graph_is_the_model(model_folder: Path, tmp_path: Path, capsys: pytest
 
 def test_only_f32_is_written(model_folder: Path, tmp_path: Path):
     with pytest.raises(ModelError, match=r"ONNX is written in f32|--format onnx needs"):
-        export_onnx(Source(model_folder, tmp_path), Wanted("onnx", "q8_0"))
+        export_onnx(Source(model_folder, tmp_path), Export("onnx", "q8_0"))

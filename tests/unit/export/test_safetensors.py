@@ -14,7 +14,7 @@ from siredon.errors import CheckpointError, ModelError
 from siredon.export.formats.safetensors import export_safetensors
 from siredon.export.shards import compare_weights, parse_bytes
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def source(model_folder: Path, tmp_path: Path) -> Source:
 
 def test_shards_hold_the_same_bits(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "run.json").write_text("{}")
-    folder = export_safetensors(source, Wanted("safetensors", max_shard_size="100KB"))
+    folder = export_safetensors(source, Export("safetensors", max_shard_size="100KB"))
     files = sorted(folder.glob("model-*.safetensors"))
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     ours = load_file(source.folder / "model.safetensors")
@@ -44,14 +44,14 @@ def test_shards_hold_the_same_bits(source: Source, tmp_path: Path, capsys: pytes
 def test_another_type_is_each_value_rounded_once(source: Source, tmp_path: Path):
     from transformers import AutoModelForCausalLM
 
-    folder = export_safetensors(source, Wanted("safetensors", "bf16", tmp_path / "half"))
+    folder = export_safetensors(source, Export("safetensors", "bf16", tmp_path / "half"))
     ours, theirs = load_file(source.folder / "model.safetensors"), load_file(folder / "model.safetensors")
     assert all(torch.equal(theirs[name], weight.bfloat16()) for name, weight in ours.items())
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
 
 
 def test_a_changed_bit_and_a_missing_tensor_are_found(source: Source, tmp_path: Path):
-    folder = export_safetensors(source, Wanted("safetensors", output=tmp_path / "copy"))
+    folder = export_safetensors(source, Export("safetensors", output=tmp_path / "copy"))
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][0] += 1e-6
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -67,7 +67,7 @@ def test_a_changed_bit_and_a_missing_tensor_are_found(source: Source, tmp_path: 
 
 def test_what_cannot_be_written_is_refused(source: Source, tmp_path: Path, model_folder: Path):
     with pytest.raises(ModelError, match=r"Did you mean `bf16`") as caught:
-        export_safetensors(source, Wanted("safetensors", "bf61"))
+        export_safetensors(source, Export("safetensors", "bf61"))
     assert "siredon quantize" in caught.value.fix
     with pytest.raises(ModelError, match="no size"):
         parse_bytes("5 apples")
@@ -76,7 +76,7 @@ def test_what_cannot_be_written_is_refused(source: Source, tmp_path: Path, model
     theirs.mkdir()
     (theirs / "letter.txt").write_text("Dear all")
     with pytest.raises(CheckpointError, match="not of an export"):
-        export_safetensors(source, Wanted("safetensors", output=theirs))
+        export_safetensors(source, Export("safetensors", output=theirs))
     assert (theirs / "letter.txt").is_file()
     large: Any = tmp_path / "large"
     large.mkdir()
@@ -86,6 +86,6 @@ def test_what_cannot_be_written_is_refused(source: Source, tmp_path: Path, model
     weights["model.norm.weight"][0] = 1e5
     save_file(weights, large / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="cannot hold"):
-        export_safetensors(Source(large, tmp_path), Wanted("safetensors", "f16"))
+        export_safetensors(Source(large, tmp_path), Export("safetensors", "f16"))
     assert not (tmp_path / "safetensors").exists()
     assert not list(tmp_path.glob(".writing-*"))

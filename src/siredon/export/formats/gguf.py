@@ -9,11 +9,11 @@ from siredon.export.gguf_check import check_gguf
 from siredon.export.gguf_write import check_type, write_gguf
 from siredon.export.round_trip import show_checks
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 from siredon.log import note
 
 
-def export_gguf(source: Source, wanted: Wanted) -> Path:
+def export_gguf(source: Source, wanted: Export) -> Path:
     """Writes the file, reads it back, and puts it in its place if it is the same model.
 
     Raises:

@@ -13,11 +13,11 @@ from siredon.export.go_template import find_form
 from siredon.export.modelfile import Modelfile, read_modelfile, write_modelfile
 from siredon.export.round_trip import Check, show_checks
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 from siredon.log import note
 
 
-def export_ollama(source: Source, wanted: Wanted) -> Path:
+def export_ollama(source: Source, wanted: Export) -> Path:
     """Writes the folder, reads both files back, and puts it in its place if they say what went in.
 
     Raises:

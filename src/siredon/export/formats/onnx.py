@@ -31,7 +31,7 @@ from siredon.export.round_trip import (
 )
 from siredon.export.shards import copy_rest
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 from siredon.log import note
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -55,7 +55,7 @@ class Session:
         return SimpleNamespace(logits=torch.from_numpy(logits))
 
 
-def export_onnx(source: Source, wanted: Wanted) -> Path:
+def export_onnx(source: Source, wanted: Export) -> Path:
     """Writes the graph, in fp32 and without a cache, runs it, and puts it in its place if it says what the model says.
 
     Raises:
@@ -85,7 +85,7 @@ def export_onnx(source: Source, wanted: Wanted) -> Path:
     return folder
 
 
-def _check(wanted: Wanted) -> None:
+def _check(wanted: Export) -> None:
     missing = [name for name in (*_PACKAGES, "transformers.exporters") if not _is_installed(name)]
     if missing:
         raise ModelError(

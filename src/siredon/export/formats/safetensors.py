@@ -12,14 +12,14 @@ from siredon.export.folder import copy_record, written_beside
 from siredon.export.round_trip import Check, show_checks
 from siredon.export.shards import compare_weights, copy_rest, parse_bytes, write_shards
 from siredon.export.source import Source
-from siredon.export.wanted import Wanted
+from siredon.export.wanted import Export
 from siredon.log import note
 from siredon.registry import suggest
 
 _TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
-def export_safetensors(source: Source, wanted: Wanted) -> Path:
+def export_safetensors(source: Source, wanted: Export) -> Path:
     """Writes the folder, reads it back, and puts it in its place if every bit of it is right.
 
     Raises:
