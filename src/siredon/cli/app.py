@@ -12,6 +12,7 @@ import typer
 from siredon import __version__
 from siredon.cli import (
     cache,
+    chat,
     check,
     config,
     config_schema,
@@ -50,6 +51,7 @@ COMMANDS = (
     train,
     reproduce,
     inference,
+    chat,
     merge_lora,
     config_schema,
     examples,

@@ -14,6 +14,14 @@ from siredon.model.locate import tuned_model
 from siredon.model.precision import resolve_precision
 from siredon.model.tokenizer import load_tokenizer
 from siredon.serve.engines.transformers import Engine
+from siredon.serve.prompts import Prompts
+
+
+def load_asked(config: Config, hardware: Hardware, prompts: Prompts) -> tuple[Engine | None, Engine | None]:
+    """The base model and the tuned one, where they are asked."""
+    tuned = None if prompts.base else load_tuned(config, hardware)
+    base = load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
+    return base, tuned
 
 
 def load_tuned(config: Config, hardware: Hardware) -> Engine:
