@@ -6,6 +6,7 @@
     ├── ModelError                  weights, tokenizer or adapter that cannot be built
     ├── CheckpointError             a checkpoint that is missing, torn or foreign
     ├── TrainingError               a run that cannot go on
+    ├── ServeError                  a server that cannot be started
     └── UnknownPartError            a name that is on no shelf
 
 Each message says where, what, and the way out.  An `AssertionError` is a mistake of ours.
@@ -63,6 +64,10 @@ class CheckpointError(SiredonError):
 
 class TrainingError(SiredonError):
     """A run that cannot be made as asked, or that has failed."""
+
+
+class ServeError(SiredonError):
+    """A server that cannot be started: a package, an address, or an environment is missing."""
 
 
 class UnknownPartError(SiredonError):

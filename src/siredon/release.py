@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from siredon.config.schema import Config
 from siredon.log import show
+from siredon.registry import Shelf
 from siredon.serve.prompts import Prompts
+from siredon.serve.wanted import Wanted
+
+ENGINES = Shelf("siredon.serve.engines", "ENGINE", "--engine")
 
 
 def inference(config: Config, prompts: Prompts) -> None:
@@ -80,3 +84,9 @@ def merge_lora(config: Config) -> None:
     base.to(choose_device(config.adapter, hardware))
     merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
     show(f"merged model: {output / 'merged'}")
+
+
+def serve(config: Config, wanted: Wanted) -> None:
+    """Answers over HTTP, as OpenAI's API does, until the process is told to end."""
+    # 1. The engine loads what it serves: the tuned model, more adapters, their base; 2. the server
+    ENGINES.load(wanted.engine)(config, wanted)

@@ -25,6 +25,7 @@ from siredon.cli import (
     preprocess,
     reproduce,
     selftest,
+    serve,
     train,
 )
 from siredon.cli.paint import paint_report
@@ -53,6 +54,7 @@ COMMANDS = (
     inference,
     chat,
     merge_lora,
+    serve,
     config_schema,
     examples,
     selftest,

@@ -17,7 +17,7 @@ from siredon.config.sections.adapter import AdapterSection
 from siredon.errors import CheckpointError, ModelError
 from siredon.log import note
 from siredon.model.attach import without_needless_warnings
-from siredon.model.loftq import round_base_
+from siredon.model.loftq import ROUNDED, round_base_
 from siredon.model.targets import find_targets
 
 SETTINGS = "adapter_config.json"
@@ -83,19 +83,48 @@ def load_adapter(model: Any, folder: Path, **options: Any) -> Any:
     from peft import PeftModel
 
     check_adapter(folder)
-    with _free_of_start(folder) as free, without_needless_warnings():
+    with _free_of_start(folder) as free, _explained(folder):
+        adapted = PeftModel.from_pretrained(
+            model, str(free), torch_device=str(model.get_input_embeddings().weight.device), **options
+        )
+    round_base_(adapted, folder)
+    return adapted
+
+
+def add_adapter_(adapted: Any, folder: Path, name: str) -> None:
+    """Loads one more adapter beside that of a model; `set_adapter` of PEFT switches to it.
+
+    Args:
+        adapted: What `load_adapter` returned.
+        folder: The other adapter, of the same base.
+        name: PEFT's name for it, without dots.
+
+    Raises:
+        CheckpointError: The folder holds no whole adapter, or one that does not fit beside the first.
+    """
+    check_adapter(folder)
+    if (folder / ROUNDED).is_file():
+        raise CheckpointError(
+            f"the adapter in {folder} was trained on a rounded base, which the others are not",
+            "Serve it by itself.",
+        )
+    device = str(adapted.get_input_embeddings().weight.device)
+    with _free_of_start(folder) as free, _explained(folder):
+        adapted.load_adapter(str(free), adapter_name=name, torch_device=device)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """What PEFT says of an adapter that does not fit, as an error with a way out."""
+    with without_needless_warnings():
         try:
-            adapted = PeftModel.from_pretrained(
-                model, str(free), torch_device=str(model.get_input_embeddings().weight.device), **options
-            )
+            yield
         except (RuntimeError, ValueError, KeyError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
             raise CheckpointError(
                 f"the adapter in {folder} does not fit this model: {reason}",
                 "Use the `base_model` that it was trained on.",
             ) from error
-    round_base_(adapted, folder)
-    return adapted
 
 
 def add_frozen_adapters(model: Any, section: AdapterSection) -> Any:

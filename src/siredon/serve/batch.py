@@ -123,7 +123,7 @@ def _answers(line: bytes, row: dict[str, Any]) -> bool:
 def _phrase(engine: Engine, render: Render, question: Question, source: Path, sampling: Sampling) -> Asked:
     try:
         text = render(question.messages)
-        ids = tuple(engine.tokenizer(text, add_special_tokens=False).input_ids)
+        ids = tuple(engine.encode(text))
         return Asked(question, ids, fit_length(engine, len(ids), sampling))
     except RowError as error:
         raise DataError(f"{source}:{question.line}: {error}", "Correct the line, or take it out.") from error

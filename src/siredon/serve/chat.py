@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from siredon.log import is_terminal, note, show
-from siredon.serve.conversation import Voice
+from siredon.serve.conversation import Voice, fit_length
 from siredon.serve.engines.transformers import Engine
 from siredon.serve.sampling import Sampling
 from siredon.serve.screen import Printer
@@ -64,4 +64,4 @@ def _stream(voice: Voice, prompt: str, sampling: Sampling) -> None:
 
 
 def _answer(engine: Engine, prompt: str, sampling: Sampling) -> str:
-    return Voice(engine, keeps=False).answer(prompt, sampling).text.strip()
+    return engine.answer(prompt, fit_length(engine, len(engine.encode(prompt)), sampling))

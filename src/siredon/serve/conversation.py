@@ -7,8 +7,8 @@ earlier turns, or what was taken back: from the first token that differs, everyt
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from siredon.config.checks.positions import num_positions
 from siredon.errors import DataError
-from siredon.serve.engines.transformers import Engine
+from siredon.serve.engines.transformers import Engine, seeded
 from siredon.serve.sampling import Sampling
 from siredon.serve.watch import Reason, Stopper, Watch, Writer
 
@@ -48,19 +48,13 @@ class Voice:
 
     Args:
         engine: The model.
-        keeps: Whether it keeps what it has read.
         ids: The tokens that `cache` stands for.
         cache: Their keys and values; None at first.
     """
 
     engine: Engine
-    keeps: bool = True
     ids: list[int] = field(default_factory=list)
     cache: Any = None
-
-    def encode(self, text: str) -> list[int]:
-        """Text with its special tokens -> tokens."""
-        return [int(token) for token in self.engine.tokenizer(text, add_special_tokens=False).input_ids]
 
     def answer(self, text: str, sampling: Sampling, watch: Watch | None = None) -> Answer:
         """Goes on from a text.
@@ -73,7 +67,7 @@ class Voice:
         Raises:
             DataError: The prompt is as long as all that the model can read, or holds nothing.
         """
-        prompt = self.encode(text)
+        prompt = self.engine.encode(text)
         sampling = fit_length(self.engine, len(prompt), sampling)
         engine = self.engine
         stops = frozenset(engine.stop_ids)
@@ -108,7 +102,7 @@ class Voice:
         return cache, shared
 
     def _keep(self, done: Any) -> None:
-        if not self.keeps or not _can_be_kept(done.past_key_values):
+        if not _can_be_kept(done.past_key_values):
             return
         self.cache = done.past_key_values
         # The newest token has been chosen, and not been read
@@ -163,19 +157,6 @@ def fit_length(engine: Engine, num_tokens: int, sampling: Sampling) -> Sampling:
             "Ask with fewer words; in a chat, take turns back with `/undo`, or begin anew with `/new`.",
         )
     return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, limit - num_tokens))
-
-
-@contextmanager
-def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Random numbers that follow `seed`, and leave those around them as they were; None changes nothing."""
-    if seed is None:
-        yield
-        return
-    on_cpu = device.type == "cpu"
-    kind: dict[str, Any] = {} if on_cpu else {"device_type": device.type}
-    with torch.random.fork_rng(devices=[] if on_cpu else [device.index or 0], **kind):
-        torch.manual_seed(seed)
-        yield
 
 
 def count_shared(one: Sequence[int], other: Sequence[int]) -> int:

@@ -2,19 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from siredon.config.checks.positions import num_positions
 from siredon.config.schema import Config
+from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.model import ModelSection
+from siredon.data.dialogue import build_dialogue
 from siredon.data.prompt import build_prompting
+from siredon.errors import ModelError
 from siredon.hardware import Hardware
-from siredon.model.adapter_folder import add_frozen_adapters, find_adapter, load_adapter
+from siredon.log import note
+from siredon.model.adapter_folder import add_adapter_, add_frozen_adapters, find_adapter, load_adapter
 from siredon.model.load import Source, load_model
 from siredon.model.locate import tuned_model
 from siredon.model.precision import resolve_precision
 from siredon.model.tokenizer import load_tokenizer
 from siredon.serve.engines.transformers import Engine
 from siredon.serve.prompts import Prompts
+from siredon.serve.wanted import Wanted
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a server answers with.
+
+    Args:
+        engines: Name of a model -> what answers; the tuned one first.
+        render: Messages -> the text after which the model answers; raises `RowError`.
+        max_positions: Longest prompt with answer, in tokens; None where the model names none.
+        defaults: Settings of sampling that the model came with, by the names of transformers.
+    """
+
+    engines: Mapping[str, Engine]
+    render: Callable[[Sequence[Any]], str]
+    max_positions: int | None
+    defaults: Mapping[str, Any]
+
+
+def load_models(config: Config, hardware: Hardware, wanted: Wanted) -> Models:
+    """The tuned model, its base where that can be had back, and more adapters: all of them share the base's weights.
+
+    Raises:
+        ModelError: Two of them have one name, or there is no adapter beside which others could be.
+        CheckpointError: An adapter that is not there, or is of another base.
+    """
+    tuned = load_tuned(config, hardware)
+    names = name_models(config, wanted)
+    engines = {names[0]: tuned}
+    for number, (name, folder) in enumerate(wanted.adapters, 1):
+        add_adapter_(tuned.model, folder.expanduser(), f"served{number}")
+        engines[name] = replace(tuned, chosen=f"served{number}")
+    if tuned.adapter == "on" and not hides_base(tuned.model, config.adapter):
+        engines[names[-1]] = replace(tuned, adapter="off")
+    elif tuned.adapter == "on":
+        note("the base model is not served: this adapter changes more of it than can be switched off")
+    tuned.model.eval()
+    render = build_dialogue(config.first_dataset, config.tokenizer, tuned.tokenizer)
+    settings = tuned.model.generation_config.to_dict()
+    return Models(engines, render, num_positions(tuned.model.config.to_dict()), settings)
+
+
+def hides_base(adapted: Any, section: AdapterSection) -> bool:
+    """Whether the base cannot be had back by switching the adapters off.
+
+    Args:
+        adapted: PEFT's model, with all its adapters.
+        section: Says what lies beneath them.
+    """
+    settings = [found.to_dict() for found in adapted.peft_config.values()]
+    changed = any(found.get("bias", "none") != "none" or found.get("layer_replication") for found in settings)
+    return bool(changed or section.lora_frozen_dirs)
+
+
+def name_models(config: Config, wanted: Wanted) -> list[str]:
+    """What the models of a server are called: the tuned one, more adapters, and at last the base.
+
+    Raises:
+        ModelError: Two of them have one name, or there is no adapter beside which others could be.
+    """
+    if wanted.adapters and not config.writes_adapter:
+        raise ModelError(
+            "`--adapter` needs a base beneath it: what is served is a whole model",
+            "Name the folder of one of the adapters in place of it.",
+        )
+    names = [wanted.name or config.checkpoint.output_folder.resolve().name]
+    names += [name for name, _ in wanted.adapters]
+    base = config.model.base_model
+    if config.writes_adapter:
+        names.append(Path(base).expanduser().name if Path(base).expanduser().exists() else base)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(
+            f"two of the served models are called `{twice}`", "Name the tuned one with `--name`."
+        )
+    return names
 
 
 def load_asked(config: Config, hardware: Hardware, prompts: Prompts) -> tuple[Engine | None, Engine | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,6 +21,7 @@ class Sampling:
         stop: Texts before which an answer ends.
         seed: Of the random numbers; None draws them from where the generator stands.
         n: Answers to one prompt.
+        generation_kwargs: More settings of `generate`, checked already.
     """
 
     max_new_tokens: int = 256
@@ -31,6 +33,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    generation_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def to_generate(self) -> dict[str, Any]:
         """What `generate` of transformers takes; all is said, so that nothing of the model's own settings remains.
@@ -57,4 +60,5 @@ class Sampling:
             "max_new_tokens": self.max_new_tokens,
             "repetition_penalty": self.repetition_penalty,
             "num_return_sequences": self.n,
+            **self.generation_kwargs,
         }
