@@ -25,17 +25,16 @@ def inference(config: Config, prompts: Prompts) -> None:
 
     quiet_libraries()
     # 1. Base model, tuned model, or both in one
-    base, tuned = load_asked(config, probe_hardware(), prompts)
-    engine = tuned or base
-    assert engine is not None
+    engines = load_asked(config, probe_hardware(), prompts)
+    *others, engine = engines.values()
     # 2. How a prompt is asked
     phrasing = build_phrasing(config, engine.tokenizer)
     # 3. Answers
     if prompts.batch:
         num = answer_batch(engine, phrasing.render, prompts.batch, prompts.sampling)
         show(f"{num:,} answers: {prompts.batch.output}")
-    elif base and tuned:
-        compare_prompts(base, tuned, phrasing.render_question, prompts.texts, prompts.sampling)
+    elif others:
+        compare_prompts(others[0], engine, phrasing.render_question, prompts.texts, prompts.sampling)
     elif prompts.texts:
         answer_prompts(engine, phrasing.render_question, prompts.texts, prompts.sampling)
     else:
@@ -53,12 +52,9 @@ def chat(config: Config, prompts: Prompts, system: str) -> None:
 
     quiet_libraries()
     # 1. Base model, tuned model, or both in one
-    base, tuned = load_asked(config, probe_hardware(), prompts)
-    engine = tuned or base
-    assert engine is not None
+    engines = load_asked(config, probe_hardware(), prompts)
     # 2. How a conversation is put to it; 3. turns, until the user has enough
-    phrasing = build_phrasing(config, engine.tokenizer)
-    engines = {"base model": base, "tuned model": tuned}
+    phrasing = build_phrasing(config, next(iter(engines.values())).tokenizer)
     run_chat(begin_talk(engines, phrasing, prompts.sampling, system))
 
 

@@ -168,14 +168,16 @@ def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _can_be_kept(cache: Any) -> bool:
-    """Whether it grows with the text, so that it can be gone on from."""
+    """Whether it can be gone on from with several tokens: layers that sum up may read them as if nothing was before."""
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    return type(cache) is DynamicCache
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    return type(cache) is DynamicCache and all(type(layer) in kinds for layer in cache.layers)
 
 
 def _can_be_cropped(cache: Any) -> bool:
-    """Whether its end can be taken back: layers that look at a window, or sum up, have lost what was before."""
+    """Whether its end can be taken back: layers that look at a window have lost what was before it."""
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)

@@ -102,11 +102,14 @@ def name_models(config: Config, wanted: Wanted) -> list[str]:
     return names
 
 
-def load_asked(config: Config, hardware: Hardware, prompts: Prompts) -> tuple[Engine | None, Engine | None]:
-    """The base model and the tuned one, where they are asked."""
-    tuned = None if prompts.base else load_tuned(config, hardware)
-    base = load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
-    return base, tuned
+def load_asked(config: Config, hardware: Hardware, prompts: Prompts) -> dict[str, Engine]:
+    """What is asked, by name: the tuned model, its base, or the base and then the tuned one."""
+    if prompts.base:
+        return {config.model.base_model: load_base(config, hardware, None)}
+    tuned = load_tuned(config, hardware)
+    if prompts.compare:
+        return {"base model": load_base(config, hardware, tuned), "tuned model": tuned}
+    return {str(config.checkpoint.output_folder): tuned}
 
 
 def load_tuned(config: Config, hardware: Hardware) -> Engine:

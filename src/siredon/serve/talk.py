@@ -134,13 +134,11 @@ class Talk:
         side.messages.append({"role": "assistant", "content": begun + side.answer.text})
 
 
-def begin_talk(
-    engines: Mapping[str, Engine | None], phrasing: Phrasing, sampling: Sampling, system: str
-) -> Talk:
+def begin_talk(engines: Mapping[str, Engine], phrasing: Phrasing, sampling: Sampling, system: str) -> Talk:
     """A conversation in which nothing was said yet.
 
     Args:
-        engines: Name of a model -> the model, the one that all is about last; None for one that is not asked.
+        engines: Name of a model -> the model, the one that all is about last.
         phrasing: How messages become a prompt.
         sampling: How tokens are chosen.
         system: The system message; empty for none.
@@ -150,5 +148,5 @@ def begin_talk(
     """
     if system:
         phrasing.check_system()
-    sides = [Side(name, Voice(engine)) for name, engine in engines.items() if engine]
+    sides = [Side(name, Voice(engine)) for name, engine in engines.items()]
     return Talk(sides, phrasing, sampling, system)

@@ -50,7 +50,7 @@ def run_chat(talk: Talk) -> None:
 
 
 def _greet(talk: Talk) -> str:
-    names = " and ".join(side.name for side in talk.sides)
+    names = "base model and tuned model" if len(talk.sides) > 1 else talk.main.name
     turns = (
         ""
         if talk.phrasing.keeps_turns
@@ -58,7 +58,7 @@ def _greet(talk: Talk) -> str:
             f"\n`type: {talk.phrasing.entry.type}` asks one question at a time: each is answered by itself."
         )
     )
-    return f"Chat with the {names}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.{turns}"
+    return f"Chat with {names}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.{turns}"
 
 
 def _obey(talk: Talk, line: str) -> bool:
