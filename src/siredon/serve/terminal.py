@@ -86,6 +86,8 @@ def _answer(talk: Talk, ask: Callable[[Callable[[str, str], None], FindEnd], Non
     """Shows an answer while it is written; two of them side by side, once both are there."""
     printer = Printer(sys.stdout)
     beside = len(talk.sides) > 1
+    if beside:
+        say(f"{' and '.join(side.name for side in talk.sides)}, one after the other ...")
     with _stoppable() as find_end:
         try:
             ask((lambda name, text: None) if beside else (lambda name, text: printer.feed(text)), find_end)

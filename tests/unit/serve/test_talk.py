@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from siredon.serve.conversation import Voice, count_shared
 from siredon.serve.engines.transformers import Engine
 from siredon.serve.phrasing import build_phrasing, find_open_thought, find_switch
 from siredon.serve.sampling import Sampling
+from siredon.serve.screen import Printer
 from siredon.serve.settings import SETTINGS, change_setting
-from siredon.serve.talk import Side, Talk
+from siredon.serve.talk import Side, Talk, begin_talk
 
 SHORT = Sampling(max_new_tokens=12)
 #: As Qwen3's: thoughts of earlier turns are left out, and a variable switches them.
@@ -246,6 +248,53 @@ def test_stop_texts_end_an_answer_and_are_not_shown(tokenizer: Any, write_config
     assert "".join(pieces) == talk.main.messages[-1]["content"] == said[: said.index(cut)]
     assert talk.main.answer
     assert talk.main.answer.reason == "stop"
+
+
+def test_two_sides_are_asked_the_same_and_keep_answers_of_their_own(tokenizer: Any, write_config: Any):
+    from peft import LoraConfig, get_peft_model
+
+    config, _ = load_config(str(write_config()))
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(build_model(), settings).eval()
+    tuned = Engine(adapted, tokenizer, (2,), adapter="on")
+    engines = {"base": replace(tuned, adapter="off"), "tuned": tuned}
+    talk = begin_talk(engines, build_phrasing(config, tokenizer), SHORT, "")
+    plain = talk_to(build_model(), tokenizer, write_config)
+    for question in ("Who are you?", "What is the sea?"):
+        talk.ask(question, lambda name, text: None, lambda: None)
+        ask(plain, question)
+        assert talk.main.messages[-1]["content"] == truth(talk, len(talk.main.messages) - 1)
+    assert talk.sides[0].messages == plain.main.messages != talk.main.messages
+    assert min(side.answer.num_known for side in talk.sides if side.answer) > 10
+    assert run_command(talk, "history").text.startswith("[base]\nuser: Who are you?")
+    run_command(talk, "undo")
+    assert [len(side.messages) for side in talk.sides] == [2, 2]
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_thoughts_are_dim_on_a_terminal_and_nothing_moves_its_cursor(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = "<think>a <b></think>c <thin \x1b[2J <think>d"
+    shown = "\x1b[2m<think>a <b></think>\x1b[0mc <thin \u241b[2J \x1b[2m<think>d\x1b[0m\n"
+    for size in (1, 3, len(text)):
+        screen = Screen()
+        printer = Printer(screen)
+        for start in range(0, len(text), size):
+            printer.feed(text[start : start + size])
+        printer.end()
+        assert screen.getvalue() == shown
+    plain = io.StringIO()
+    Printer(plain).feed(text)
+    assert plain.getvalue() == text
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    Printer(screen).feed(text)
+    assert "\x1b" not in screen.getvalue()
 
 
 def test_count_shared():
