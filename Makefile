@@ -1,18 +1,20 @@
 # make quickstart   installs, fetches a small real model, fine-tunes it on this machine, shows what changed
 # make test         installs, runs all tests
 # make docs         writes the generated pages into docs/reference/, builds the site into site/
+# make vllm-env     builds an environment for vLLM, 3 GB, for `siredon serve --engine vllm` and `siredon vllm-serve`
 # Another interpreter or environment: make PYTHON=python3.12 VENV=/path/to/venv test
 # Use packages that are already there, such as torch of a GPU image: make VENV_FLAGS=--system-site-packages test
 
 PYTHON ?= python3
 VENV ?= .venv
 VENV_FLAGS ?=
+VLLM_ENV ?= .vllm-env
 BIN := $(VENV)/bin
 CONFIG := examples/smollm2/identity-lora-cpu.yml
 # One thread a test process: several of them share the cores.
 WORKERS ?= auto
 
-.PHONY: quickstart test test-long lint audit matrix docs docs-serve install model clean
+.PHONY: vllm-env quickstart test test-long lint audit matrix docs docs-serve install model clean
 
 quickstart: $(VENV)/.installed model
 	@echo "== fine-tuning (a few minutes) =="
@@ -68,6 +70,12 @@ install: $(VENV)/.installed
 
 model: $(VENV)/.installed
 	$(BIN)/python examples/smollm2/fetch_model.py
+
+vllm-env: $(VLLM_ENV)/.installed
+
+$(VLLM_ENV)/.installed: install_vllm.py
+	$(PYTHON) install_vllm.py --into $(VLLM_ENV)
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)

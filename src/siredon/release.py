@@ -20,7 +20,7 @@ def inference(config: Config, prompts: Prompts) -> None:
     from siredon.model.quiet import quiet_libraries
     from siredon.serve.batch import answer_batch
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
-    from siredon.serve.load import load_asked
+    from siredon.serve.load_asked import load_asked
     from siredon.serve.phrasing import build_phrasing
 
     quiet_libraries()
@@ -45,7 +45,7 @@ def chat(config: Config, prompts: Prompts, system: str) -> None:
     """Talks with the tuned model, its base, or both, in the terminal."""
     from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
-    from siredon.serve.load import load_asked
+    from siredon.serve.load_asked import load_asked
     from siredon.serve.phrasing import build_phrasing
     from siredon.serve.talk import begin_talk
     from siredon.serve.terminal import run_chat
@@ -86,3 +86,11 @@ def serve(config: Config, wanted: Wanted) -> None:
     """Answers over HTTP, as OpenAI's API does, until the process is told to end."""
     # 1. The engine loads what it serves: the tuned model, more adapters, their base; 2. the server
     ENGINES.load(wanted.engine)(config, wanted)
+
+
+def vllm_serve(config: Config, wanted: Wanted) -> None:
+    """Starts vLLM for methods that learn from their own answers: adapters can be loaded and swapped while it runs."""
+    from siredon.serve.engines.vllm import serve_online
+
+    # 1. The base, and the adapter of the run if there is one; 2. vLLM's own server
+    serve_online(config, wanted)

@@ -425,7 +425,7 @@ def test_one_question_is_asked_as_in_training_and_no_more(write_config: Any, mod
 
 def test_two_models_of_one_name_are_refused(folders: dict[str, Path]):
     from siredon.errors import ModelError
-    from siredon.serve.load import name_models
+    from siredon.serve.names import name_models
 
     config, _ = load_target(str(folders["first"]))
     with pytest.raises(ModelError, match="two of the served models"):

@@ -27,6 +27,7 @@ from siredon.cli import (
     selftest,
     serve,
     train,
+    vllm_serve,
 )
 from siredon.cli.paint import paint_report
 from siredon.distributed.ranks import num_ranks
@@ -55,6 +56,7 @@ COMMANDS = (
     chat,
     merge_lora,
     serve,
+    vllm_serve,
     config_schema,
     examples,
     selftest,

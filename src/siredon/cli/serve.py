@@ -9,9 +9,25 @@ import typer
 
 from siredon.cli.options import OPEN, Target
 from siredon.cli.read import read_target
+from siredon.log import note
 from siredon.serve.wanted import Address, Limits, Wanted
+from siredon.train.interrupt import QUIT
 
 _USUAL = Limits()
+
+ApiKey = Annotated[
+    str,
+    typer.Option(
+        envvar="SIREDON_API_KEY",
+        show_default=False,
+        show_envvar=True,
+        help="What clients must send. Other users of this machine can read it on the command line.",
+    ),
+]
+VllmEnv = Annotated[
+    Path | None,
+    typer.Option(help="Environment in which vLLM is.", show_default="`.vllm-env`, or `vllm` on the PATH"),
+]
 
 
 def serve(  # noqa: PLR0913 - one for each option
@@ -21,15 +37,7 @@ def serve(  # noqa: PLR0913 - one for each option
     ] = "transformers",
     host: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes a free one.")] = 8000,
-    api_key: Annotated[
-        str,
-        typer.Option(
-            envvar="SIREDON_API_KEY",
-            show_default=False,
-            show_envvar=True,
-            help="What clients must send. Other users of this machine can read it on the command line.",
-        ),
-    ] = "",
+    api_key: ApiKey = "",
     name: Annotated[
         str, typer.Option(help="What the tuned model is called.", show_default="its folder")
     ] = "",
@@ -39,6 +47,7 @@ def serve(  # noqa: PLR0913 - one for each option
             metavar="NAME=FOLDER", help="One more adapter of the same base; may be given several times."
         ),
     ] = None,
+    vllm_env: VllmEnv = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = _USUAL.max_tokens,
     max_prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest prompt.", show_default="what the model takes")
@@ -65,7 +74,11 @@ def serve(  # noqa: PLR0913 - one for each option
     checked = read_target(words)
     from siredon import release
 
-    release.serve(checked, Wanted(engine, name, adapters, Address(host, port, api_key), limits))
+    try:
+        release.serve(checked, Wanted(engine, name, adapters, Address(host, port, api_key), limits, vllm_env))
+    except KeyboardInterrupt:
+        note("")  # Behind the ^C
+        raise typer.Exit(QUIT) from None
 
 
 def read_adapter(text: str) -> tuple[str, Path]:

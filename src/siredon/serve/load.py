@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from siredon.config.checks.positions import num_positions
@@ -13,7 +12,6 @@ from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.model import ModelSection
 from siredon.data.dialogue import build_dialogue
 from siredon.data.prompt import build_prompting
-from siredon.errors import ModelError
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.adapter_folder import add_adapter_, add_frozen_adapters, find_adapter, load_adapter
@@ -22,7 +20,7 @@ from siredon.model.locate import tuned_model
 from siredon.model.precision import resolve_precision
 from siredon.model.tokenizer import load_tokenizer
 from siredon.serve.engines.transformers import Engine
-from siredon.serve.prompts import Prompts
+from siredon.serve.names import name_models
 from siredon.serve.wanted import Wanted
 
 
@@ -76,40 +74,6 @@ def hides_base(adapted: Any, section: AdapterSection) -> bool:
     settings = [found.to_dict() for found in adapted.peft_config.values()]
     changed = any(found.get("bias", "none") != "none" or found.get("layer_replication") for found in settings)
     return bool(changed or section.lora_frozen_dirs)
-
-
-def name_models(config: Config, wanted: Wanted) -> list[str]:
-    """What the models of a server are called: the tuned one, more adapters, and at last the base.
-
-    Raises:
-        ModelError: Two of them have one name, or there is no adapter beside which others could be.
-    """
-    if wanted.adapters and not config.writes_adapter:
-        raise ModelError(
-            "`--adapter` needs a base beneath it: what is served is a whole model",
-            "Name the folder of one of the adapters in place of it.",
-        )
-    names = [wanted.name or config.checkpoint.output_folder.resolve().name]
-    names += [name for name, _ in wanted.adapters]
-    base = config.model.base_model
-    if config.writes_adapter:
-        names.append(Path(base).expanduser().name if Path(base).expanduser().exists() else base)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ModelError(
-            f"two of the served models are called `{twice}`", "Name the tuned one with `--name`."
-        )
-    return names
-
-
-def load_asked(config: Config, hardware: Hardware, prompts: Prompts) -> dict[str, Engine]:
-    """What is asked, by name: the tuned model, its base, or the base and then the tuned one."""
-    if prompts.base:
-        return {config.model.base_model: load_base(config, hardware, None)}
-    tuned = load_tuned(config, hardware)
-    if prompts.compare:
-        return {"base model": load_base(config, hardware, tuned), "tuned model": tuned}
-    return {str(config.checkpoint.output_folder): tuned}
 
 
 def load_tuned(config: Config, hardware: Hardware) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+from dataclasses import replace
 from typing import Any
 
 from siredon.errors import ServeError
@@ -28,6 +29,11 @@ def check_address(address: Address) -> None:
             f"{' and '.join(missing)} is not installed", "Install it: `pip install 'siredon[serve]'`."
         )
     open_socket(address).close()
+    warn_of_strangers(address)
+
+
+def warn_of_strangers(address: Address) -> None:
+    """Warns of a server that everybody may ask."""
     if not address.is_local and not address.api_key:
         warn(
             f"everybody who reaches {address.host} can use this server\n"
@@ -66,9 +72,7 @@ def run_app(app: Any, address: Address, models: Models) -> None:
     import uvicorn
 
     listening = open_socket(address)
-    port = listening.getsockname()[1]
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    show(f"serving on http://{host}:{port}/v1")
+    show(f"serving on http://{replace(address, port=listening.getsockname()[1]).shown}/v1")
     for name in models.engines:
         show(f"  model: {name}")
     settings = uvicorn.Config(

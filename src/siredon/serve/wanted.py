@@ -21,6 +21,11 @@ class Address:
     api_key: str = field(default="", repr=False)
 
     @property
+    def shown(self) -> str:
+        """Host and port, as an address of the web has them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def is_local(self) -> bool:
         """Whether only programs on this machine reach it."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
@@ -57,7 +62,7 @@ class Wanted:
         adapters: More adapters of the same base, by name.
         address: Where it is reached.
         limits: What a request may ask.
-        engine_folder: The environment of an engine that has one of its own; None for the usual place.
+        vllm_env: The environment in which vLLM is; None for the usual places.
     """
 
     engine: str = "transformers"
@@ -65,4 +70,4 @@ class Wanted:
     adapters: tuple[tuple[str, Path], ...] = ()
     address: Address = Address()
     limits: Limits = Limits()
-    engine_folder: Path | None = None
+    vllm_env: Path | None = None

@@ -252,7 +252,6 @@ PREFERENCES = [
     ),
     idle("SD0315", "trl", "trl:\n  temperature: 0.5\n", GRPO + "  temperature: 0.5\n"),
     idle("SD0315", "trl.temperature", "rl: dpo\ntrl:\n  temperature: 0.5\n", "rl: dpo\ntrl:\n  beta: 0.5\n"),
-    idle("SD0315", "vllm", "rl: dpo\nvllm:\n  port: 9000\n", VLLM + "vllm:\n  port: 9000\n"),
     idle("SD0315", "ebft", GRPO + "ebft:\n  mode: strided\n", STRIDED),
     idle("SD0315", "num_labels", "num_labels: 3\n", "process_reward_model: true\nnum_labels: 3\n"),
     idle(

@@ -80,8 +80,6 @@ def _check_idle(
         if rl not in readers:
             names = [name for name, methods in _READERS.items() if methods == readers]
             yield from find_idle_keys(preference, names, f"`rl: {readers[0]}`")
-    if rl not in _ONLINE:
-        yield from find_idle_keys(online, ("vllm",), "`rl: grpo`")
     if rl is None:
         yield from find_idle_keys(online, ("trl",), "`rl: grpo`")
     elif rl not in _ONLINE and online.trl:

@@ -83,25 +83,6 @@ class TrlOptions(TrlSampling, TrlAsync):
     num_completions_to_print: Int | None = planned("How many.")
 
 
-class VllmOptions(Section):
-    """`vllm:`, the server that writes answers."""
-
-    host: Str = planned("Address on which it listens.", "0.0.0.0")  # noqa: S104  Axolotl's default
-    port: Int = planned("Port on which it listens.", 8000)
-    device: Str = planned("Kind of device.", "auto")
-    dtype: Str = planned("Number format of the weights.", "auto")
-    tensor_parallel_size: Int | None = planned("GPUs that share each layer.")
-    data_parallel_size: Int | None = planned("Copies of the model.")
-    gpu_memory_utilization: Float = planned("Fraction of GPU memory that it takes.", 0.9)
-    max_model_len: Int | None = planned("Longest prompt with answer, in tokens.")
-    enable_prefix_caching: Bool | None = planned("Reuse the work on beginnings that prompts share.")
-    enforce_eager: Bool | None = planned("Run without CUDA graphs.")
-    enable_reasoning: Bool | None = planned("Return reasoning apart from the answer.")
-    reasoning_parser: Str | None = planned("How reasoning is recognized.")
-    serve_module: Str | None = planned("Dotted path of a server to run instead.")
-    worker_extension_cls: Str | None = planned("Dotted path of a class added to vLLM's workers.")
-
-
 class EbftOptions(Section):
     """`ebft:`, rewards from features of the model: answers should look like the true one inside."""
 
@@ -133,7 +114,6 @@ class OnlineSection(Section):
     """Methods that train on their own answers."""
 
     trl: TrlOptions | None = planned("Sampling, rewards and loss of GRPO and its kin.")
-    vllm: VllmOptions | None = planned("The server that writes answers.")
     ebft: EbftOptions | None = planned("Rewards from features of the model.")
 
 

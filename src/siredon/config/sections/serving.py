@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, planned
+from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned
+
+
+class VllmOptions(Section):
+    """`vllm:`, the server of vLLM: for `siredon vllm-serve`, and for `siredon serve --engine vllm`."""
+
+    host: Str = key(
+        "Address on which `vllm-serve` listens; only this machine reaches the default.", "127.0.0.1"
+    )
+    port: Int = key("Port on which `vllm-serve` listens.", 8000, ge=1, le=65535)
+    device: Str = planned("Kind of device.", "auto")
+    dtype: Str = key("Number format of the weights, such as `bfloat16`; `auto` takes the model's.", "auto")
+    tensor_parallel_size: Int | None = key("GPUs that share each layer.", ge=1)
+    data_parallel_size: Int | None = key("Copies of the model.", ge=1)
+    gpu_memory_utilization: Float = key("Fraction of GPU memory that it takes.", 0.9, gt=0, le=1)
+    max_model_len: Int | None = key("Longest prompt with answer, in tokens.", ge=1)
+    enable_prefix_caching: Bool | None = key("Reuse the work on beginnings that prompts share.")
+    enforce_eager: Bool | None = key("Run without CUDA graphs.")
+    enable_reasoning: Bool | None = key("Return reasoning apart from the answer.")
+    reasoning_parser: Str | None = key("How reasoning is recognized, by vLLM's name for it, such as `qwen3`.")
+    serve_module: Str | None = planned("Dotted path of a server to run instead.")
+    worker_extension_cls: Str | None = key("Dotted path of a class added to vLLM's workers.")
 
 
 class ServingSection(Section):
-    """The web page of Gradio."""
+    """Servers: vLLM's, and the web page of Gradio."""
 
+    vllm: VllmOptions | None = key("The server of vLLM.")
     gradio_title: Str | None = planned("Heading of the page.")
     gradio_share: Bool | None = planned("Reachable from everywhere, through Gradio's servers.")
     gradio_server_name: Str | None = planned("Address on which it listens.")
