@@ -42,20 +42,27 @@ def inference(config: Config, prompts: Prompts) -> None:
 
 
 def chat(config: Config, prompts: Prompts, system: str) -> None:
-    """Talks with the tuned model, its base, or both, in the terminal."""
+    """Talks with the tuned model, its base, or both, in the terminal or on a page."""
     from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
     from siredon.serve.load_asked import load_asked
+    from siredon.serve.page import check_page, show_page
     from siredon.serve.phrasing import build_phrasing
     from siredon.serve.talk import begin_talk
     from siredon.serve.terminal import run_chat
 
+    if prompts.gradio:
+        check_page(config.serving)
     quiet_libraries()
     # 1. Base model, tuned model, or both in one
     engines = load_asked(config, probe_hardware(), prompts)
     # 2. How a conversation is put to it; 3. turns, until the user has enough
     phrasing = build_phrasing(config, next(iter(engines.values())).tokenizer)
-    run_chat(begin_talk(engines, phrasing, prompts.sampling, system))
+    talk = begin_talk(engines, phrasing, prompts.sampling, system)
+    if prompts.gradio:
+        show_page(talk, config.serving)
+    else:
+        run_chat(talk)
 
 
 def merge_lora(config: Config) -> None:

@@ -18,6 +18,7 @@ def chat(  # noqa: PLR0913 - one for each option
     ] = False,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model.")] = False,
     system: Annotated[str, typer.Option(help="System message.")] = "",
+    gradio: Annotated[bool, typer.Option("--gradio", help="As a page in the browser.")] = False,
     max_new_tokens: MaxNewTokens = 1024,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -28,8 +29,10 @@ def chat(  # noqa: PLR0913 - one for each option
     stop: Stop = None,
 ) -> None:
     """Talk to a trained model in the terminal: several turns, commands with a `/`, Ctrl-C stops an answer."""
-    if compare and base:
-        raise typer.BadParameter("--compare asks both models, and excludes --base")
+    if compare and (base or gradio):
+        raise typer.BadParameter(
+            "--compare asks both models, in the terminal, and excludes --base and --gradio"
+        )
     config = read_target(words)
     from siredon import release
     from siredon.serve.prompts import Prompts
@@ -37,7 +40,7 @@ def chat(  # noqa: PLR0913 - one for each option
 
     stops = tuple(stop or ())
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, seed)
-    release.chat(config, Prompts((), base, compare, sampling), system)
+    release.chat(config, Prompts((), base, compare, sampling, gradio=gradio), system)
 
 
 def register(app: typer.Typer) -> None:

@@ -35,6 +35,7 @@ def inference(  # noqa: PLR0913 - one for each option
         typer.Option(help="Where the answers to --input go; what is there already is gone on with."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Lines of --input answered at a time.")] = 8,
+    gradio: Annotated[bool, typer.Option("--gradio", help="As a page in the browser.")] = False,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -49,6 +50,8 @@ def inference(  # noqa: PLR0913 - one for each option
         raise typer.BadParameter("--compare needs at least one --prompt, and excludes --base")
     if (questions is None) != (output is None) or (questions and prompt):
         raise typer.BadParameter("--input needs --output, --output needs --input, and both exclude --prompt")
+    if gradio and (prompt or questions):
+        raise typer.BadParameter("--gradio excludes --prompt and --input")
     checked = read_target(words)
     from siredon import release
     from siredon.serve.prompts import Prompts
@@ -58,6 +61,9 @@ def inference(  # noqa: PLR0913 - one for each option
     stops = tuple(stop or ())
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, seed)
     batch = read_batch(questions, output, batch_size) if questions and output else None
+    if gradio:
+        release.chat(checked, Prompts((), base, compare, sampling, gradio=True), "")
+        return
     try:
         release.inference(checked, Prompts(tuple(prompt or ()), base, compare, sampling, batch))
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ class Prompts:
         compare: Ask both, side by side.
         sampling: How tokens are chosen.
         batch: A file of questions; None without one.
+        gradio: As a page in the browser.
     """
 
     texts: Sequence[str]
@@ -26,3 +27,4 @@ class Prompts:
     compare: bool
     sampling: Sampling
     batch: Batch | None = None
+    gradio: bool = False
