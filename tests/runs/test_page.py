@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.conftest import build_model
 
 from siredon.config.load import load_config
 from siredon.data.types import RowError
+from siredon.errors import ServeError
 from siredon.serve.engines.transformers import Engine
 from siredon.serve.page import check_page, read_history, stream_answer
 from siredon.serve.phrasing import build_phrasing
@@ -65,7 +67,10 @@ def test_history_is_read_in_both_spellings():
 def test_a_page_that_others_reach_is_warned_of(
     write_config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
-    pytest.importorskip("gradio")
+    if importlib.util.find_spec("gradio") is None:
+        with pytest.raises(ServeError, match=r"pip install 'siredon\[gradio\]'"):
+            check_page(load_config(str(write_config()))[0].serving)
+        return
     for keys, said in (
         ({}, ""),
         ({"gradio_share": True}, "the page is public"),
