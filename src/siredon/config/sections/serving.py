@@ -14,16 +14,18 @@ class VllmOptions(Section):
     port: Int = key("Port on which `vllm-serve` listens.", 8000, ge=1, le=65535)
     device: Str = planned("Kind of device.", "auto")
     dtype: Str = key("Number format of the weights, such as `bfloat16`; `auto` takes the model's.", "auto")
-    tensor_parallel_size: Int | None = key("GPUs that share each layer.", ge=1)
-    data_parallel_size: Int | None = key("Copies of the model.", ge=1)
+    tensor_parallel_size: Int | None = key("GPUs that share each layer.", None, ge=1)
+    data_parallel_size: Int | None = key("Copies of the model.", None, ge=1)
     gpu_memory_utilization: Float = key("Fraction of GPU memory that it takes.", 0.9, gt=0, le=1)
-    max_model_len: Int | None = key("Longest prompt with answer, in tokens.", ge=1)
-    enable_prefix_caching: Bool | None = key("Reuse the work on beginnings that prompts share.")
-    enforce_eager: Bool | None = key("Run without CUDA graphs.")
-    enable_reasoning: Bool | None = key("Return reasoning apart from the answer.")
-    reasoning_parser: Str | None = key("How reasoning is recognized, by vLLM's name for it, such as `qwen3`.")
+    max_model_len: Int | None = key("Longest prompt with answer, in tokens.", None, ge=1)
+    enable_prefix_caching: Bool | None = key("Reuse the work on beginnings that prompts share.", None)
+    enforce_eager: Bool | None = key("Run without CUDA graphs.", None)
+    enable_reasoning: Bool | None = key("Return reasoning apart from the answer.", None)
+    reasoning_parser: Str | None = key(
+        "How reasoning is recognized, by vLLM's name for it, such as `qwen3`.", None
+    )
     serve_module: Str | None = planned("Dotted path of a server to run instead.")
-    worker_extension_cls: Str | None = key("Dotted path of a class added to vLLM's workers.")
+    worker_extension_cls: Str | None = key("Dotted path of a class added to vLLM's workers.", None)
 
 
 class ServingSection(Section):

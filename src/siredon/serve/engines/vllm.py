@@ -180,7 +180,7 @@ def _list_options(options: VllmOptions) -> Iterator[str]:
         "data_parallel_size": options.data_parallel_size,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "max_model_len": options.max_model_len,
-        "reasoning_parser": options.reasoning_parser,
+        "reasoning_parser": None if options.enable_reasoning is False else options.reasoning_parser,
         "worker_extension_cls": options.worker_extension_cls,
     }
     switches = {
