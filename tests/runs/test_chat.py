@@ -134,9 +134,9 @@ def questions(tmp_path: Path) -> Path:
 
 def test_a_batch_says_what_each_question_gets_alone(model_folder: Path, questions: Path, tmp_path: Path):
     options = ("--max-new-tokens", "10", "--input", questions)
-    many = ask(model_folder, *options, "--output", tmp_path / "many.jsonl", "--batch-size", "4")
+    many = ask(model_folder, *options, "--output", tmp_path / "many.jsonl", "--at-once", "4")
     assert many.exit_code == 0, many.output
-    alone = ask(model_folder, *options, "--output", tmp_path / "alone.jsonl", "--batch-size", "1")
+    alone = ask(model_folder, *options, "--output", tmp_path / "alone.jsonl", "--at-once", "1")
     assert alone.exit_code == 0, alone.output
     rows = read(tmp_path / "many.jsonl")
     assert rows == read(tmp_path / "alone.jsonl")
@@ -157,8 +157,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def test_a_batch_that_was_stopped_goes_on_as_if_it_had_not_been(
     model_folder: Path, questions: Path, tmp_path: Path
 ):
-    options = ("--max-new-tokens", "6", "--input", questions, "--batch-size", "4")
-    options += ("--temperature", "1.2", "--seed", "5")
+    options = ("--max-new-tokens", "6", "--input", questions, "--at-once", "4")
+    options += ("--temperature", "1.2", "--sampling-seed", "5")
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     assert ask(model_folder, *options, "--output", whole).stdout == f"6 answers: {whole}\n"
     for num_bytes in (0, 1, whole.stat().st_size // 2, whole.stat().st_size):

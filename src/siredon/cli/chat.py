@@ -25,7 +25,7 @@ def chat(  # noqa: PLR0913 - one for each option
     top_k: TopK = 0,
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
-    seed: Seed = None,
+    sampling_seed: Seed = None,
     stop: Stop = None,
 ) -> None:
     """Talk to a trained model in the terminal: several turns, commands with a `/`, Ctrl-C stops an answer."""
@@ -39,7 +39,9 @@ def chat(  # noqa: PLR0913 - one for each option
     from siredon.serve.sampling import Sampling
 
     stops = tuple(stop or ())
-    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, seed)
+    sampling = Sampling(
+        max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, sampling_seed
+    )
     release.chat(config, Prompts((), base, compare, sampling, gradio=gradio), system)
 
 

@@ -34,7 +34,7 @@ def inference(  # noqa: PLR0913 - one for each option
         Path | None,
         typer.Option(help="Where the answers to --input go; what is there already is gone on with."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Lines of --input answered at a time.")] = 8,
+    at_once: Annotated[int, typer.Option(min=1, help="Lines of --input answered at a time.")] = 8,
     gradio: Annotated[bool, typer.Option("--gradio", help="As a page in the browser.")] = False,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -42,7 +42,7 @@ def inference(  # noqa: PLR0913 - one for each option
     top_k: TopK = 0,
     min_p: MinP = 0.0,
     repetition_penalty: RepetitionPenalty = 1.0,
-    seed: Seed = None,
+    sampling_seed: Seed = None,
     stop: Stop = None,
 ) -> None:
     """Ask the model that CONFIG trained: each prompt by itself, or a file of them."""
@@ -59,8 +59,10 @@ def inference(  # noqa: PLR0913 - one for each option
     from siredon.serve.sampling import Sampling
 
     stops = tuple(stop or ())
-    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, seed)
-    batch = read_batch(questions, output, batch_size) if questions and output else None
+    sampling = Sampling(
+        max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, sampling_seed
+    )
+    batch = read_batch(questions, output, at_once) if questions and output else None
     if gradio:
         release.chat(checked, Prompts((), base, compare, sampling, gradio=True), "")
         return

@@ -20,5 +20,6 @@ TopP = Annotated[float, _option("top_p")]
 TopK = Annotated[int, _option("top_k")]
 MinP = Annotated[float, _option("min_p")]
 RepetitionPenalty = Annotated[float, _option("repetition_penalty")]
+#: `--seed` is the key of the YAML file, as every setting is.
 Seed = Annotated[int | None, _option("seed")]
 Stop = Annotated[list[str] | None, typer.Option(help=f"{STOP_ABOUT} May be given several times.")]
