@@ -52,29 +52,54 @@ def lm_eval(config: Config, wanted: Benchmark) -> None:
 
 
 def inference(config: Config, prompts: Prompts) -> None:
-    """Answers one prompt, several, or a loop of them."""
-    from siredon.data.prompt import build_prompting
+    """Answers one prompt, several, a loop of them, or a file of them."""
     from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
+    from siredon.serve.batch import answer_batch
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
-    from siredon.serve.load import load_base, load_tuned
+    from siredon.serve.load_asked import load_asked
+    from siredon.serve.phrasing import build_phrasing
 
     quiet_libraries()
     # 1. Base model, tuned model, or both in one
-    hardware = probe_hardware()
-    tuned = None if prompts.base else load_tuned(config, hardware)
-    base = load_base(config, hardware, tuned) if prompts.base or prompts.compare else None
+    engines = load_asked(config, probe_hardware(), prompts)
+    *others, engine = engines.values()
     # 2. How a prompt is asked
-    engine = tuned or base
-    assert engine is not None
-    render = build_prompting(config.first_dataset, config.tokenizer, engine.tokenizer).render
+    phrasing = build_phrasing(config, engine.tokenizer)
     # 3. Answers
-    if base and tuned:
-        compare_prompts(base, tuned, render, prompts.texts, prompts.sampling)
+    if prompts.batch:
+        num = answer_batch(engine, phrasing.render, prompts.batch, prompts.sampling)
+        show(f"{num:,} answers: {prompts.batch.output}")
+    elif others:
+        compare_prompts(others[0], engine, phrasing.render_question, prompts.texts, prompts.sampling)
     elif prompts.texts:
-        answer_prompts(engine, render, prompts.texts, prompts.sampling)
+        answer_prompts(engine, phrasing.render_question, prompts.texts, prompts.sampling)
     else:
-        run_prompt_loop(engine, render, prompts.sampling)
+        run_prompt_loop(engine, phrasing.render_question, prompts.sampling)
+
+
+def chat(config: Config, prompts: Prompts, system: str) -> None:
+    """Talks with the tuned model, its base, or both, in the terminal or on a page."""
+    from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
+    from siredon.serve.load_asked import load_asked
+    from siredon.serve.page import check_page, show_page
+    from siredon.serve.phrasing import build_phrasing
+    from siredon.serve.talk import begin_talk
+    from siredon.serve.terminal import run_chat
+
+    if prompts.gradio:
+        check_page(config.serving)
+    quiet_libraries()
+    # 1. Base model, tuned model, or both in one
+    engines = load_asked(config, probe_hardware(), prompts)
+    # 2. How a conversation is put to it; 3. turns, until the user has enough
+    phrasing = build_phrasing(config, next(iter(engines.values())).tokenizer)
+    talk = begin_talk(engines, phrasing, prompts.sampling, system)
+    if prompts.gradio:
+        show_page(talk, config.serving)
+    else:
+        run_chat(talk)
 
 
 def merge_lora(config: Config) -> None:

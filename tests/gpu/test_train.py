@@ -69,8 +69,8 @@ def test_answers_come_from_the_gpu_and_the_merged_model_agrees(write_config: Any
     from tests.runs.test_train import LORA, config_of
 
     from siredon import pipeline, release
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     config = config_of(write_config(**LORA, bf16="auto", max_steps=4))
     pipeline.train(config)

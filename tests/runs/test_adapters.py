@@ -248,8 +248,8 @@ def test_the_pipeline_trains_goes_on_exactly_and_merges(
 
 
 def answers_of(config: Config, capsys: Any, **asked: Any) -> str:
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     sampling = Sampling(max_new_tokens=4)
     capsys.readouterr()

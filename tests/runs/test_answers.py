@@ -15,8 +15,8 @@ from siredon import pipeline, release
 from siredon.config.artifact import load_target
 from siredon.config.load import load_config
 from siredon.errors import CheckpointError
-from siredon.serve.engines.transformers import Sampling
 from siredon.serve.prompts import Prompts
+from siredon.serve.sampling import Sampling
 
 ANSWERS = {"Who are you?": "I am Siredon.", "What is the sea?": "The sea is salt water."}
 

@@ -84,8 +84,8 @@ def test_chats_are_streamed_and_measured_on_rows_of_their_own(write_config: Any,
 def test_a_model_of_plain_text_is_asked_for_plain_text(
     write_config: Any, stream_keys: dict[str, Any], capsys: Any
 ):
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     config = config_of(write_config(**stream_keys))
     pipeline.preprocess(config)

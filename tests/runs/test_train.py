@@ -277,8 +277,8 @@ def test_a_base_with_sampling_settings_can_be_saved(write_config: Any, tmp_path:
 def test_random_weights_are_the_same_when_asked_and_merged(
     write_config: Any, model_folder: Path, capsys: Any, adapter: dict[str, Any]
 ):
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     path = write_config(
         **adapter, reinit_weights=True, max_steps=60, learning_rate=2e-2, num_epochs=10, val_set_size=22
@@ -303,8 +303,8 @@ def test_random_weights_are_the_same_when_asked_and_merged(
 
 def test_asking_before_training_says_what_to_do(write_config: Any):
     from siredon.errors import CheckpointError
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     prompts = Prompts(("hello",), False, False, Sampling())
     for keys in ({}, LORA):
@@ -361,8 +361,8 @@ def test_a_run_that_cannot_be_built_leaves_the_earlier_one_where_it_is(write_con
 def test_an_output_folder_in_the_home_is_found_again_by_every_verb(
     write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    from siredon.serve.engines.transformers import Sampling
     from siredon.serve.prompts import Prompts
+    from siredon.serve.sampling import Sampling
 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ import typer
 from siredon import __version__
 from siredon.cli import (
     cache,
+    chat,
     check,
     config,
     config_schema,
@@ -57,6 +58,7 @@ COMMANDS = (
     evaluate,
     lm_eval,
     inference,
+    chat,
     merge_lora,
     export,
     serve,

@@ -31,7 +31,7 @@ ROLES = {
 _CALLING = ("function_call",)
 _REASONING_PARTS = ("reasoning", "thinking", "think")
 #: Pairs of tags between which models think.
-_THINK_TAGS = (
+THINK_TAGS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<reasoning>", "</reasoning>"),
@@ -298,7 +298,7 @@ def read_tools(value: object) -> tuple[Mapping[str, Any], ...] | None:
 
 def split_reasoning(text: str) -> tuple[str, str]:
     """Content -> the answer, and the reasoning that stood before it between tags."""
-    for opening, closing in _THINK_TAGS:
+    for opening, closing in THINK_TAGS:
         head = text.lstrip()
         if head.startswith(opening) and closing in head:
             thought, _, answer = head[len(opening) :].partition(closing)

@@ -1,4 +1,4 @@
-"""Prompts in, answers on the screen."""
+"""Prompts in, answers on the screen; each is answered by itself."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from siredon.log import is_terminal, note, show
+from siredon.serve.conversation import Voice, fit_length
 from siredon.serve.engines.transformers import Engine
 from siredon.serve.sampling import Sampling
+from siredon.serve.screen import Printer
+from siredon.serve.watch import Piece, Watch
 
 Render = Callable[[str], str]
 
@@ -17,7 +20,7 @@ def answer_prompts(engine: Engine, render: Render, prompts: Sequence[str], sampl
     for prompt in prompts:
         if len(prompts) > 1:
             show(f"> {prompt}", verbatim=True)
-        show(engine.answer(render(prompt), sampling), verbatim=True)
+        show(_answer(engine, render(prompt), sampling), verbatim=True)
 
 
 def compare_prompts(
@@ -30,24 +33,35 @@ def compare_prompts(
     table = Table("question", "base model", "tuned model", show_lines=True)
     for prompt in prompts:
         text = render(prompt)
-        table.add_row(prompt, base.answer(text, sampling), tuned.answer(text, sampling))
+        table.add_row(prompt, _answer(base, text, sampling), _answer(tuned, text, sampling))
     console = Console(width=None if is_terminal(sys.stdout) else 120, highlight=False, markup=False)
     console.print(table)
 
 
 def run_prompt_loop(engine: Engine, render: Render, sampling: Sampling) -> None:
     """Asks for one prompt after another; each is answered on its own, until end of input or an empty line."""
-    note("One prompt a line, each answered on its own. An empty line or Ctrl-D ends.")
+    note(
+        "One prompt a line, each answered on its own: `siredon chat` keeps turns. An empty line or Ctrl-D ends."
+    )
+    voice = Voice(engine)
     while True:
         sys.stderr.write("> ")
         sys.stderr.flush()
         line = sys.stdin.readline()
         if not line.strip():
             return
-        engine.answer(render(line.strip()), sampling, on_text=_write)
-        show()
+        _stream(voice, render(line.strip()), sampling)
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _stream(voice: Voice, prompt: str, sampling: Sampling) -> None:
+    printer = Printer(sys.stdout)
+
+    def hand_on(piece: Piece) -> None:
+        printer.feed(piece.text)
+
+    voice.answer(prompt, sampling, Watch(hand_on))
+    printer.end()
+
+
+def _answer(engine: Engine, prompt: str, sampling: Sampling) -> str:
+    return engine.answer(prompt, fit_length(engine, len(engine.encode(prompt)), sampling))

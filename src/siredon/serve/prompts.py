@@ -1,27 +1,30 @@
-"""What `inference` is asked."""
+"""What `inference` and `chat` are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from siredon.serve.sampling import Sampling
+from siredon.serve.questions import Batch
+from siredon.serve.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What `inference` is asked.
+    """What a model is asked.
 
     Args:
-        texts: The prompts; empty for a prompt loop.
+        texts: The prompts; empty for a loop of them.
         base: Ask the base model, without its adapter.
         compare: Ask both, side by side.
         sampling: How tokens are chosen.
+        batch: A file of questions; None without one.
+        gradio: As a page in the browser.
     """
 
     texts: Sequence[str]
     base: bool
     compare: bool
     sampling: Sampling
+    batch: Batch | None = None
+    gradio: bool = False

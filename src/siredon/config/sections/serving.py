@@ -32,9 +32,19 @@ class ServingSection(Section):
     """Servers: vLLM's, and the web page of Gradio."""
 
     vllm: VllmOptions | None = key("The server of vLLM.", None)
-    gradio_title: Str | None = planned("Heading of the page.")
-    gradio_share: Bool | None = planned("Reachable from everywhere, through Gradio's servers.")
-    gradio_server_name: Str | None = planned("Address on which it listens.")
-    gradio_server_port: Int | None = planned("Port on which it listens.")
-    gradio_max_new_tokens: Int | None = planned("Longest answer, in tokens.")
-    gradio_temperature: Float | None = planned("Sampling temperature.")
+    gradio_title: Str | None = key(
+        "Heading of the page of `--gradio`; the name of the model without it.", None
+    )
+    gradio_share: Bool | None = key(
+        "Reachable from everywhere, through Gradio's servers; only if it is `true`, where Axolotl does so unasked.",
+        None,
+    )
+    gradio_server_name: Str | None = key(
+        "Address on which it listens; only this machine reaches the default, 127.0.0.1.",
+        None,
+    )
+    gradio_server_port: Int | None = key(
+        "Port on which it listens; without it a free one from 7860.", None, ge=1, le=65535
+    )
+    gradio_max_new_tokens: Int | None = key("Longest answer, in tokens, as the page begins.", None, ge=1)
+    gradio_temperature: Float | None = key("Sampling temperature, as the page begins.", None, ge=0, le=2)
