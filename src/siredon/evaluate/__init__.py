@@ -1,0 +1,4 @@
+"""Model -> numbers.
+
+agreement.py    how far two models are apart in what they say next
+"""
