@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from siredon.errors import ModelError
-from siredon.model.adapter_folder import load_adapter
+from siredon.model.adapter_folder import WEIGHTS, load_adapter
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Stage:
     def __init__(self, model: Any, change: Change, device: str) -> None:
         empty = deepcopy(model)
         self._hole = torch.zeros(1, device=device)
-        _set_holes_(empty, self._hole)
+        _set_holes_(empty, self._hole, _list_brought(change.folder))
         adapted = load_adapter(empty, change.folder)
         scale_(adapted, change.weight)
         self._base = adapted.get_base_model()
@@ -217,17 +218,27 @@ def _move(values: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tenso
     return {name: moved[value.data_ptr()] for name, value in values.items()}
 
 
-def _set_holes_(model: torch.nn.Module, hole: torch.Tensor) -> None:
+def _list_brought(folder: Path) -> set[str]:
+    """The weights of the model itself that are in the file of an adapter: biases, or a head of which LoRA is a part."""
+    with safe_open(folder / WEIGHTS, "pt") as opened:
+        names = (name.removeprefix("base_model.model.") for name in opened.keys())
+        return {name.replace(".base_layer.", ".") for name in names}
+
+
+def _set_holes_(model: torch.nn.Module, hole: torch.Tensor, brought: set[str]) -> None:
     """Puts a view of one number in place of every weight: PEFT takes `meta` for where its own weights belong, too.
 
-    Weights that are shared stay so.
+    Weights that are shared stay so.  What the adapter brings has memory of its own, as it is copied there.
     """
     made: dict[int, torch.nn.Parameter] = {}
-    for module in model.modules():
+    for path, module in model.named_modules():
         for name, weight in module._parameters.items():
-            if weight is not None:
-                view = torch.nn.Parameter(hole.expand(weight.shape), requires_grad=False)
-                module._parameters[name] = made.setdefault(id(weight), view)
+            if weight is None:
+                continue
+            own = f"{path}.{name}" in brought
+            value = torch.empty(weight.shape, device=hole.device) if own else hole.expand(weight.shape)
+            view = torch.nn.Parameter(value, requires_grad=False)
+            module._parameters[name] = made.setdefault(id(weight), view)
 
 
 def _unload(layer: Any) -> torch.nn.Module:
