@@ -6,6 +6,7 @@ rsLoRA, ranks by pattern, DoRA's lengths, experts in a stack, layers that were t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -219,10 +220,10 @@ def _move(values: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tenso
 
 
 def _list_brought(folder: Path) -> set[str]:
-    """The weights of the model itself that are in the file of an adapter: biases, or a head of which LoRA is a part."""
+    """The weights of the model itself in the file of an adapter: biases, resized embeddings, a head that has LoRA."""
     with safe_open(folder / WEIGHTS, "pt") as opened:
         names = (name.removeprefix("base_model.model.") for name in opened.keys())
-        return {name.replace(".base_layer.", ".") for name in names}
+        return {re.sub(r"\.(token_adapter|base_layer|original_module)(?=\.)", "", name) for name in names}
 
 
 def _set_holes_(model: torch.nn.Module, hole: torch.Tensor, brought: set[str]) -> None:
@@ -230,13 +231,15 @@ def _set_holes_(model: torch.nn.Module, hole: torch.Tensor, brought: set[str]) -
 
     Weights that are shared stay so.  What the adapter brings has memory of its own, as it is copied there.
     """
+    named = model.named_parameters(remove_duplicate=False)
+    own = {id(weight) for name, weight in named if name in brought}
     made: dict[int, torch.nn.Parameter] = {}
-    for path, module in model.named_modules():
+    for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is None:
                 continue
-            own = f"{path}.{name}" in brought
-            value = torch.empty(weight.shape, device=hole.device) if own else hole.expand(weight.shape)
+            is_own = id(weight) in own
+            value = torch.empty(weight.shape, device=hole.device) if is_own else hole.expand(weight.shape)
             view = torch.nn.Parameter(value, requires_grad=False)
             module._parameters[name] = made.setdefault(id(weight), view)
 
