@@ -52,6 +52,9 @@ class Stage:
         adapted = load_adapter(empty, change.folder)
         scale_(adapted, change.weight)
         self._base = adapted.get_base_model()
+        for weight in self._base.parameters():
+            if weight.numel() and weight.flatten()[0].isnan():  # nothing was copied there
+                weight.data = self._hole.expand(weight.shape)
         self._device = device
         self._layers = dict(_find_layers(self._base))
         #: Tensors outside of its layers that the adapter brings, such as biases.
@@ -229,7 +232,8 @@ def _list_brought(folder: Path) -> set[str]:
 def _set_holes_(model: torch.nn.Module, hole: torch.Tensor, brought: set[str]) -> None:
     """Puts a view of one number in place of every weight: PEFT takes `meta` for where its own weights belong, too.
 
-    Weights that are shared stay so.  What the adapter brings has memory of its own, as it is copied there.
+    Weights that are shared stay so.  What the adapter may bring has memory of its own, in which it is copied
+    in place of NaN.
     """
     named = model.named_parameters(remove_duplicate=False)
     own = {id(weight) for name, weight in named if name in brought}
@@ -239,7 +243,9 @@ def _set_holes_(model: torch.nn.Module, hole: torch.Tensor, brought: set[str]) -
             if weight is None:
                 continue
             is_own = id(weight) in own
-            value = torch.empty(weight.shape, device=hole.device) if is_own else hole.expand(weight.shape)
+            value = hole.expand(weight.shape)
+            if is_own:
+                value = torch.full(weight.shape, torch.nan, device=hole.device)
             view = torch.nn.Parameter(value, requires_grad=False)
             module._parameters[name] = made.setdefault(id(weight), view)
 
