@@ -25,7 +25,7 @@ from siredon.config.schema import Config
 from siredon.errors import CheckpointError, ModelError
 from siredon.export.merge import find_changes, merge_adapters
 from siredon.export.merge_base import load_merge_tokenizer
-from siredon.export.merge_shards import Rows, prepare_shard_merge
+from siredon.export.merge_shards import Rows, Start, prepare_shard_merge
 from siredon.export.merge_stage import Change
 from siredon.export.shards import Shards, list_shards
 from siredon.export.wanted import Merge
@@ -137,6 +137,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "resize_token_embeddings_to_32x": True,
         "mean_resizing_embeddings": True,
     },
+    "nf4": {"adapter": "qlora", "load_in_4bit": True},
+    "original": {"adapter": "qlora", "load_in_4bit": True, "merge_base": "original"},
     "oft": {"adapter": "oft", **QV, "peft": {"oft_block_size": 8}, "lora_r": None, "lora_alpha": None},
 }
 
@@ -223,9 +225,9 @@ def test_a_base_in_several_files_is_read_and_written_piece_by_piece(
     loaded, hardware = load_merge_tokenizer(config), probe_cpu()
     skeleton = load_skeleton(Source.of(config), loaded, hardware, seed=42)
     assert all(weight.is_meta for weight in skeleton.parameters())
-    rows = Rows.of(loaded, config.embedding, 42)
+    start = Start(Rows.of(loaded, config.embedding, 42))
     changes = [Change(below), Change(adapter)]
-    plan, reason = prepare_shard_merge(skeleton, list_shards(base), changes, rows, "cpu")
+    plan, reason = prepare_shard_merge(skeleton, list_shards(base), changes, start, "cpu")
     assert plan is not None, reason
     pieces = tmp_path / "pieces"
     pieces.mkdir()

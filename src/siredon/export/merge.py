@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from siredon.config.model_folder import find_folder, find_place
 from siredon.config.schema import Config
 from siredon.config.sections.adapter import AdapterSection
+from siredon.config.sections.quantization import QuantizationSection
 from siredon.errors import CheckpointError, ModelError
 from siredon.export.merge_base import load_merge_base
-from siredon.export.merge_shards import Rows, ShardMerge, prepare_shard_merge
+from siredon.export.merge_round import Rounding
+from siredon.export.merge_shards import Rows, ShardMerge, Start, prepare_shard_merge
 from siredon.export.merge_stage import Change, check_scalable, scale_
 from siredon.export.shards import list_shards
 from siredon.hardware import Hardware
@@ -135,9 +138,9 @@ def _prepare(
     files = list_shards(find_folder(config.model.base_model, config.model.revision or "main"))
     if not files:
         return None, None, f"{config.model.base_model} has no safetensors"
-    rows = Rows.of(tokenizer, config.embedding, seed)
+    start = Start(Rows.of(tokenizer, config.embedding, seed), _build_rounding(config, model, hardware))
     try:
-        plan, reason = prepare_shard_merge(model, files, every, rows, device)
+        plan, reason = prepare_shard_merge(model, files, every, start, device)
     except CheckpointError:
         if all(_read_settings(change)["peft_type"] == "LORA" for change in every):
             raise
@@ -145,11 +148,15 @@ def _prepare(
     return model, plan, reason
 
 
+def _build_rounding(config: Config, model: Any, hardware: Hardware) -> Rounding | None:
+    section = config.quantization
+    if not section.ways or section.merge_base == "original":
+        return None
+    dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
+    return Rounding(model, section, dtype, hardware)
+
+
 def _plain_source(config: Config) -> Source:
-    from dataclasses import replace
-
-    from siredon.config.sections.quantization import QuantizationSection
-
     return replace(Source.of(config), quantization=QuantizationSection())
 
 
@@ -157,8 +164,9 @@ def _explain_whole(config: Config, changes: Sequence[Change]) -> str:
     """Why the whole model has to be in memory; empty if it need not be."""
     if config.adapter.merge_method == "legacy":
         return "`merge_method: legacy`"
-    if config.quantization.ways and config.quantization.merge_base != "original":
-        return "the base is rounded as it was for training"
+    rounds = config.quantization.ways if config.quantization.merge_base != "original" else ()
+    if rounds and (rounds != ("load_in_4bit",) or config.experts.quantize_moe_experts):
+        return f"the base is rounded as for training (`{rounds[0]}`)"
     if find_place(config.model.base_model).gguf_file is not None:
         return "the base is a GGUF file"
     if config.model.reinit_weights or config.model.model_kwargs:

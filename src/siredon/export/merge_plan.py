@@ -118,7 +118,9 @@ def revert(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
     return reverted
 
 
-def plan_units(model: Any, layout: Layout, stages: Iterable[Stage], more: Iterable[str]) -> list[Unit]:
+def plan_units(
+    model: Any, layout: Layout, stages: Iterable[Stage], more: Iterable[str], alone: Iterable[str]
+) -> list[Unit]:
     """The units, in the order of the files.
 
     Args:
@@ -126,8 +128,10 @@ def plan_units(model: Any, layout: Layout, stages: Iterable[Stage], more: Iterab
         layout: Names on disk and in the model.
         stages: The adapters.
         more: Names of further tensors that are changed, all at once.
+        alone: Names of tensors that are changed each by itself.
     """
     stages, together = list(stages), set(more)
+    changed = together | set(alone)
     owner = _Owners()
     for key, names in layout.targets.items():
         for name in names:
@@ -148,7 +152,7 @@ def plan_units(model: Any, layout: Layout, stages: Iterable[Stage], more: Iterab
             units[owner.find(slot)].slots.add(slot)
     for unit in units.values():
         names = [*unit.names, *(name for name in layout.shared if _slot(name, stages) in unit.slots)]
-        unit.is_changed = bool(together & set(names)) or any(
+        unit.is_changed = bool(changed & set(names)) or any(
             stage.changes(slot) for stage in stages for slot in unit.slots
         )
     return list(units.values())

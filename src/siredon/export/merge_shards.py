@@ -11,6 +11,7 @@ import torch
 
 from siredon.config.sections.embedding import EmbeddingSection
 from siredon.export.merge_plan import Layout, Unit, name_tables, plan_units, read_layout, revert
+from siredon.export.merge_round import Rounding
 from siredon.export.merge_stage import Change, Stage
 from siredon.export.shards import SHARD_BYTES, Shards, ShardWriter
 from siredon.model.embeddings import Drawing, changes_tables, count_ids, fit_tables, read_spread
@@ -36,6 +37,19 @@ class Rows:
         return cls(section, count_ids(tokenizer), seed)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What becomes of the base before anything is added to it.
+
+    Args:
+        rows: Embeddings and head are brought to the size of the vocabulary.
+        rounding: Weights are rounded as for training; None where they were not.
+    """
+
+    rows: Rows
+    rounding: Rounding | None = None
+
+
 class ShardMerge:
     """A merge that is ready to be made.
 
@@ -44,16 +58,17 @@ class ShardMerge:
         shards: Its files.
         layout: How these become the model.
         stages: The adapters, one after another.
-        rows: What becomes of the embeddings.
+        start: What becomes of the base first.
     """
 
     def __init__(
-        self, model: Any, shards: Shards, layout: Layout, stages: Sequence[Stage], rows: Rows
+        self, model: Any, shards: Shards, layout: Layout, stages: Sequence[Stage], start: Start
     ) -> None:
         self._model, self._shards, self._layout = model, shards, layout
-        self._stages, self._rows = stages, rows
+        self._stages, self._rows, self._rounding = stages, start.rows, start.rounding
         self._tables = self._find_changed_tables()
-        self._units = plan_units(model, layout, stages, self._tables)
+        rounded = self._rounding.names if self._rounding else ()
+        self._units = plan_units(model, layout, stages, self._tables, rounded)
         self._conversions = model._weight_conversions
 
     @torch.no_grad()
@@ -70,6 +85,8 @@ class ShardMerge:
             for unit in self._units:
                 for name, tensor in self._merge(unit).items() if unit.is_changed else self._copy(unit):
                     writer.write(name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        if self._rounding:
+            self._rounding.report()
 
     def _copy(self, unit: Unit) -> Any:
         return ((key, self._shards.read(key)) for key in unit.keys)
@@ -77,6 +94,8 @@ class ShardMerge:
     def _merge(self, unit: Unit) -> Mapping[str, torch.Tensor]:
         """Name on disk -> tensor."""
         values = self._read(unit)
+        if self._rounding:
+            values = self._rounding.apply(values)
         if self._tables and self._tables[0] in values:
             fitted = fit_tables(
                 [values[name] for name in self._tables],
@@ -125,7 +144,7 @@ class ShardMerge:
 
 
 def prepare_shard_merge(
-    model: Any, files: Sequence[Path], changes: Sequence[Change], rows: Rows, device: str
+    model: Any, files: Sequence[Path], changes: Sequence[Change], start: Start, device: str
 ) -> tuple[ShardMerge | None, str]:
     """A merge that is ready to be made; or None, and why it cannot be made so.
 
@@ -133,7 +152,7 @@ def prepare_shard_merge(
         model: The base without its weights.
         files: Its safetensors.
         changes: The adapters, one after another.
-        rows: What becomes of the embeddings.
+        start: What becomes of the base first.
         device: Where the sums are made.
 
     Raises:
@@ -148,7 +167,7 @@ def prepare_shard_merge(
     empty = next((name for stage in stages if (name := stage.find_empty())), "")
     if empty:
         return None, f"the file of the adapter lacks {empty}"
-    return ShardMerge(model, shards, layout, stages, rows), ""
+    return ShardMerge(model, shards, layout, stages, start), ""
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:
