@@ -4,6 +4,8 @@
     python -m tests.faults term 20        SIGTERM: a whole checkpoint each time, and status 75
     python -m tests.faults odd            a process that fetches batches is killed, a disk that fails, a clock that
                                           jumps, weights that are cut off, a cache whose bytes are changed
+    python -m tests.faults ranks 4        one of two processes that train together is killed
+    python -m tests.faults rights         the right to write into the output folder is lost midway
     python -m tests.faults disk           a small disk that fills up, and one that can no longer be written; mounting
                                           needs rights: `unshare -rm python -m tests.faults disk`
 
@@ -14,12 +16,14 @@ held against a run that nothing happened to: weights, optimizer, random numbers 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -134,24 +138,26 @@ class Bench:
         path.write_text(yaml.safe_dump(keys))
         return path
 
-    def run(self, out: Path, watching: Callable[[], None] | None = None, **more: Any) -> tuple[int, str]:
+    def run(
+        self,
+        out: Path,
+        watching: Callable[[], None] | None = None,
+        obeys_modes: bool = False,
+        **more: Any,
+    ) -> tuple[int, str]:
         """`siredon train` in a process of its own.
 
         Args:
             out: Its output folder.
             watching: Runs in a thread of that process.
+            obeys_modes: The modes of files hold for it even if it is root's.
             more: Keys of the configuration.
 
         Returns:
             Exit status, negative for a signal; and what it said.
         """
-        config = self.write_config(out, **more)
         said = self.folder / f"{out.name}.log"
-        child = os.fork()
-        if child == 0:
-            _be_the_run(config, said, watching)
-        _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status), said.read_text()
+        return run_in_child(self.write_config(out, **more), said, watching, obeys_modes)
 
     def find_difference(self, out: Path) -> str:
         """What is not as in the run that nothing happened to; empty if all is the same to the bit."""
@@ -172,6 +178,42 @@ class Bench:
         """Removes a run."""
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(self.folder / f"prepared-{out.name}", ignore_errors=True)
+
+
+def run_in_child(
+    config: Path, said: Path, watching: Callable[[], None] | None, obeys_modes: bool = False
+) -> tuple[int, str]:
+    """`siredon train` in a process of its own, in the folder of the config.
+
+    Args:
+        config: The file.
+        said: Where its words go.
+        watching: Runs in a thread of that process.
+        obeys_modes: The modes of files hold for it even if it is root's.
+
+    Returns:
+        Exit status, negative for a signal; and what it said.
+    """
+    child = os.fork()
+    if child == 0:
+        if obeys_modes:
+            _obey_modes()
+        _be_the_run(config, said, watching)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
+
+
+def _obey_modes() -> None:
+    """Gives up the right of root to pass over the modes of files: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)
+    data = ctypes.create_string_buffer(24)
+    if libc.capget(header, data):
+        raise OSError(ctypes.get_errno(), "capget")
+    words = list(struct.unpack("6I", data.raw))
+    words[0] &= ~0b110
+    if libc.capset(header, struct.pack("6I", *words)):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _be_the_run(config: Path, said: Path, watching: Callable[[], None] | None) -> None:
@@ -474,6 +516,84 @@ def report_odd(bench: Bench) -> int:
     return faults
 
 
+def report_ranks(bench: Bench, count: int) -> int:
+    """One of two ranks is killed at a random moment; how many runs went wrong."""
+    chance = random.Random(0)
+    whole = bench.folder / "whole-of-two"
+    status, said = _train_on_two(bench, whole, lambda ranks: None)
+    if status != 0:
+        raise RuntimeError(said)
+    num_lines = (whole / "metrics.jsonl").read_text().count("\n")
+    faults = 0
+    for number in range(count):
+        out = bench.folder / f"ranks-{number}"
+        lines = chance.randrange(num_lines - 2)
+
+        def kill(ranks: list[int], log: Path = out / "metrics.jsonl", lines: int = lines) -> None:
+            while not log.is_file() or log.read_text().count("\n") < lines:
+                time.sleep(0.001)
+            time.sleep(chance.random() * 0.1)
+            os.kill(chance.choice(ranks), signal.SIGKILL)
+
+        status, said = _train_on_two(bench, out, kill)
+        steps = [path.name for path in list_checkpoints(out)]
+        torn = [path.name for path in list_checkpoints(out) if find_fault(path, by_hash=True)]
+        fault = f"torn: {torn}" if torn else "" if status else "it was over before"
+        if status and not fault:
+            again, text = _train_on_two(bench, out, lambda ranks: None)
+            fault = f"started again: status {again}: {text[-500:]}" if again else ""
+        if not fault and not (same(out, whole) and untimed(out) == untimed(whole)):
+            fault = "other bits than the run that nothing happened to"
+        faults += bool(fault)
+        show(
+            f"{number + 1:3} of {count}  status {status}, then with {steps}: {fault or 'goes on to the same bits'}"
+        )
+        bench.forget(out)
+    return faults
+
+
+def _train_on_two(bench: Bench, out: Path, spoil: Callable[[list[int]], None]) -> tuple[int, str]:
+    """`torchrun --nproc-per-node 2` with a run; `spoil` gets the two processes.  Status, and words."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    said = bench.folder / f"{out.name}.log"
+    with said.open("w") as stream:
+        run = subprocess.Popen(
+            [*command, "-m", "siredon", "train", str(bench.write_config(out))],
+            cwd=bench.folder,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        while len(ranks := [int(word) for word in children.read_text().split()]) < 2 and run.poll() is None:
+            time.sleep(0.01)
+        spoil(ranks)
+        status = run.wait(timeout=300)
+    return status, said.read_text(errors="replace")
+
+
+def report_rights(bench: Bench) -> int:
+    """The right to write into the output folder is lost after a checkpoint; how many runs went wrong."""
+    out = bench.folder / "rights"
+
+    def lose() -> None:
+        for path in (out, *out.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o500)
+
+    status, text = bench.run(out, Spoiler(out, lose), obeys_modes=True)
+    kept = [path.name for path in list_checkpoints(out) if not find_fault(path, by_hash=True)]
+    show(f"== no right to write after checkpoint 4: status {status}, whole checkpoints {kept}\n{text[-900:]}")
+    for path in (out, *out.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+    again, said = bench.run(out, obeys_modes=True)
+    fault = f"status {again}: {said[-500:]}" if again else bench.find_difference(out)
+    if status != 1 or "Traceback" in text:
+        fault = fault or "it did not end with an error"
+    show(f"-- with the right again: {fault or 'goes on to the same bits'}")
+    return int(bool(fault))
+
+
 def main(words: list[str]) -> int:
     """Runs the trials that are named."""
     kind, count = words[0], int(words[1]) if len(words) > 1 else 4
@@ -483,6 +603,10 @@ def main(words: list[str]) -> int:
             return report_disk(bench)
         if kind == "odd":
             return report_odd(bench)
+        if kind == "ranks":
+            return report_ranks(bench, count)
+        if kind == "rights":
+            return report_rights(bench)
         return report_trials(bench, {"kill": signal.SIGKILL, "term": signal.SIGTERM}[kind], count)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import PydanticUndefined
 
 #: Stands for any mapping among the values that are planned.
@@ -58,14 +58,20 @@ def read_no(value: object) -> object:
     return "no" if value is False else value
 
 
+def _read_text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("expected a text without the character NUL (`\\x00`)")
+    return value
+
+
 #: A number.  `2e-4`, `"2e-4"` and `1` are all numbers; `true`, `.inf` and `.nan` are not.
 Float = Annotated[float, BeforeValidator(_read_float), Field(allow_inf_nan=False)]
 #: A whole number.  `4` and `4.0` are; `4.5`, `"4"` and `true` are not.
 Int = Annotated[int, BeforeValidator(_read_int)]
 #: `true` or `false` (YAML also reads `yes`, `no`, `on`, `off` so); never 0, 1 or a string.
 Bool = Annotated[bool, Strict()]
-#: Text.
-Str = Annotated[str, Strict()]
+#: Text, in which anything may stand but the character NUL: no name of a file can hold that.
+Str = Annotated[str, Strict(), AfterValidator(_read_text)]
 #: A name or a list of names; one name is a list of one.
 StrList = Annotated[
     tuple[Str, ...],

@@ -57,7 +57,7 @@ def test_a_kind_converts_what_means_the_same(kind: Any, value: Any, result: Any)
         *((Float, value) for value in (True, "auto", "", None, [], {}, math.inf, math.nan, "inf")),
         *((Int, value) for value in (True, False, 4.5, "4", "", None, [4], {}, math.inf, math.nan)),
         *((Bool, value) for value in (0, 1, "true", "yes", "", None, [], 1.0)),
-        *((Str, value) for value in (1, 1.5, True, None, ["a"], {})),
+        *((Str, value) for value in (1, 1.5, True, None, ["a"], {}, "a\0b")),
         *((StrList, value) for value in (1, True, None, {}, [1], ["a", None], [["a"]])),
         *((Auto, value) for value in (None, [], {}, 2.5)),
     ],
