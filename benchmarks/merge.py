@@ -65,7 +65,9 @@ class Measured:
 def write_base(folder: Path, shape: str) -> None:
     """Random weights, written as they are made, with settings and a tokenizer of bytes."""
     folder.mkdir(parents=True)
-    config = LlamaConfig(**SHAPES[shape], tie_word_embeddings=False, dtype="bfloat16", eos_token_id=1, pad_token_id=0)
+    config = LlamaConfig(
+        **SHAPES[shape], tie_word_embeddings=False, dtype="bfloat16", eos_token_id=1, pad_token_id=0
+    )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     weights = model.state_dict()
@@ -80,7 +82,9 @@ def write_base(folder: Path, shape: str) -> None:
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(
+        folder
+    )
 
 
 def write_adapter(folder: Path, base: Path) -> None:
@@ -142,8 +146,8 @@ def describe(measured: list[Measured], base: Path, shape: str) -> list[str]:
     lines = [
         f"# merge, {shape} on {probe_hardware().name}",
         "",
-        f"Base of {total / 1e9:.2f} GB in {len(files)} files, the largest {largest / 1e9:.2f} GB; LoRA of rank {RANK} on "
-        f"every linear layer.  One and a half files and 2 GB are {allowed / 1e9:.2f} GB.",
+        f"Base of {total / 1e9:.2f} GB in {len(files)} files, the largest {largest / 1e9:.2f} GB; LoRA of rank "
+        f"{RANK} on every linear layer.  One and a half files and 2 GB are {allowed / 1e9:.2f} GB.",
         "",
         "| merge | seconds | peak, GB | below 1.5 files + 2 GB |",
         "|---|---|---|---|",

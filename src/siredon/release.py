@@ -6,7 +6,7 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
-from siredon.export.wanted import Merge
+from siredon.export.wanted import USUAL, Merge
 from siredon.log import show
 from siredon.serve.prompts import Prompts
 
@@ -37,7 +37,7 @@ def inference(config: Config, prompts: Prompts) -> None:
         run_prompt_loop(engine, render, prompts.sampling)
 
 
-def merge_lora(config: Config, wanted: Merge = Merge()) -> None:
+def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
     """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
     from siredon.export.folder import copy_record, written_beside
     from siredon.export.merge import find_changes, merge_adapters

@@ -35,7 +35,9 @@ from siredon.model.load import Source, load_model, load_skeleton
 from siredon.train.publish import find_fault
 
 #: PEFT and this file both mean it: embeddings that were resized, or are part of an adapter, are in its file.
-pytestmark = pytest.mark.filterwarnings("ignore:.*save_embedding_layers", "ignore:.*no longer tied", "ignore:.*tie_word_embeddings")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*save_embedding_layers", "ignore:.*no longer tied", "ignore:.*tie_word_embeddings"
+)
 
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
 EXPERTS = {"lora_target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
@@ -112,9 +114,7 @@ def check_same_bits(bench: Bench, **keys: Any) -> dict[str, torch.Tensor]:
     differ = {name: (found[name] - wanted[name]).abs().max() for name in wanted}
     assert {name: error for name, error in differ.items() if error > 0} == {}
     for name in ("config.json", "generation_config.json"):
-        texts = [
-            (bench.folder / method / name).read_text() for method in ("memory_efficient", "legacy")
-        ]
+        texts = [(bench.folder / method / name).read_text() for method in ("memory_efficient", "legacy")]
         assert texts[0] == texts[1]
     base = bench.read(str(bench.base))
     assert any(name not in base or not torch.equal(found[name], base[name]) for name in found)
@@ -194,7 +194,8 @@ def test_several_adapters_add_up_each_times_its_weight(make: Callable[..., Bench
     report = json.loads((tmp_path / "out/merged/merge.json").read_text())
     assert [part["weight"] for part in report["adapters"]] == [0.5, -2.0]
     # Both at once in PEFT is the oracle of the check
-    assert report["verified"]["kl"] < 1e-9 and report["verified"]["same_token"] == 1.0
+    assert report["verified"]["kl"] < 1e-9
+    assert report["verified"]["same_token"] == 1.0
     # An adapter that does not only add can be neither weighted nor added to another
     dora = bench.adapter(bench.config(peft_use_dora=True, **QV), "dora", 3)
     for given in ((f"{dora}:0.5",), (str(dora), str(first))):
@@ -254,7 +255,7 @@ def test_what_does_not_say_what_the_adapter_says_is_not_written(
     before = (tmp_path / "out/merged/model.safetensors").read_bytes()
     assert find_fault(tmp_path / "out/merged", by_hash=True) == ""
     # A format in which the change is rounded off, under a bound that allows nothing
-    with pytest.raises(ModelError, match="does not say what base and adapter say: .* KL "):
+    with pytest.raises(ModelError, match=r"does not say what base and adapter say: .* KL "):
         release.merge_lora(bench.config(bf16=True), Merge(max_kl=0.0))
     assert (tmp_path / "out/merged/model.safetensors").read_bytes() == before
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []

@@ -47,8 +47,8 @@ class Agreement:
     def describe(self) -> str:
         """For people."""
         return (
-            f"{self.num_tokens:,} tokens: logits differ by {self.max_error:.2g} at most, {self.mean_error:.2g} on average; "
-            f"KL {self.kl:.2g} nats a token; the likeliest token is the same after {100 * self.same_token:.2f} %"
+            f"{self.num_tokens:,} tokens: logits differ by {self.max_error:.2g} at most, {self.mean_error:.2g} on "
+            f"average; KL {self.kl:.2g} nats a token; the likeliest token is the same after {100 * self.same_token:.2f} %"
         )
 
 

@@ -151,8 +151,8 @@ def plan_units(
         if owner.find(slot) in units:
             units[owner.find(slot)].slots.add(slot)
     for unit in units.values():
-        names = [*unit.names, *(name for name in layout.shared if _slot(name, stages) in unit.slots)]
-        unit.is_changed = bool(changed & set(names)) or any(
+        known = [*unit.names, *(name for name in layout.shared if _slot(name, stages) in unit.slots)]
+        unit.is_changed = bool(changed & set(known)) or any(
             stage.changes(slot) for stage in stages for slot in unit.slots
         )
     return list(units.values())

@@ -137,7 +137,8 @@ class Stage:
                     part._buffers[name] = values[f"{inner}.{name}"]
 
     def _parent(self, name: str) -> torch.nn.Module:
-        return self._base.get_submodule(name.rpartition(".")[0])
+        parent: torch.nn.Module = self._base.get_submodule(name.rpartition(".")[0])
+        return parent
 
 
 def scale_(adapted: Any, weight: float, name: str = "default") -> None:
@@ -225,8 +226,9 @@ def _move(values: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tenso
 def _list_brought(folder: Path) -> set[str]:
     """The weights of the model itself in the file of an adapter: biases, resized embeddings, a head that has LoRA."""
     with safe_open(folder / WEIGHTS, "pt") as opened:
-        names = (name.removeprefix("base_model.model.") for name in opened.keys())
-        return {re.sub(r"\.(token_adapter|base_layer|original_module)(?=\.)", "", name) for name in names}
+        names = opened.keys()
+    whole = (name.removeprefix("base_model.model.") for name in names)
+    return {re.sub(r"\.(token_adapter|base_layer|original_module)(?=\.)", "", name) for name in whole}
 
 
 def _set_holes_(model: torch.nn.Module, hole: torch.Tensor, brought: set[str]) -> None:

@@ -54,7 +54,8 @@ class Shards:
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in files:
             with safe_open(file, "pt") as opened:
-                for name in opened.keys():
+                names = opened.keys()
+                for name in names:
                     self._files[name] = file
                     self.shapes[name] = tuple(opened.get_slice(name).get_shape())
 
@@ -133,7 +134,7 @@ class ShardWriter:
             self._open()
         assert self._file is not None
         if num_bytes:
-            self._file.write(memoryview(flat.view(torch.uint8).numpy()))
+            self._file.write(flat.view(torch.uint8).numpy().data)
         self._header[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),

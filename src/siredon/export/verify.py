@@ -106,7 +106,9 @@ def verify_merge(
         ModelError: The merged model does not say what base and adapter say.
     """
     samples, what = choose_samples(config, tokenizer)
-    with tempfile.TemporaryDirectory(dir=merged) as folder:  # there it goes with the rest if the process is killed
+    with tempfile.TemporaryDirectory(
+        dir=merged
+    ) as folder:  # there it goes with the rest if the process is killed
         store_logits(_load_adapted(config, changes, tokenizer, hardware), samples, Path(folder))
         release_memory(hardware)
         model = _load_merged(config, merged, tokenizer, hardware)

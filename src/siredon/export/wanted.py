@@ -21,3 +21,7 @@ class Merge:
     adapters: tuple[str, ...] = ()
     verify: bool = True
     max_kl: float = MAX_KL
+
+
+#: The adapter of the run, checked.
+USUAL = Merge()

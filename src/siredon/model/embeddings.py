@@ -207,9 +207,7 @@ def _start_rows_(
                 weight[first:] = drawn.to(weight)
 
 
-def _reset_rows_(
-    tables: Sequence[torch.Tensor], ids: tuple[int, ...], trained: range, num_ids: int
-) -> None:
+def _reset_rows_(tables: Sequence[torch.Tensor], ids: tuple[int, ...], trained: range, num_ids: int) -> None:
     """Sets the rows of `ids` to the average of all other rows that a token of the trained model has.
 
     Raises:
