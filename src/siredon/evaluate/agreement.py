@@ -48,7 +48,8 @@ class Agreement:
         """For people."""
         return (
             f"{self.num_tokens:,} tokens: logits differ by {self.max_error:.2g} at most, {self.mean_error:.2g} on "
-            f"average; KL {self.kl:.2g} nats a token; the likeliest token is the same after {100 * self.same_token:.2f} %"
+            f"average; KL {self.kl:.2g} nats a token; the likeliest token is the same after "
+            f"{100 * self.same_token:.2f} %"
         )
 
 
