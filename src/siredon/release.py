@@ -6,7 +6,7 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
-from siredon.export.wanted import USUAL, Merge
+from siredon.export.wanted import UNCHECKED, USUAL, Merge
 from siredon.log import show
 from siredon.serve.prompts import Prompts
 
@@ -62,3 +62,8 @@ def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
         write_report(config, changes, method, verified, draft)
         copy_record(changes[-1].folder, draft)
     show(f"merged model: {output / 'merged'}")
+
+
+def merge_unchecked(config: Config) -> None:
+    """The same for those who hold the merged model against the adapter themselves."""
+    merge_lora(config, UNCHECKED)

@@ -25,3 +25,5 @@ class Merge:
 
 #: The adapter of the run, checked.
 USUAL = Merge()
+#: The same, left to the caller to check.
+UNCHECKED = Merge(verify=False)
