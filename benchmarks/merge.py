@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from siredon.export.shards import Shards, ShardWriter, list_shards
+from siredon.export.tensor_files import Shards, ShardWriter, list_shards
 from siredon.hardware import probe_hardware
 
 RANK = 16

@@ -6,7 +6,7 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
-from siredon.export.wanted import UNCHECKED, USUAL, Merge
+from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
 from siredon.log import show
 from siredon.serve.prompts import Prompts
 

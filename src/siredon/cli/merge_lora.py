@@ -8,7 +8,7 @@ import typer
 
 from siredon.cli.options import OPEN, Target
 from siredon.cli.read import read_target
-from siredon.export.wanted import MAX_KL, Merge
+from siredon.export.merge_wanted import MAX_KL, Merge
 
 
 def merge_lora(

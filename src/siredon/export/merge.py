@@ -20,7 +20,7 @@ from siredon.export.merge_base import load_merge_base
 from siredon.export.merge_round import Rounding
 from siredon.export.merge_shards import Rows, ShardMerge, Start, prepare_shard_merge
 from siredon.export.merge_stage import Change, check_scalable, scale_
-from siredon.export.shards import list_shards
+from siredon.export.tensor_files import list_shards
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.adapter_folder import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from siredon.export.merge_stage import Stage
-from siredon.export.shards import Shards
+from siredon.export.tensor_files import Shards
 from siredon.model.embeddings import list_tables
 
 

@@ -13,7 +13,7 @@ from siredon.config.sections.embedding import EmbeddingSection
 from siredon.export.merge_plan import Layout, Unit, name_tables, plan_units, read_layout, revert
 from siredon.export.merge_round import Rounding
 from siredon.export.merge_stage import Change, Stage
-from siredon.export.shards import SHARD_BYTES, Shards, ShardWriter
+from siredon.export.tensor_files import SHARD_BYTES, Shards, ShardWriter
 from siredon.model.embeddings import Drawing, changes_tables, count_ids, fit_tables, read_spread
 
 
