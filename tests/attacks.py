@@ -38,8 +38,8 @@ from siredon.config.json_schema import json_schema
 from siredon.config.schema import key_homes
 from siredon.data.templates.chatml import TEMPLATE
 
-#: Longer than any of these runs; a run that is told to go on for ever ends by its `max_time` before.
-SECONDS = 90
+#: Longer than any of these runs, of which some compile their model; `max_time` ends those told to go on for ever.
+SECONDS = 300
 #: Far above what these runs take, far below what the machine has.
 MEMORY = 8 * 2**30
 #: These say where a run writes, or make it another program.
@@ -242,13 +242,13 @@ def attack_rows(place: Range, count: int, seed: int) -> int:
 
 
 def _is_counted(said: str, num_rows: int) -> bool:
-    """Whether as many rows as there are were read, and those that are not samples were counted."""
-    read = re.search(r": ([\d,]+) rows?, ", said)
-    samples = re.search(r"^training: ([\d,]+) samples", said, re.MULTILINE)
+    """Whether as many rows as there are were read, and each that is no sample was counted with its reason."""
+    read = re.search(r": ([\d,]+) rows?(?: ->|,) ", said)
+    samples = re.search(r"^training: ([\d,]+) samples?", said, re.MULTILINE)
+    dropped = re.findall(r"^  ([\d,]+) of [\d,]+ rows? dropped: .+", said, re.MULTILINE)
     if not read or not samples or int(read[1]) != num_rows:
         return False
-    missing = num_rows - int(samples[1])
-    return missing <= 0 or "dropped" in said
+    return int(samples[1]) + sum(map(int, dropped)) == num_rows
 
 
 def report(found: Counter[str]) -> int:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from siredon.config.schema import Config
-from siredon.log import note, show
+from siredon.log import note, show, warn
 from siredon.registry import Shelf
 from siredon.sweep.wanted import Sweep
 
@@ -75,6 +75,22 @@ def train(config: Config) -> None:
 
     with interruptible_run(config) as interruption, deterministic_run(config.batch):
         run_with_rollbacks(lambda rewind: _train(config, interruption, rewind))
+    if config.lm_eval.lm_eval_tasks and config.lm_eval.lm_eval_post_train:
+        _judge(config)
+
+
+def _judge(config: Config) -> None:
+    """The tasks that the file names, asked of what was trained."""
+    from siredon.distributed.ranks import num_ranks
+    from siredon.evaluate.wanted import Benchmark
+    from siredon.release import lm_eval
+
+    if num_ranks() > 1:
+        warn(
+            "`lm_eval_tasks` are not run after a training of several processes: `siredon lm-eval CONFIG` runs them"
+        )
+    else:
+        lm_eval(config, Benchmark())
 
 
 def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:

@@ -27,11 +27,13 @@ class Shelf:
         package: The folder as a dotted name, such as `siredon.data.formats`.
         attribute: The name under which each file defines its part, such as `FORMAT`.
         key: The YAML key whose value is the name of a part, for messages.
+        group: The entry-point group is `siredon.<group>`; the last word of the package where two shelves differ in it.
     """
 
     package: str
     attribute: str
     key: str
+    group: str = ""
 
     @property
     def name(self) -> str:
@@ -75,7 +77,7 @@ class Shelf:
         return vars(importlib.import_module(f"{self.package}.{name}"))[self.attribute]
 
     def _plugins(self) -> tuple[metadata.EntryPoint, ...]:
-        return _installed_entries(f"siredon.{self.name}")
+        return _installed_entries(f"siredon.{self.group or self.name}")
 
 
 @cache

@@ -6,9 +6,48 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
+from siredon.evaluate.wanted import Benchmark, Evaluation
 from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
+from siredon.export.wanted import Wanted
 from siredon.log import show
+from siredon.registry import Shelf
 from siredon.serve.prompts import Prompts
+
+EXPORTS = Shelf("siredon.export.formats", "EXPORT", "--format", "exports")
+
+
+def evaluate(config: Config, wanted: Evaluation) -> None:
+    """Measures models on rows: a table, and files beside the model."""
+    from siredon.evaluate.candidates import choose_folder
+    from siredon.evaluate.report import publish_results
+    from siredon.evaluate.score import judge_models
+    from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Models, one after the other; their losses by data set; their answers, and the scores of these
+    hardware = probe_hardware()
+    folder = choose_folder(config, wanted.output, "evaluation")
+    results = judge_models(config, wanted, hardware, folder)
+    # 2. Table and files
+    publish_results(results, folder, config.checkpoint.output_folder)
+
+
+def lm_eval(config: Config, wanted: Benchmark) -> None:
+    """Asks models the tasks of lm-evaluation-harness: a table, and files beside the model."""
+    from siredon.evaluate.benchmarks import publish_marks, run_benchmarks
+    from siredon.evaluate.candidates import choose_folder, name_by_time
+    from siredon.hardware import probe_hardware, release_memory
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Tasks; models, one after the other, and what they answer
+    hardware = probe_hardware()
+    release_memory(hardware)  # of a training run before it
+    folder = wanted.output or name_by_time(choose_folder(config, None, "lm_eval_results"))
+    marks = run_benchmarks(config, wanted, hardware, folder)
+    # 2. Table and files
+    publish_marks(marks, folder)
 
 
 def inference(config: Config, prompts: Prompts) -> None:
@@ -67,3 +106,17 @@ def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
 def merge_unchecked(config: Config) -> None:
     """The same for those who hold the merged model against the adapter themselves."""
     merge_lora(config, UNCHECKED)
+
+
+def export(config: Config, wanted: Wanted) -> None:
+    """Writes the model in a format that other programs read, and reads it back before it is in its place."""
+    from siredon.export.source import find_source
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    # 1. Format
+    write = EXPORTS.load(wanted.format)
+    # 2. Whole weights: of a full fine-tune, or of an adapter that is merged
+    source = find_source(config, merge_lora)
+    # 3. Written, read back, compared
+    show(f"{wanted.format}: {write(source, wanted)}")

@@ -21,7 +21,7 @@ RECORD = "run.json"
 #: Sections that still say something once the weights are whole: what was trained, and how, is done.
 _LASTING = (
     *("model", "placement", "tokenizer", "data", "streaming", "packing", "batch", "loader"),
-    *("attention", "precision", "evaluation", "generation", "serving", "hub"),
+    *("attention", "precision", "evaluation", "lm_eval", "generation", "serving", "hub"),
 )
 #: Keys that name a file or folder, in the file and in an entry of its lists.
 _PATHS = ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir", "dataset_prepared_path")
@@ -106,7 +106,8 @@ def list_keys(artifact: Artifact) -> dict[str, Any]:
     given = {
         key: value
         for key, value in artifact.given.items()
-        if is_adapter or (key in homes and homes[key].section in _LASTING)
+        # The folder says which weights are judged
+        if key != "lm_eval_model" and (is_adapter or (key in homes and homes[key].section in _LASTING))
     }
     return {**_REQUIRED, **_resolve(given, artifact.started_in), "output_dir": str(folder)}
 

@@ -53,6 +53,7 @@ _SECTIONS: dict[str, Kind] = {
     "checkpoint": "free",
     "hub": "free",
     "evaluation": "free",
+    "lm_eval": "free",
     "generation": "free",
     "stopping": "free",
     "bad_steps": "watched",

@@ -2,4 +2,11 @@
 
 merge.py        an adapter into its base: a normal model folder
 merge_base.py   the base that it is merged into
+folder.py       folders that are whole or not there; file.py: files
+wanted.py       what `siredon export` is asked; source.py: the model that is exported
+formats/        what it is written as: gguf.py ollama.py safetensors.py onnx.py
+gguf_*.py       a GGUF file written and read back; llama_cpp.py: read by llama.cpp itself
+go_template.py  chat templates as Ollama has them, in a modelfile.py
+shards.py       folders of safetensors
+round_trip.py   is what was read back the same model?
 """

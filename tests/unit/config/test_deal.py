@@ -135,8 +135,8 @@ def test_a_planned_key_without_a_default_may_be_off(value: str):
     "text",
     [
         "kd_ce_alpha: 5\n",
-        "lm_eval_post_train: false\n",
-        "lm_eval_tasks: [arc]\n",
+        "moe_bnb_fast: false\n",
+        "eval_causal_lm_metrics: [ter]\n",
         "fsdp_config: {offload_params: true}\n",
     ],
 )

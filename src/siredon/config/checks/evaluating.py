@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.data import DataSection
-from siredon.config.sections.evaluation import EvaluationSection
+from siredon.config.sections.evaluation import EvaluationSection, LmEvalSection, split_task
 from siredon.config.sections.generation import GenerationSection
 from siredon.config.sections.packing import PackingSection
 
@@ -60,6 +61,27 @@ def _check_answers(evaluation: EvaluationSection, packing: PackingSection) -> It
         )
 
 
+def _check_tasks(lm_eval: LmEvalSection) -> Iterator[Finding]:
+    """A task is a name of lm-evaluation-harness, with a whole number of examples behind a colon if any.
+
+    Where tasks are run after training, the package is needed before it.
+    """
+    for place, task in enumerate(lm_eval.lm_eval_tasks):
+        name, _ = split_task(task)
+        if not name or ":" in name:
+            yield Finding(
+                f"lm_eval_tasks.{place}",
+                f"`{task}` is no task with a number of examples behind it",
+                "Write `arc_easy:5`, or `arc_easy` for the number that the task has itself.",
+            )
+    if lm_eval.lm_eval_tasks and lm_eval.lm_eval_post_train and importlib.util.find_spec("lm_eval") is None:
+        yield Finding(
+            "lm_eval_tasks",
+            "the tasks are run when training has ended, and lm-eval is not installed",
+            "pip install 'siredon[lm-eval]', or set `lm_eval_post_train: false`.",
+        )
+
+
 RULES = (
     Rule(
         "SD0233",
@@ -72,5 +94,11 @@ RULES = (
         _check_answers,
         wrong="val_set_size: 0.1\ndo_causal_lm_eval: true\nsample_packing: true",
         right="val_set_size: 0.1\ndo_causal_lm_eval: true\nsample_packing: true\neval_sample_packing: false",
+    ),
+    Rule(
+        "SD0830",
+        _check_tasks,
+        wrong="lm_eval_post_train: false\nlm_eval_tasks: ['arc_easy:five']",
+        right="lm_eval_post_train: false\nlm_eval_tasks: ['arc_easy:5']",
     ),
 )

@@ -96,11 +96,8 @@ def _check_record(profiler: ProfilerSection, batch: BatchSection) -> Iterator[Fi
 def _check_scores(evaluation: EvaluationSection) -> Iterator[Finding]:
     """Settings of a score come with the score.
 
-    `bench_dataset` and `bench_split` belong to `do_bench_eval`, `eval_causal_lm_metrics` to `do_causal_lm_eval`, and
-    `eval_max_new_tokens` to `eval_table_size`.
+    `bench_dataset` and `bench_split` belong to `do_bench_eval`, `eval_causal_lm_metrics` to `do_causal_lm_eval`.
     """
-    if not evaluation.eval_table_size:
-        yield from find_idle_keys(evaluation, ("eval_max_new_tokens",), "`eval_table_size: 5`")
     if not evaluation.do_bench_eval:
         yield from find_idle_keys(evaluation, ("bench_dataset", "bench_split"), "`do_bench_eval: true`")
     if not evaluation.do_causal_lm_eval:

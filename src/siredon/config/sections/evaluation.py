@@ -24,7 +24,7 @@ class EvaluationSection(Section):
     eval_table_size: Int | None = key(
         "Validation rows that the model answers at each validation, into `predictions.jsonl`.", None, ge=0
     )
-    eval_max_new_tokens: Int = key("Longest of those answers, in tokens.", 128, ge=1)
+    eval_max_new_tokens: Int = key("Longest answer, in tokens, there and in `siredon evaluate`.", 128, ge=1)
     do_causal_lm_eval: Bool | None = planned("Let the model answer validation prompts and score the text.")
     eval_causal_lm_metrics: tuple[TextMetric, ...] | None = planned("Scores of those answers.")
     do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")
@@ -42,7 +42,13 @@ class EvaluationSection(Section):
 class LmEvalSection(Section):
     """Benchmarks of lm-evaluation-harness."""
 
-    lm_eval_tasks: StrList = planned("Tasks, each with its number of examples if any: `arc_easy:5`.", ())
-    lm_eval_batch_size: Int = planned("Prompts per batch.", 8)
-    lm_eval_post_train: Bool = planned("Run the tasks when training has ended.", True)
-    lm_eval_model: Str | None = planned("Model to judge in place of the trained one.")
+    lm_eval_tasks: StrList = key("Tasks, each with its number of examples if any: `arc_easy:5`.", ())
+    lm_eval_batch_size: Int = key("Questions per batch.", 8, ge=1)
+    lm_eval_post_train: Bool = key("Run the tasks when training has ended.", True)
+    lm_eval_model: Str | None = key("Model to judge in place of the trained one.", None)
+
+
+def split_task(task: str) -> tuple[str, int | None]:
+    """A task and its number of examples, None where it is not named: `arc_easy` and 5 of `arc_easy:5`."""
+    name, mark, count = task.rpartition(":")
+    return (name, int(count)) if mark and count.isdecimal() else (task, None)

@@ -1,0 +1,1 @@
+"""Scores of what a model wrote: `METRIC` takes answers and references, in order, and gives numbers by name."""

@@ -1,0 +1,1 @@
+"""Formats of `siredon export`, one file each."""
