@@ -27,8 +27,8 @@ from siredon.export.merge import find_changes, merge_adapters
 from siredon.export.merge_base import load_merge_tokenizer
 from siredon.export.merge_shards import Rows, Start, prepare_shard_merge
 from siredon.export.merge_stage import Change
-from siredon.export.tensor_files import Shards, list_shards
 from siredon.export.merge_wanted import Merge
+from siredon.export.tensor_files import Shards, list_shards
 from siredon.hardware import probe_cpu
 from siredon.model.adapt import attach_adapter_
 from siredon.model.load import Source, load_model, load_skeleton
