@@ -201,12 +201,12 @@ def selftest(wanted: Wanted) -> bool:
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()  # before the imports that make libraries talk
-    from siredon.release import merge_lora
+    from siredon.release import merge_unchecked
     from siredon.selftest.show import show_progress, show_table
     from siredon.selftest.table import run_table
 
     # 1. Rows, each in its cells; 2. table, or JSON
     with show_progress() as say:
-        table = run_table(wanted, say, (train, merge_lora))
+        table = run_table(wanted, say, (train, merge_unchecked))
     show_table(table, as_json=wanted.as_json)
     return table.passed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from siredon.config.schema import Config
 from siredon.evaluate.wanted import Benchmark, Evaluation
+from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
 from siredon.export.wanted import Export
 from siredon.log import show
 from siredon.registry import Shelf
@@ -102,28 +103,36 @@ def chat(config: Config, prompts: Prompts, system: str) -> None:
         run_chat(talk)
 
 
-def merge_lora(config: Config) -> None:
+def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
     """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
-    from siredon.export.merge import choose_device, merge_adapter
-    from siredon.export.merge_base import load_merge_base, load_merge_tokenizer
+    from siredon.export.folder import copy_record, written_beside
+    from siredon.export.merge import find_changes, merge_adapters
+    from siredon.export.merge_base import load_merge_tokenizer
+    from siredon.export.report import write_report
+    from siredon.export.verify import verify_merge
     from siredon.hardware import probe_hardware
-    from siredon.model.adapter_folder import find_adapter
-    from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
-    # 1. Adapter
+    # 1. Adapters
     output = config.checkpoint.output_folder
-    adapter = find_adapter(config.adapter, output, merges=True)
-    # 2. Base, in fp32, so that the sum is made in fp32
-    tokenizer = load_merge_tokenizer(config)
-    hardware = probe_hardware()
-    base = load_merge_base(config, tokenizer, hardware)
-    # 3. Merge, and write in the format the run trained in
-    precision = resolve_precision(config.precision, hardware, has_adapter=True)
-    base.to(choose_device(config.adapter, hardware))
-    merge_adapter(base, config.adapter, adapter, output / "merged", tokenizer, precision.weights)
+    changes = find_changes(config.adapter, output, wanted.adapters)
+    # 2. Merge, in fp32, and write in the format the run trained in
+    tokenizer, hardware = load_merge_tokenizer(config), probe_hardware()
+    with written_beside(output / "merged") as draft:
+        method = merge_adapters(config, changes, tokenizer, hardware, draft)
+        # 3. Does it say what base and adapter say?
+        asked = (config, changes, draft, tokenizer, hardware, wanted.max_kl)
+        verified = verify_merge(*asked) if wanted.verify else None
+        # 4. What others must know of it
+        write_report(config, changes, method, verified, draft)
+        copy_record(changes[-1].folder, draft)
     show(f"merged model: {output / 'merged'}")
+
+
+def merge_unchecked(config: Config) -> None:
+    """The same for those who hold the merged model against the adapter themselves."""
+    merge_lora(config, UNCHECKED)
 
 
 def export(config: Config, wanted: Export) -> None:

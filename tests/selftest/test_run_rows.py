@@ -11,7 +11,8 @@ import torch
 
 from siredon import pipeline, release
 from siredon.data import prompt
-from siredon.export import merge
+from siredon.export import merge_stage
+from siredon.export.merge_shards import ShardMerge
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell
 from siredon.selftest.table import ROWS, try_cell
@@ -21,7 +22,7 @@ from siredon.train.trainer import SiredonTrainer
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    with Rig(verbs=(pipeline.train, release.merge_lora)) as built:
+    with Rig(verbs=(pipeline.train, release.merge_unchecked)) as built:
         yield built
 
 
@@ -76,14 +77,14 @@ def test_the_newest_checkpoint_or_none(rig: Rig, monkeypatch: pytest.MonkeyPatch
 
 def change_adapter(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Merges another adapter than was trained."""
-    plain = merge.load_adapter
+    plain = merge_stage.load_adapter
 
     def read(base: Any, folder: Path) -> Any:
         model = plain(base, folder)
         change(model)
         return model
 
-    monkeypatch.setattr(merge, "load_adapter", read)
+    monkeypatch.setattr(merge_stage, "load_adapter", read)
 
 
 @pytest.mark.parametrize("case", ["rslora", "dora"])
@@ -184,10 +185,10 @@ def test_stop_tokens_that_are_not_saved(rig: Rig, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_merge_in_16_bits(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    plain = merge.merge_adapter
+    plain = ShardMerge.write
 
-    def narrow(base: Any, section: Any, adapter: Any, folder: Any, tokenizer: Any, dtype: Any) -> None:
-        plain(base, section, adapter, folder, tokenizer, torch.bfloat16)
+    def narrow(self: Any, folder: Path, dtype: Any) -> None:
+        plain(self, folder, torch.bfloat16)
 
-    monkeypatch.setattr(merge, "merge_adapter", narrow)
+    monkeypatch.setattr(ShardMerge, "write", narrow)
     assert "weights of another number format" in find_failures(rig, "export", Cell(case="merged adapter"))

@@ -43,14 +43,25 @@ def find_adapter(section: AdapterSection, output: Path, *, merges: bool = False)
     if given and not (output / SETTINGS).is_file():
         output = Path(given).expanduser()
         note(f"adapter: {output}")
+    if merges:
+        check_mergeable(output)
     check_adapter(output)
-    kind = json.loads((output / SETTINGS).read_text())["peft_type"]
-    if merges and kind == "ADAPTION_PROMPT":
+    return output
+
+
+def check_mergeable(folder: Path) -> None:
+    """Refuses what is no whole adapter, or no change of the weights.
+
+    Raises:
+        CheckpointError: What is missing.
+        ModelError: The adapter is no change of the weights.
+    """
+    check_adapter(folder)
+    if json.loads((folder / SETTINGS).read_text())["peft_type"] == "ADAPTION_PROMPT":
         raise ModelError(
             "`adapter: llama-adapter` cannot be merged: its prompts are no change of the weights",
             "Use the adapter as it is, beside its base.",
         )
-    return output
 
 
 def check_adapter(folder: Path, way_out: str = _WAY_OUT) -> None:
@@ -83,7 +94,7 @@ def load_adapter(model: Any, folder: Path, **options: Any) -> Any:
     from peft import PeftModel
 
     check_adapter(folder)
-    with _free_of_start(folder) as free, _explained(folder):
+    with without_start(folder) as free, _explained(folder):
         adapted = PeftModel.from_pretrained(
             model, str(free), torch_device=str(model.get_input_embeddings().weight.device), **options
         )
@@ -109,7 +120,7 @@ def add_adapter_(adapted: Any, folder: Path, name: str) -> None:
             "Serve it by itself.",
         )
     device = str(adapted.get_input_embeddings().weight.device)
-    with _free_of_start(folder) as free, _explained(folder):
+    with without_start(folder) as free, _explained(folder):
         adapted.load_adapter(str(free), adapter_name=name, torch_device=device)
 
 
@@ -245,7 +256,7 @@ def _double_rank_(settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _free_of_start(folder: Path) -> Iterator[Path]:
+def without_start(folder: Path) -> Iterator[Path]:
     """The folder, or a copy of it that is free of its start."""
     if not (folder / START).is_file():
         yield folder

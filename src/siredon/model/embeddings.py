@@ -6,7 +6,8 @@ the seed alone, so whoever loads the base model again, to merge or to ask it, ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,11 +40,61 @@ def fit_embeddings_(model: Any, tokenizer: Any, section: EmbeddingSection, *, se
         # The new rows are set below: transformers would draw them from the state of the moment.
         model.resize_token_embeddings(num_rows, mean_resizing=False)
         note(_describe(num_known, num_rows, section))
-    trained = range(min(num_known, num_ids))
-    if num_rows > num_known:
-        _start_rows_(model, num_known, trained, section, seed)
+    tables = [table for _, table in list_tables(model)]
+    _settle_rows_(tables, num_known, num_ids, section, Drawing(read_spread(model), seed))
     if section.fixed_ids:
-        _reset_rows_(model, section.fixed_ids, trained, num_ids)
+        note(
+            f"embeddings: {len(set(section.fixed_ids))} row(s) set to the average of the others "
+            "(`fix_untrained_tokens`)"
+        )
+
+
+def fit_tables(
+    tables: Sequence[torch.Tensor], num_ids: int, section: EmbeddingSection, drawing: Drawing
+) -> list[torch.Tensor]:
+    """What `fit_embeddings_` makes of the tables of a model, which are given to it by themselves.
+
+    Args:
+        tables: In the order of `list_tables`, as they are on disk; `(V, H)`, or `(V,)` for a bias.
+        num_ids: Rows that the tokenizer needs.
+        section: How many rows, and how new ones start.
+        drawing: How rows are drawn that start at random.
+
+    Raises:
+        ModelError: An id of `fix_untrained_tokens` that the tokenizer does not have.
+    """
+    num_known = tables[0].shape[0]
+    num_rows = choose_rows(num_known, num_ids, section)
+    fitted = []
+    for table in tables:
+        rows = table.new_zeros(num_rows, *table.shape[1:])
+        rows[:num_known] = table[:num_rows]
+        fitted.append(rows)
+    _settle_rows_(fitted, num_known, num_ids, section, drawing)
+    return fitted
+
+
+def changes_tables(num_known: int, num_ids: int, section: EmbeddingSection) -> bool:
+    """Whether rows come, go, or begin anew."""
+    return choose_rows(num_known, num_ids, section) != num_known or bool(section.fixed_ids)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How rows are drawn that start at random.
+
+    Args:
+        spread: Their standard deviation.
+        seed: Seed.
+    """
+
+    spread: float
+    seed: int
+
+
+def read_spread(model: Any) -> float:
+    """The standard deviation with which a model starts its own weights."""
+    return float(model.config.get_text_config().initializer_range)
 
 
 def count_ids(tokenizer: Any) -> int:
@@ -61,6 +112,17 @@ def choose_rows(num_known: int, num_ids: int, section: EmbeddingSection) -> int:
     """
     num_rows = num_ids if section.shrink_embeddings else max(num_known, num_ids)
     return -(-num_rows // _MULTIPLE) * _MULTIPLE if section.resize_token_embeddings_to_32x else num_rows
+
+
+def list_tables(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """What has a row per token, by name: the embeddings; the head and its bias, unless they are the embeddings."""
+    names = {id(module): name for name, module in model.named_modules()}
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    yield f"{names[id(embeddings)]}.weight", embeddings.weight
+    if head is not None and head.weight is not embeddings.weight:
+        yield f"{names[id(head)]}.weight", head.weight
+    if isinstance(head, torch.nn.Linear) and head.bias is not None:
+        yield f"{names[id(head)]}.bias", head.bias
 
 
 def average_row(weight: torch.Tensor, rows: range, *, leave_out: tuple[int, ...] = ()) -> torch.Tensor:
@@ -114,22 +176,38 @@ def _trains_row(base: Any, index: int) -> bool:
     return any(parameter.requires_grad for parameter in table.parameters())
 
 
-def _start_rows_(model: Any, first: int, trained: range, section: EmbeddingSection, seed: int) -> None:
+def _settle_rows_(
+    tables: Sequence[torch.Tensor],
+    num_known: int,
+    num_ids: int,
+    section: EmbeddingSection,
+    drawing: Drawing,
+) -> None:
+    """Starts the rows beyond those of the weights, and those that the config names."""
+    trained = range(min(num_known, num_ids))
+    if tables[0].shape[0] > num_known:
+        _start_rows_(tables, num_known, trained, section, drawing)
+    if section.fixed_ids:
+        _reset_rows_(tables, section.fixed_ids, trained, num_ids)
+
+
+def _start_rows_(
+    tables: Sequence[torch.Tensor], first: int, trained: range, section: EmbeddingSection, drawing: Drawing
+) -> None:
     """Sets all rows from `first` on: to the average of the trained ones, or by a seed of their own."""
-    generator = torch.Generator().manual_seed(seed)
-    spread = float(model.config.get_text_config().initializer_range)
-    for weight in _tables(model):
+    generator = torch.Generator().manual_seed(drawing.seed)
+    for weight in tables:
         with torch.no_grad():
             if section.mean_resizing_embeddings:
                 weight[first:] = average_row(weight, trained).to(weight.dtype)
             elif weight.dim() == 1:
                 weight[first:] = 0
             else:
-                drawn = torch.empty(weight[first:].shape).normal_(0.0, spread, generator=generator)
+                drawn = torch.empty(weight[first:].shape).normal_(0.0, drawing.spread, generator=generator)
                 weight[first:] = drawn.to(weight)
 
 
-def _reset_rows_(model: Any, ids: tuple[int, ...], trained: range, num_ids: int) -> None:
+def _reset_rows_(tables: Sequence[torch.Tensor], ids: tuple[int, ...], trained: range, num_ids: int) -> None:
     """Sets the rows of `ids` to the average of all other rows that a token of the trained model has.
 
     Raises:
@@ -143,21 +221,9 @@ def _reset_rows_(model: Any, ids: tuple[int, ...], trained: range, num_ids: int)
         )
     if len({index for index in ids if index in trained}) == len(trained):
         raise ModelError("`fix_untrained_tokens` names every token", "Leave out those that are trained.")
-    for weight in _tables(model):
+    for weight in tables:
         with torch.no_grad():
             weight[sorted(set(ids))] = average_row(weight, trained, leave_out=ids).to(weight.dtype)
-    note(f"embeddings: {len(set(ids))} row(s) set to the average of the others (`fix_untrained_tokens`)")
-
-
-def _tables(model: Any) -> Iterator[torch.Tensor]:
-    """What has a row per token: the embeddings; the head and its bias, unless they are the embeddings."""
-    table = model.get_input_embeddings().weight
-    yield table
-    head = model.get_output_embeddings()
-    if head is not None and head.weight is not table:
-        yield head.weight
-    if isinstance(head, torch.nn.Linear) and head.bias is not None:
-        yield head.bias
 
 
 def _describe(num_known: int, num_rows: int, section: EmbeddingSection) -> str:

@@ -110,6 +110,18 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
     return model
 
 
+def load_skeleton(source: Source, tokenizer: Any, hardware: Hardware, *, seed: int) -> Any:
+    """The model without its weights: every tensor has its name and its shape, and is on PyTorch's device `meta`.
+
+    It is what `load_model` gives in fp32, the size of the embeddings included, and takes no memory.
+
+    Raises:
+        ModelError: As `load_model`.
+    """
+    aside = replace(source, placement=PlacementSection(device_map="meta"))
+    return load_model(aside, torch.float32, tokenizer, hardware, seed=seed)
+
+
 def set_stop_tokens_(model: Any, stop_ids: tuple[int, ...]) -> None:
     """Lets generation end on these tokens, also in plain transformers: they are saved with the weights."""
     model.generation_config.eos_token_id = list(stop_ids)

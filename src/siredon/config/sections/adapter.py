@@ -90,7 +90,7 @@ class AdapterSection(Section):
     loraplus_lr_ratio: Float | None = key("LoRA+: learning rate of B over that of A.", None, gt=0)
     loraplus_lr_embedding: Float = key("LoRA+: learning rate of embedding adapters.", 1e-6, gt=0)
     lora_on_cpu: Bool | None = key("Merge in RAM, which is the default; false: on the GPU.", None)
-    merge_method: Literal["legacy", "memory_efficient"] = planned(
+    merge_method: Literal["legacy", "memory_efficient"] = key(
         "Merge file by file, or the whole model in memory (`legacy`).", "memory_efficient"
     )
     mora: MoraOptions | None = planned("MoRA in place of LoRA.")
