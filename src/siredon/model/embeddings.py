@@ -93,8 +93,9 @@ class Drawing:
 
 
 def read_spread(model: Any) -> float:
-    """The standard deviation with which a model starts its own weights."""
-    return float(model.config.get_text_config().initializer_range)
+    """The standard deviation with which a model starts its own weights; where it has none, that of transformers."""
+    settings = model.config.get_text_config().to_dict()
+    return float(settings.get("initializer_range", settings.get("init_std", 0.02)))
 
 
 def count_ids(tokenizer: Any) -> int:

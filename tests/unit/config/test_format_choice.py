@@ -207,7 +207,7 @@ def test_a_type_is_split_at_its_first_mark(name: str, parts: tuple[str, str, str
 
 
 @pytest.mark.parametrize(
-    "kind", ["''", ".", "':'", "'a:'", "'a.'", "'.a'", '"a.\\0b"', "'ä.ö'", f"{'x' * 5000}.y", "'alpaca:'"]
+    "kind", ["''", ".", "':'", "'a:'", "'a.'", "'.a'", "'ä.ö'", f"{'x' * 5000}.y", "'alpaca:'"]
 )
 def test_odd_names_are_problems_and_no_tracebacks(kind: str):
     assert [problem.code for problem in check("", text(kind)).diagnostics] == ["SD0152"]

@@ -106,7 +106,7 @@ def test_a_config_that_says_nothing_is_passed_over(write_model, text: str):
     assert problems(write_model("m", text), "sequence_len: 100000\n") == []
 
 
-@pytest.mark.parametrize("name", ["no/such/model", "~nobody/x", '"a\\0b"', "x" * 5000])
+@pytest.mark.parametrize("name", ["no/such/model", "~nobody/x", "x" * 5000])
 def test_a_model_that_is_not_here_is_passed_over(name: str):
     start = f"base_model: {name}\nlearning_rate: 1e-4\n{DATASETS}"
     assert problems(start, "sequence_len: 100000\n") == []
