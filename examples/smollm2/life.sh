@@ -20,7 +20,7 @@ step "evaluate: base and tuned"
 step "merge, held against base and adapter"
 "$bin/siredon" merge-lora "$out"
 step "export for llama.cpp, and read it back"
-"$bin/siredon" export "$out/merged" --format gguf --type q8_0 --output "$out/model-q8_0.gguf"
+"$bin/siredon" export "$out" --format gguf --type q8_0 --output "$out/model-q8_0.gguf"
 
 step "serve, and one streamed answer by OpenAI's client"
 "$bin/siredon" serve "$out" --port "$port" &

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stderr
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,9 @@ def load_back(file: GgufFile) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     place = {"gguf_file": file.path.name}
-    folder = str(file.path.parent)
-    try:
+    # In a folder of its own: beside an adapter, transformers would load that one's base in place of the file
+    with tempfile.TemporaryDirectory() as folder, _explained(file):
+        (Path(folder) / file.path.name).symlink_to(file.path.resolve())
         config = AutoConfig.from_pretrained(folder, **place)
         config.update({"head_dim": int(file.read(f"{file.architecture}.attention.key_length"))})
         if "attention_bias" in config.to_dict():
@@ -66,12 +69,19 @@ def load_back(file: GgufFile) -> tuple[Any, Any]:
         with redirect_stderr(io.StringIO()):  # A bar that cannot be turned off
             model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, **place)
         tokenizer = AutoTokenizer.from_pretrained(folder, **place)
+    if ROPE_FACTORS in file.types:
+        rotary = model.model.rotary_emb
+        rotary.inv_freq = rotary.inv_freq / file.read_tensor(ROPE_FACTORS)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def _explained(file: GgufFile) -> Iterator[None]:
+    """What transformers raises, as an error with a way out."""
+    try:
+        yield
     except LOADING_ERRORS as error:
         raise ModelError(
             f"transformers cannot read {file.path.name} back: {error}",
             "This is a mistake in siredon: report it.",
         ) from error
-    if ROPE_FACTORS in file.types:
-        rotary = model.model.rotary_emb
-        rotary.inv_freq = rotary.inv_freq / file.read_tensor(ROPE_FACTORS)
-    return model.eval(), tokenizer
