@@ -60,6 +60,10 @@ def test_an_adapter_is_merged_and_every_format_is_read_back(
     assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.float16
     assert load_target(str(half))[0].first_dataset.type == "chat_template"
 
+    # Beside an adapter the file is read back by itself
+    export(run, Export("gguf", "f16", run / "beside.gguf"))
+    assert (run / "beside.gguf").is_file()
+
     # From a GGUF file nothing is exported, and a name that is on no shelf is refused
     with pytest.raises(ModelError, match="is a GGUF file already"):
         export(file, Export("safetensors"))
