@@ -100,6 +100,7 @@ def test_ctrl_c_stops_the_answer_and_a_second_one_at_the_prompt_ends(endless_fol
         chat.wait_for("... ")
         chat.type("two")
         chat.wait_for("two")
+        time.sleep(1)  # What was typed is shown before readline waits for the next key, and for signals
         chat.type("\x03")
         chat.wait_for("Ctrl-C again")
         chat.wait_for("> ")
