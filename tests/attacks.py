@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.conftest import ROOT, build_model, build_tokenizer
-from tests.faults import run_in_child, show
+from tests.faults import run_in_child, show, write_model_and_rows
 from tests.unit.config.test_fuzz import DAMAGES, KNOWN, PIECES, TOP
 from tests.unit.data.test_bad_rows import DAMAGES as ROW_DAMAGES
 from tests.unit.data.test_bad_rows import damage, find_places
@@ -36,7 +35,6 @@ from tests.unit.data.test_formats_golden import CASES
 
 from siredon.config.json_schema import json_schema
 from siredon.config.schema import key_homes
-from siredon.data.templates.chatml import TEMPLATE
 
 #: Longer than any of these runs, of which some compile their model; `max_time` ends those told to go on for ever.
 SECONDS = 300
@@ -74,12 +72,7 @@ class Range:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tokenizer = build_tokenizer()
-        tokenizer.chat_template = TEMPLATE.source
-        build_model(len(tokenizer)).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-        rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[:24]
-        (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+        write_model_and_rows(folder, 24)
 
     def describe(self, **more: Any) -> dict[str, Any]:
         """The keys of a run that is well."""

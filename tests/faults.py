@@ -102,6 +102,16 @@ class Moment:
     seconds: float
 
 
+def write_model_and_rows(folder: Path, num_rows: int) -> None:
+    """Puts `model` with a chat template, and `rows.jsonl`, into a folder."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE.source
+    build_model(len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[:num_rows]
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+
+
 class Bench:
     """A folder with a model, rows and a run that nothing happens to.
 
@@ -111,12 +121,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tokenizer = build_tokenizer()
-        tokenizer.chat_template = TEMPLATE.source
-        build_model(len(tokenizer)).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-        rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[:40]
-        (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+        write_model_and_rows(folder, 40)
         self.whole = folder / "whole"
         status, said = self.run(self.whole, Recorder(folder / "moments.jsonl"))
         if status != 0:

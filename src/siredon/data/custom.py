@@ -129,7 +129,7 @@ def _try_row(function: RowFunction, row: Row, options: ReadOptions) -> Item | No
 
 
 def _import(found: Lookup, entry: DatasetEntry) -> Any:
-    with _search_here():
+    with search_here():
         try:
             module = importlib.import_module(found.module)
         except Exception as error:
@@ -146,7 +146,7 @@ def _import(found: Lookup, entry: DatasetEntry) -> Any:
 
 
 @contextmanager
-def _search_here() -> Iterator[None]:
+def search_here() -> Iterator[None]:
     """Modules in the folder where Siredon was started are found too, after all others."""
     before = list(sys.path)
     sys.path.append(os.getcwd())

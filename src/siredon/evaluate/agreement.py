@@ -84,6 +84,14 @@ def compare_logits(folder: Path, model: Any, samples: Sequence[Sequence[int]]) -
     return tally.sum_up()
 
 
+def measure_agreement(first: torch.Tensor, second: torch.Tensor) -> Agreement:
+    """Holds logits against others, `(T, V)` each."""
+    tally = _Tally()
+    for start in range(0, len(first), _CHUNK):
+        tally.add(first[start : start + _CHUNK], second[start : start + _CHUNK])
+    return tally.sum_up()
+
+
 @torch.inference_mode()
 def compute_logits(model: Any, sample: Sequence[int]) -> torch.Tensor:
     """`(T, V)`: what the model says after each token."""

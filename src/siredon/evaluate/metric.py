@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from siredon.config.functions import find_function
+from siredon.data.custom import search_here
 from siredon.errors import DataError
 from siredon.registry import Shelf
 
@@ -66,7 +64,7 @@ def _load_function(path: str) -> Score:
     found = find_function(path, ("score",))
     if found.problem:
         raise DataError(f"the metric `{path}`: {found.problem}", f"{found.fix} {_WANTED}")
-    with _search_here():
+    with search_here():
         try:
             function = vars(importlib.import_module(found.module)).get(found.function)
         except Exception as error:  # Whatever the user's module raises
@@ -97,14 +95,3 @@ def _read_result(path: str, name: str, result: Any) -> dict[str, float]:
         if not isinstance(value, Real) or not isinstance(key, str) or not math.isfinite(value):
             raise DataError(f"the metric `{path}` returned {key!r}: {value!r}, which is no number", _WANTED)
     return {key: float(value) for key, value in named.items()}
-
-
-@contextmanager
-def _search_here() -> Iterator[None]:
-    """Modules of the folder in which the program was started are found too, after all others."""
-    before = list(sys.path)
-    sys.path.append(os.getcwd())
-    try:
-        yield
-    finally:
-        sys.path[:] = before

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from siredon.errors import ModelError
+from siredon.evaluate.agreement import measure_agreement
 from siredon.log import show
 
 #: What every tokenizer is asked: words, figures, white space, scripts, contractions, code.
@@ -127,18 +128,17 @@ def compare_answers(source: Answers, back: Answers, bound: float) -> list[Check]
     """
     ours, theirs = torch.cat(source.logits), torch.cat(back.logits)[:, : source.logits[0].shape[1]]
     error = measure_error(ours - ours.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True))
-    log_p, log_q = ours.double().log_softmax(-1), theirs.double().log_softmax(-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    agreement = measure_agreement(ours, theirs)
     first = source.num_prompt - 1
     said = torch.tensor(source.ids[source.num_prompt :])
     likeliest = back.logits[0][first : first + len(said)].argmax(-1)
     num_same = int((likeliest == said).sum())
     return [
         Check("logits", f"relative error {error:.2g}", f"<= {bound:g}", error <= bound),
-        Check("  largest difference", f"{(ours - theirs).abs().max().item():.2g}"),
+        Check("  largest difference", f"{agreement.max_error:.2g}"),
         Check(
             "  KL divergence",
-            f"mean {divergence.mean().item():.2g}, most {divergence.max().item():.2g} nats a token",
+            f"mean {agreement.kl:.2g}, most {agreement.max_kl:.2g} nats a token",
         ),
         Check("greedy answer", f"{num_same} of {len(said)} tokens the same"),
     ]

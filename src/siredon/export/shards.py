@@ -8,12 +8,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from siredon.errors import ModelError
 from siredon.export.round_trip import TEXTS, Check, compare_ids, encode
-from siredon.export.source import Source, locate_weights, read_weights
+from siredon.export.source import Source, read_weights
+from siredon.export.tensor_files import Shards, ShardWriter, list_shards
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KB|MB|GB)", re.IGNORECASE)
@@ -50,20 +49,11 @@ def write_shards(source: Source, folder: Path, dtype: torch.dtype | None, max_by
     Returns:
         Files.
     """
-    shards: list[list[str]] = []
-    held: dict[str, torch.Tensor] = {}
-    num_bytes = total = 0
-    for name, weight in read_weights(source.folder):
-        weight = convert(name, weight, dtype)
-        if held and num_bytes + weight.nbytes > max_bytes:
-            _save(folder, shards, held)
-            held, num_bytes = {}, 0
-        held[name] = weight
-        num_bytes += weight.nbytes
-        total += weight.nbytes
-    _save(folder, shards, held)
-    _name_shards(folder, shards, total)
-    return len(shards)
+    names = Shards(list_shards(source.folder))
+    with ShardWriter(folder, names, max_bytes) as writer:
+        for name, weight in read_weights(source.folder):
+            writer.write(name, convert(name, weight, dtype))
+    return writer.num_files
 
 
 def convert(name: str, weight: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -78,25 +68,6 @@ def convert(name: str, weight: torch.Tensor, dtype: torch.dtype | None) -> torch
     if bool((converted.isinf() & weight.isfinite()).any()):
         raise ModelError(f"{name} holds values that f16 cannot hold", "Use `--type bf16`.")
     return converted
-
-
-def _save(folder: Path, shards: list[list[str]], held: dict[str, torch.Tensor]) -> None:
-    save_file(held, str(folder / f"part-{len(shards)}.safetensors"), metadata={"format": "pt"})
-    shards.append(list(held))
-
-
-def _name_shards(folder: Path, shards: list[list[str]], num_bytes: int) -> None:
-    """Gives the files the names by which transformers finds them."""
-    if len(shards) == 1:
-        (folder / "part-0.safetensors").rename(folder / "model.safetensors")
-        return
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
-        (folder / f"part-{number}.safetensors").rename(folder / file)
-        places |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": num_bytes}, "weight_map": dict(sorted(places.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def copy_rest(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
@@ -115,14 +86,12 @@ def copy_rest(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
 def compare_weights(source: Source, folder: Path, dtype: torch.dtype | None) -> list[Check]:
     """Every tensor bit for bit, the tokenizer, and what transformers makes of the folder."""
     back = Source(folder, folder, source.trusts_code)
-    places = locate_weights(folder)
-    names = sorted(locate_weights(source.folder))
-    odd = [f"{name} is missing" for name in names if name not in places]
+    written = Shards(list_shards(folder))
+    names = sorted(Shards(list_shards(source.folder)))
+    odd = [f"{name} is missing" for name in names if name not in written]
     for name, weight in read_weights(source.folder):
-        if name in places:
-            with safe_open(str(places[name]), framework="pt") as stream:
-                if not _is_same(stream.get_tensor(name), convert(name, weight, dtype)):
-                    odd.append(f"{name} has other bits")
+        if name in written and not _is_same(written.read(name), convert(name, weight, dtype)):
+            odd.append(f"{name} has other bits")
     tokenizer, reader = source.load_tokenizer(), back.load_tokenizer()
     rounded = " once rounded" if dtype else ""
     same_template = tokenizer.chat_template == reader.chat_template

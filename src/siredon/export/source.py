@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from siredon.config.model_folder import find_place
 from siredon.config.schema import Config
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.errors import CheckpointError, ModelError
+from siredon.export.tensor_files import WEIGHTS, Shards, list_shards
 from siredon.log import note
 from siredon.model.locate import tuned_model
 from siredon.model.tokenizer import load_own_tokenizer
-
-_INDEX = "model.safetensors.index.json"
-_WHOLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -126,24 +123,14 @@ def _check(source: Source) -> None:
             "would add one error to another",
             "Export the run or the merged model that they were made of.",
         )
-    if not ((folder / _WHOLE).is_file() or (folder / _INDEX).is_file()):
+    if not list_shards(folder):
         raise CheckpointError(
-            f"{folder} holds no {_WHOLE}", "Train or merge first; the model must be in safetensors."
+            f"{folder} holds no {WEIGHTS}", "Train or merge first; the model must be in safetensors."
         )
 
 
 def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a folder of safetensors, one after another, in the order of their names."""
-    for name, path in sorted(locate_weights(folder).items()):
-        with safe_open(str(path), framework="pt") as stream:
-            yield name, stream.get_tensor(name)
-
-
-def locate_weights(folder: Path) -> dict[str, Path]:
-    """Name of a tensor -> the file that it is in."""
-    index = folder / _INDEX
-    if index.is_file():
-        places = json.loads(index.read_text())["weight_map"]
-        return {name: folder / file for name, file in places.items()}
-    with safe_open(str(folder / _WHOLE), framework="pt") as stream:
-        return dict.fromkeys(stream.keys(), folder / _WHOLE)
+    shards = Shards(list_shards(folder))
+    for name in sorted(shards):
+        yield name, shards.read(name)

@@ -9,7 +9,7 @@ Source of the format: https://huggingface.co/docs/safetensors/index#format.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -31,10 +31,14 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e8m0fnu: "F8_E8M0",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
@@ -59,8 +63,11 @@ class Shards:
                     self._files[name] = file
                     self.shapes[name] = tuple(opened.get_slice(name).get_shape())
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor, which the file is closed after: what is mapped of it stays for as long as the tensor does."""
@@ -97,6 +104,9 @@ class ShardWriter:
         folder: Where.
         names: Every name that may be written: there is room for these in each header.
         max_bytes: A file is closed before it grows beyond this.
+
+    Attributes:
+        num_files: How many it has begun.
     """
 
     def __init__(self, folder: Path, names: Iterable[str], max_bytes: int = SHARD_BYTES) -> None:
@@ -108,7 +118,7 @@ class ShardWriter:
         self._header: dict[str, Any] = {}
         self._size = 0
         self._places: dict[str, int] = {}
-        self._num_files = 0
+        self.num_files = 0
         self._num_weights = 0
         self._num_bytes = 0
 
@@ -141,14 +151,14 @@ class ShardWriter:
             "data_offsets": [self._size, self._size + num_bytes],
         }
         self._size += num_bytes
-        self._places[name] = self._num_files
+        self._places[name] = self.num_files
         self._num_weights += tensor.numel()
         self._num_bytes += num_bytes
 
     def _open(self) -> None:
-        self._num_files += 1
+        self.num_files += 1
         self._header, self._size = {"__metadata__": {"format": "pt"}}, 0
-        self._file = (self._folder / f".shard-{self._num_files}").open("wb")
+        self._file = (self._folder / f".shard-{self.num_files}").open("wb")
         self._file.write(self._room.to_bytes(8, "little") + b" " * self._room)
 
     def _close(self) -> None:
@@ -163,10 +173,10 @@ class ShardWriter:
 
     def _write_index(self) -> None:
         """Gives the files their names, which say how many there are."""
-        many = self._num_files > 1
+        many = self.num_files > 1
         names = {
-            number: f"model-{number:05d}-of-{self._num_files:05d}.safetensors" if many else WEIGHTS
-            for number in range(1, self._num_files + 1)
+            number: f"model-{number:05d}-of-{self.num_files:05d}.safetensors" if many else WEIGHTS
+            for number in range(1, self.num_files + 1)
         }
         for number, name in names.items():
             (self._folder / f".shard-{number}").rename(self._folder / name)

@@ -14,7 +14,7 @@ import torch
 from siredon.data.types import RowError
 from siredon.errors import DataError
 from siredon.log import note
-from siredon.serve.conversation import fit_length, generate
+from siredon.serve.conversation import fit_length
 from siredon.serve.engines.transformers import Engine
 from siredon.serve.questions import Batch, Question
 from siredon.serve.sampling import Sampling
@@ -148,30 +148,6 @@ def _answer_group(engine: Engine, group: Sequence[Asked], sampling: Sampling) ->
     for writer in writers:
         writer.begin(1)
     device = engine.model.device
-    stopper = GroupStopper(writers)
-    generate(engine, ids.to(device), mask.to(device), replace(sampling, max_new_tokens=longest), stopper)
+    stopper = Stopper([(writer, 0) for writer in writers])
+    engine.generate(ids.to(device), mask.to(device), replace(sampling, max_new_tokens=longest), stopper)
     return [writer.drafts[0] for writer in writers]
-
-
-class GroupStopper(Stopper):
-    """Hands each step of `generate` to the writers of several prompts, and says which answers have ended."""
-
-    def __init__(self, writers: Sequence[Writer]) -> None:
-        self.writers = writers
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Takes the newest tokens.
-
-        Args:
-            input_ids: (prompts, prompt and tokens so far).
-            scores: Not looked at.
-            kwargs: Not looked at.
-
-        Returns:
-            (prompts,): whether each has ended.
-        """
-        for writer, token in zip(self.writers, input_ids[:, -1].tolist(), strict=True):
-            if writer.drafts[0].reason is None:
-                writer.take(0, token)
-        ended = [writer.drafts[0].reason is not None for writer in self.writers]
-        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 
 from siredon.config.checks.positions import num_positions
 from siredon.errors import DataError
-from siredon.serve.engines.transformers import Engine, seeded
+from siredon.serve.engines.transformers import Engine
 from siredon.serve.sampling import Sampling
 from siredon.serve.watch import Reason, Stopper, Watch, Writer
 
@@ -78,7 +77,7 @@ class Voice:
         cache, num_known = self._recall(prompt)
         began = time.perf_counter()
         ids = torch.tensor([prompt], device=engine.model.device)
-        done = generate(engine, ids, torch.ones_like(ids), sampling, Stopper(writer), past_key_values=cache)
+        done = engine.generate(ids, torch.ones_like(ids), sampling, Stopper.of(writer), past_key_values=cache)
         self._keep(done)
         draft = writer.drafts[0]
         assert draft.reason is not None
@@ -107,37 +106,6 @@ class Voice:
         self.cache = done.past_key_values
         # The newest token has been chosen, and not been read
         self.ids = done.sequences[0].tolist()[: self.cache.get_seq_length()]
-
-
-def generate(
-    engine: Engine, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, stopper: Stopper, **more: Any
-) -> Any:
-    """Chooses tokens until `stopper` is content.
-
-    Args:
-        engine: The model.
-        ids: (prompts, tokens): padded on the left.
-        mask: The same shape: 0 for padding.
-        sampling: How tokens are chosen.
-        stopper: Gets each new token.
-        more: What `generate` of transformers takes.
-
-    Returns:
-        What `generate` returns: `sequences`, `past_key_values`.
-    """
-    plain = engine.model.disable_adapter() if engine.adapter == "off" else nullcontext()
-    with torch.inference_mode(), plain, seeded(sampling.seed, ids.device):
-        return engine.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            **sampling.to_generate(),
-            eos_token_id=list(engine.stop_ids) or None,
-            pad_token_id=engine.tokenizer.pad_token_id,
-            use_cache=True,
-            return_dict_in_generate=True,
-            stopping_criteria=[stopper],
-            **more,
-        )
 
 
 def fit_length(engine: Engine, num_tokens: int, sampling: Sampling) -> Sampling:

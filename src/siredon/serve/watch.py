@@ -150,30 +150,40 @@ class Writer:
 
 
 class Stopper(StoppingCriteria):  # type: ignore[misc, unused-ignore]
-    """Hands each step of `generate` to a `Writer`, and says which answers have ended."""
+    """Hands each step of `generate` to the writers of its rows, and says which answers have ended.
 
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+    Args:
+        rows: Of each row its writer, and which of that one's answers it is.
+    """
+
+    def __init__(self, rows: Sequence[tuple[Writer, int]]) -> None:
+        self.rows = rows
+        self.writers = list({id(writer): writer for writer, _ in rows}.values())
+
+    @classmethod
+    def of(cls, writer: Writer) -> Stopper:
+        """For the answers to one prompt."""
+        return cls([(writer, index) for index in range(len(writer.drafts))])
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Takes the newest tokens.
 
         Args:
-            input_ids: (answers, prompt and tokens so far).
+            input_ids: (rows, prompt and tokens so far).
             scores: Not looked at.
             kwargs: Not looked at.
 
         Returns:
-            (answers,): whether each has ended.
+            (rows,): whether each has ended.
         """
-        writer = self.writer
-        for index, token in enumerate(input_ids[:, -1].tolist()):
+        for (writer, index), token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
             if writer.drafts[index].reason is None:
                 writer.take(index, token)
-        end = writer.watch.find_end() if writer.watch.find_end else None
-        if end:
-            writer.end_all(end)
-        ended = [draft.reason is not None for draft in writer.drafts]
+        for writer in self.writers:
+            end = writer.watch.find_end() if writer.watch.find_end else None
+            if end:
+                writer.end_all(end)
+        ended = [writer.drafts[index].reason is not None for writer, index in self.rows]
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 

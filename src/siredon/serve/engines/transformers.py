@@ -87,17 +87,36 @@ class Engine:
         )
         writer.begin(sampling.n)
         ids = torch.tensor([list(prompt)], device=self.model.device)
+        self.generate(ids, torch.ones_like(ids), sampling, Stopper.of(writer))
+        return writer.drafts
+
+    def generate(
+        self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, stopper: Stopper, **more: Any
+    ) -> Any:
+        """Chooses tokens until `stopper` is content.
+
+        Args:
+            ids: (prompts, tokens): padded on the left.
+            mask: The same shape: 0 for padding.
+            sampling: How tokens are chosen.
+            stopper: Gets each new token.
+            more: What `generate` of transformers takes.
+
+        Returns:
+            What `generate` returns: `sequences`, `past_key_values`.
+        """
         with torch.inference_mode(), self._adapted(), seeded(sampling.seed, ids.device):
-            self.model.generate(
+            return self.model.generate(
                 input_ids=ids,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=mask,
                 **sampling.to_generate(),
                 eos_token_id=list(self.stop_ids) or None,
                 pad_token_id=self.tokenizer.pad_token_id,
                 use_cache=True,
-                stopping_criteria=[Stopper(writer)],
+                return_dict_in_generate=True,
+                stopping_criteria=[stopper],
+                **more,
             )
-        return writer.drafts
 
     @contextmanager
     def _adapted(self) -> Iterator[None]:
