@@ -1,4 +1,4 @@
-"""Started as two processes: tiny models under FSDP2, a few steps, and their weights as each program writes them.
+"""Started as two processes: tiny models under FSDP, a few steps, and their weights as each program writes them.
 
 Into the folder argv[1] go checkpoints in pieces; `<name>.pt`, the same weights gathered in the run, is what they must
 come to.  argv[2] is the folder of a tiny model whose embeddings are tied.
@@ -19,13 +19,15 @@ from accelerate.utils.fsdp_utils import save_fsdp_model
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullStateDictConfig, ShardedStateDictConfig, StateDictType, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 
 def train(model: Any, blocks: Any) -> torch.optim.Optimizer:
-    """Shards, and takes two steps; each rank has rows of its own."""
+    """Shards, and takes two steps."""
     mesh = init_device_mesh("cpu", (2,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
@@ -33,13 +35,18 @@ def train(model: Any, blocks: Any) -> torch.optim.Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     assert all(isinstance(weight, DTensor) for weight in weights)
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
+    take_steps(model, optimizer)
+    return optimizer
+
+
+def take_steps(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Two of them; each rank has rows of its own."""
     chance = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(2):
         ids = torch.randint(3, 500, (2, 16), generator=chance)
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return optimizer
 
 
 def keep(weights: dict[str, Any], path: Path) -> None:
@@ -79,6 +86,22 @@ def main() -> None:
     keep(get_peft_model_state_dict(adapted), out / "lora.pt")
     save_fsdp_model(plugin, accelerator, adapted, str(out / "lora"), adapter_only=True)
     dcp.save({"model": adapted.state_dict()}, checkpoint_id=out / "lora-and-base")
+
+    # The first generation of FSDP
+    first = AutoModelForCausalLM.from_pretrained(base)
+    policy = ModuleWrapPolicy({type(first.model.layers[0])})
+    first = FullyShardedDataParallel(
+        first, auto_wrap_policy=policy, device_id=torch.device("cpu"), use_orig_params=True
+    )
+    take_steps(first, torch.optim.SGD(first.parameters(), lr=0.1))
+    with FullyShardedDataParallel.state_dict_type(
+        first, StateDictType.FULL_STATE_DICT, FullStateDictConfig()
+    ):
+        keep(first.state_dict(), out / "first.pt")
+    with FullyShardedDataParallel.state_dict_type(
+        first, StateDictType.SHARDED_STATE_DICT, ShardedStateDictConfig()
+    ):
+        dcp.save({"model": first.state_dict()}, checkpoint_id=out / "first/pytorch_model_fsdp_0")
     dist.destroy_process_group()
 
 

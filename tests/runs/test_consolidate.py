@@ -187,6 +187,7 @@ def test_weights_that_were_one_and_differ_are_both_kept(
     head = {name: it for name, it in weights.items() if name != "model.embed_tokens.weight"}
     write_pieces(tmp_path / "head", head)
     put_together(tmp_path / "head", "--base-model", str(model_folder))
+    assert "model.embed_tokens.weight" in load_file(tmp_path / "head/merged/model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "head/merged")
     assert same_bits(dict(model.state_dict()), weights)
 
@@ -345,7 +346,7 @@ def test_train_says_what_shard_is_not(run: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def trained(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks under FSDP2 have written."""
+    """What two ranks under FSDP2, and FSDP1, have written."""
     out = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -379,6 +380,7 @@ def test_what_two_ranks_wrote_is_what_they_gathered(trained: Path, model_folder:
         ("tied", "tied", base),
         ("untied", "untied", untied),
         ("flat", "untied", untied),
+        ("first", "first", base),
         ("lora", "lora", (*base, *lora)),
         ("lora-and-base", "lora", (*base, *lora)),
     ):

@@ -17,6 +17,8 @@ from siredon.registry import suggest
 
 #: Words for the formats of weights.
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+#: Numbers that are converted at a time.
+_PART_NUMBERS = 2**22
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KB|MB|GB)", re.IGNORECASE)
 #: What belongs to a model beside its weights; a run's folder holds much else.
@@ -83,9 +85,12 @@ def convert(name: str, weight: torch.Tensor, dtype: torch.dtype | None) -> torch
     """
     if dtype is None or not weight.is_floating_point():
         return weight
-    converted = weight.to(dtype)
-    if bool((converted.isinf() & weight.isfinite()).any()):
-        raise ModelError(f"{name} holds values that f16 cannot hold", "Use bf16.")
+    converted = torch.empty(weight.shape, dtype=dtype)
+    parts = weight.reshape(-1).split(_PART_NUMBERS), converted.view(-1).split(_PART_NUMBERS)
+    for part, rounded in zip(*parts, strict=True):  # As the tests below make copies
+        rounded.copy_(part)
+        if bool((rounded.isinf() & part.isfinite()).any()):
+            raise ModelError(f"{name} holds values that f16 cannot hold", "Use bf16.")
     return converted
 
 

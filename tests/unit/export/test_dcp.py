@@ -118,6 +118,9 @@ def shift(metadata: Metadata) -> None:
     [
         shift,
         lambda metadata: metadata.state_dict_metadata["model.matrix"].chunks.pop(),
+        lambda metadata: metadata.state_dict_metadata["model.matrix"].chunks.extend(
+            metadata.state_dict_metadata["model.matrix"].chunks[:1]
+        ),
         lambda metadata: setattr(metadata.state_dict_metadata["model.matrix"], "size", torch.Size((8, 6))),
         lambda metadata: setattr(metadata.state_dict_metadata["model.matrix"], "size", torch.Size((6, 7))),
         lambda metadata: setattr(metadata.state_dict_metadata["model.matrix"], "size", torch.Size((42,))),
