@@ -34,7 +34,10 @@ from siredon.train.publish import find_fault
 
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj", "down_proj"]}
 SHARED = {
+    "dp_shard_size": 2,
+    "fsdp_final_state_dict_type": "SHARDED_STATE_DICT",
     "fsdp_version": 2,
+    "qlora_sharded_model_loading": True,
     "fsdp_config": {
         "state_dict_type": "SHARDED_STATE_DICT",
         "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
@@ -88,8 +91,11 @@ def test_the_last_checkpoint_of_a_run_becomes_a_model(
     put_together(run)
     merged = tmp_path / "out/merged"
     shown = capsys.readouterr()
-    assert "of the run, and not of its result: fsdp_config, fsdp_version\n" in shown.err
-    assert f"checkpoint: {tmp_path}/out/checkpoint-4/{WEIGHTS}, 2 files, 21 tensors\n" in shown.err
+    assert (
+        "of the run, and not of its result: dp_shard_size, fsdp_config, fsdp_final_state_dict_type, fsdp_version, "
+        "qlora_sharded_model_loading\n"
+    ) in shown.err
+    assert f"checkpoint: {tmp_path}/out/checkpoint-4/{WEIGHTS}, 2 file(s), 21 tensors\n" in shown.err
     assert "read: 21 in float32, 1 of them the same as another\nwritten: 20 in float32, " in shown.out
     found = load_file(merged / "model.safetensors")
     assert same_bits(found, {name: it for name, it in weights.items() if name != "lm_head.weight"})

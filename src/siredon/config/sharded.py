@@ -13,6 +13,7 @@ from siredon.config.document import Document, write_yaml
 from siredon.config.layers import Layer, read_layers
 from siredon.config.load import check_document
 from siredon.config.model_folder import locate_model
+from siredon.config.names import RENAMED
 from siredon.config.schema import Config, key_homes
 from siredon.errors import CheckpointError, ConfigError
 from siredon.log import note
@@ -21,6 +22,8 @@ from siredon.log import note
 WEIGHTS = "pytorch_model_fsdp_0"
 #: Sections that say how the run was shared among GPUs, which its result does not depend on.
 _PAST = ("distributed", "fsdp", "deepspeed")
+#: Keys of other sections that say so, too.
+_PAST_KEYS = ("qlora_sharded_model_loading", "fp8_enable_fsdp_float8_all_gather")
 
 
 def load_sharded(name: str, layers: Sequence[Layer] = ()) -> tuple[Config, tuple[Diagnostic, ...]]:
@@ -86,8 +89,13 @@ def _list_places(folder: Path) -> Iterator[Path]:
 
 
 def _leave_aside(document: Document) -> Document:
-    homes = key_homes()
-    past = [key for key in document.values if key in homes and homes[key].section in _PAST]
+    past = [key for key in document.values if _is_past(key)]
     if past:
         note(f"of the run, and not of its result: {', '.join(past)}")
     return replace(document, values={key: value for key, value in document.values.items() if key not in past})
+
+
+def _is_past(key: str) -> bool:
+    name = RENAMED[key].new.partition(".")[0] if key in RENAMED else key
+    homes = key_homes()
+    return name in _PAST_KEYS or (name in homes and homes[name].section in _PAST)

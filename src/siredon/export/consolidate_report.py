@@ -20,7 +20,7 @@ REPORT = "consolidate.json"
 def show_plan(checkpoint: Checkpoint, plan: Plan) -> None:
     """What was found, and what of it is not written."""
     files = checkpoint.list_files(plan.place.values())
-    note(f"checkpoint: {checkpoint.folder}, {len(files)} files, {len(plan.place)} tensors")
+    note(f"checkpoint: {checkpoint.folder}, {len(files)} file(s), {len(plan.place)} tensors")
     for part, count in plan.names.cleaned.items():
         note(f"`{part}` is taken off {count} names")
     if plan.left_out:

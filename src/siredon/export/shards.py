@@ -86,9 +86,9 @@ def convert(name: str, weight: torch.Tensor, dtype: torch.dtype | None) -> torch
     if dtype is None or not weight.is_floating_point():
         return weight
     converted = torch.empty(weight.shape, dtype=dtype)
-    parts = weight.reshape(-1).split(_PART_NUMBERS), converted.view(-1).split(_PART_NUMBERS)
-    for part, rounded in zip(*parts, strict=True):  # As the tests below make copies
-        rounded.copy_(part)
+    for begin in range(0, weight.numel(), _PART_NUMBERS):  # As the tests below make copies
+        part = weight.reshape(-1)[begin : begin + _PART_NUMBERS]
+        rounded = converted.view(-1)[begin : begin + _PART_NUMBERS].copy_(part)
         if bool((rounded.isinf() & part.isfinite()).any()):
             raise ModelError(f"{name} holds values that f16 cannot hold", "Use bf16.")
     return converted
