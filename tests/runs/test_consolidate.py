@@ -198,6 +198,22 @@ def test_weights_that_were_one_and_differ_are_both_kept(
     assert same_bits(dict(model.state_dict()), weights)
 
 
+def test_a_base_in_few_bits_leaves_no_trace_of_them(
+    model_folder: Path, weights: dict[str, torch.Tensor], tmp_path: Path
+):
+    base = tmp_path / "base"
+    shutil.copytree(model_folder, base)
+    (base / "model.safetensors").unlink()
+    settings = json.loads((base / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (base / "config.json").write_text(json.dumps(settings))
+    write_pieces(tmp_path / "saved", weights)
+    put_together(tmp_path / "saved", "--base-model", str(base))
+    assert "quantization_config" not in json.loads((tmp_path / "saved/merged/config.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved/merged")
+    assert same_bits(dict(model.state_dict()), weights)
+
+
 def test_experts_that_are_stacked_in_memory_are_written_as_the_family_has_them(
     family_folder: Callable[[str], Path], tmp_path: Path
 ):
