@@ -207,7 +207,6 @@ def test_a_pickle_cannot_change_the_classes_that_it_names(folder: Path):
         b"",
         b"nothing of the kind",
         pickle.dumps({"model": 1}),
-        b"\x80\x02}r\xff\xff\xff\x7f.",  # A place in the memo that would make a table of 16 GB
         b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",  # Bytes without end
         b"\x80\x04" + b"(" * 100_000,
     ],
@@ -216,6 +215,19 @@ def test_a_file_of_another_kind_is_refused(data: bytes, folder: Path):
     (folder / ".metadata").write_bytes(data)
     with pytest.raises(CheckpointError, match="is damaged"):
         read_index(folder)
+
+
+def test_a_place_in_the_memo_that_would_make_a_large_table_is_refused(folder: Path):
+    (folder / ".metadata").write_bytes(b"\x80\x02}r\xff\xff\xff\x00.")
+    with pytest.raises(CheckpointError, match="is damaged: a number of its memo is out of order"):
+        read_index(folder)
+    (folder / ".metadata").write_bytes(pickle.dumps(pickle.loads(make_metadata(folder)), protocol=2))
+    assert len(read_index(folder).tensors) == len(make_tensors())
+
+
+def make_metadata(folder: Path) -> bytes:
+    write_pieces(folder / "again", make_tensors())
+    return (folder / "again/.metadata").read_bytes()
 
 
 def test_a_changed_byte_is_refused_or_makes_another_list(folder: Path):
