@@ -66,19 +66,64 @@ def build_page(talk: Talk, section: ServingSection) -> Any:
     """The page: a `gradio.ChatInterface`; of two models with what the first one says beside it."""
     import gradio
 
+    title = section.gradio_title or talk.main.name
     if len(talk.sides) == 1:
-        return _build_chat(talk, section)
-    with gradio.Blocks(title=section.gradio_title or talk.main.name, analytics_enabled=False) as page:
-        with gradio.Row():
+        return _build_chat(
+            talk,
+            additional_inputs=_build_settings(talk, section),
+            additional_inputs_accordion=gradio.Accordion("Settings", open=False),
+            chatbot=gradio.Chatbot(height=_HEIGHT, show_label=False),
+            title=title,
+        )
+    title = section.gradio_title or " and ".join(side.name for side in talk.sides)
+    with gradio.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
+        gradio.Markdown(f"# {title}")
+        both = gradio.Row()
+        with gradio.Accordion("Settings", open=False):
+            settings = _build_settings(talk, section)
+        # The interface shows its settings itself, above its own model, unless they are on the page already
+        with both:
             with gradio.Column():
                 beside = gradio.Chatbot(height=_HEIGHT, label=talk.sides[0].name)
             with gradio.Column():
-                chat = _build_chat(talk, section, beside)
+                chat = _build_chat(
+                    talk,
+                    additional_inputs=[*settings, beside],
+                    additional_outputs=[beside],
+                    chatbot=gradio.Chatbot(height=_HEIGHT, label=talk.main.name),
+                )
         chat.chatbot.clear(list, outputs=beside)
     return page
 
 
-def _build_chat(talk: Talk, section: ServingSection, beside: Any = None) -> Any:
+def _build_settings(talk: Talk, section: ServingSection) -> list[Any]:
+    """What a visitor may change: system message, temperature, top_p, longest answer."""
+    import gradio
+
+    temperature, longest = section.gradio_temperature, section.gradio_max_new_tokens
+    return [
+        gradio.Textbox(talk.system, label="System message", interactive=talk.phrasing.keeps_turns),
+        gradio.Slider(
+            0,
+            2,
+            value=talk.sampling.temperature if temperature is None else temperature,
+            label="temperature",
+            info=SETTINGS["temperature"].about,
+        ),
+        gradio.Slider(0, 1, value=talk.sampling.top_p, label="top_p", info=SETTINGS["top_p"].about),
+        gradio.Slider(
+            1,
+            max(_LONGEST, longest or 0, talk.sampling.max_new_tokens),
+            value=longest or talk.sampling.max_new_tokens,
+            step=1,
+            label="max_new_tokens",
+            info=SETTINGS["max_new_tokens"].about,
+        ),
+    ]
+
+
+def _build_chat(talk: Talk, **parts: Any) -> Any:
+    """The interface, of parts that are on the page or come with it."""
     import gradio
 
     def answer(
@@ -108,38 +153,13 @@ def _build_chat(talk: Talk, section: ServingSection, beside: Any = None) -> Any:
             ]
             yield (said[talk.main.name], *shown) if others else said[talk.main.name]
 
-    others = [] if beside is None else [beside]
-    temperature, longest = section.gradio_temperature, section.gradio_max_new_tokens
     return gradio.ChatInterface(
         answer,
-        title=section.gradio_title or talk.main.name,
-        chatbot=gradio.Chatbot(height=_HEIGHT, label=talk.main.name, show_label=beside is not None),
-        additional_inputs_accordion=gradio.Accordion("Settings", open=False),
-        additional_inputs=[
-            gradio.Textbox(talk.system, label="System message", interactive=talk.phrasing.keeps_turns),
-            gradio.Slider(
-                0,
-                2,
-                value=talk.sampling.temperature if temperature is None else temperature,
-                label="temperature",
-                info=SETTINGS["temperature"].about,
-            ),
-            gradio.Slider(0, 1, value=talk.sampling.top_p, label="top_p", info=SETTINGS["top_p"].about),
-            gradio.Slider(
-                1,
-                max(_LONGEST, longest or 0, talk.sampling.max_new_tokens),
-                value=longest or talk.sampling.max_new_tokens,
-                step=1,
-                label="max_new_tokens",
-                info=SETTINGS["max_new_tokens"].about,
-            ),
-            *others,
-        ],
-        additional_outputs=others,
         concurrency_limit=1,  # One model, and what it has read
         api_name="chat",
         flagging_mode="never",
         analytics_enabled=False,
+        **parts,
     )
 
 
