@@ -1,0 +1,10 @@
+"""`--method gptq`: GPTQ, which takes rows of data to round by: not built yet."""
+
+from __future__ import annotations
+
+from siredon.export.method import Refusal
+
+METHOD = Refusal(
+    "is not built yet: it takes rows of data to round by, and the package llm-compressor",
+    "Use a method that needs no data: `--method nf4`.",
+)
