@@ -164,7 +164,7 @@ def check_device(chosen: Chosen, hardware: Hardware) -> None:
             f"Install it: `{install}`.",
         )
     needed = chosen.method.device
-    if needed is not None and read_capability() < needed.capability:
+    if needed is not None and not (hardware.is_gpu and read_capability() >= needed.capability):
         generation = ".".join(map(str, needed.capability))
         raise ModelError(
             f"`{_name(chosen)}` needs an NVIDIA GPU of compute capability {generation} or higher ({needed.example}), "

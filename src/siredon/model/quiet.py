@@ -14,7 +14,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     # bitsandbytes says of every 8-bit product, and torchao at its import, what is on the page about them.
     quantizing = ("bitsandbytes", "torchao", "torch.utils._pytree")
-    for name in ("torch.distributed", "huggingface_hub", *quantizing):
+    for name in ("torch.distributed", "huggingface_hub", "kernels", *quantizing):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # A GGUF file has no config.json beside it; new rows are the same whoever loads the base (`embeddings.py`).
