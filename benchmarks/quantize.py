@@ -2,8 +2,8 @@
 
     python benchmarks/quantize.py RUN [--methods int8,nf4,...] [--output benchmarks/results/quantize_....md]
 
-RUN is the folder of a run, such as `outputs/smollm2-life` of `examples/smollm2/life.sh`.  Each method writes a folder of
-its own into a temporary one; the figures are those of its `quantize.json`.
+RUN is the folder of a run, such as `outputs/smollm2-life` of `examples/smollm2/life.sh`.  Each method writes a folder
+of its own into a temporary one; the figures are those of its `quantize.json`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from siredon.hardware import probe_hardware
 METHODS = "int8,int8_int8,llm_int8,fp8,int4,int4_int8,nf4,fp4,nvfp4"
 
 
-def measure(run: Path, method: str, work: Path) -> dict[str, Any]:
+def measure(run: Path, method: str, work: Path, env: Path | None) -> dict[str, Any]:
     """The report of one method."""
-    release.quantize(load_target(str(run))[0], Quantize(method, output=work / method))
+    wanted = Quantize(method, output=work / method, compressor_env=env)
+    release.quantize(load_target(str(run))[0], wanted)
     report: dict[str, Any] = json.loads((work / method / "quantize.json").read_text())
     return report
 
@@ -51,12 +52,17 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--compressor-env", type=Path, help="for the method gptq")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        reports = [measure(options.run, method, Path(name)) for method in options.methods.split(",")]
+        reports = [
+            measure(options.run, method, Path(name), options.compressor_env)
+            for method in options.methods.split(",")
+        ]
     first = reports[0]
     before, hardware = first["checked"]["before"], probe_hardware()
+    share = 100 * first["rounded_weights"] / first["weights"]
     speeds = [report["checked"]["before"]["tokens_per_second"] for report in reports]
     prefill, written = ([speed[key] for speed in speeds] for key in ("prefill", "generation"))
     packages = ", ".join(
@@ -71,8 +77,8 @@ def main() -> None:
             f"Loss of {first['checked']['rows']}, {before['target_tokens']:,} target tokens; KL (nats a token) and the "
             f"likeliest token on {first['checked']['agreement']['num_tokens']:,} tokens of "
             f"{first['checked']['agreement']['samples']}.",
-            f"{first['rounded_layers']} layers are rounded, {100 * first['rounded_weights'] / first['weights']:.1f} % of "
-            f"{first['weights']:,} weights; the rest is kept as it was.",
+            f"{first['rounded_layers']} layers are rounded, {share:.1f} % of {first['weights']:,} weights; the rest is "
+            "kept as it was.",
             "",
             "| method | MB | loss | perplexity | KL | same token | tokens/s read | tokens/s written |",
             "|---|---|---|---|---|---|---|---|",

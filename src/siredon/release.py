@@ -141,6 +141,7 @@ def quantize(config: Config, wanted: Quantize) -> None:
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()  # before torchao is imported, which says what it lacks
+    from siredon.export.compressor import prepare_calibration
     from siredon.export.file import check_replaceable
     from siredon.export.folder import copy_record, written_beside
     from siredon.export.quantize import (
@@ -158,6 +159,7 @@ def quantize(config: Config, wanted: Quantize) -> None:
     hardware = probe_hardware()
     chosen = choose_method(config.quantization, wanted)
     check_device(chosen, hardware)
+    calibration = prepare_calibration(config, chosen.method, wanted.compressor_env)
     # 2. Whole weights: of a full fine-tune, or of an adapter that is merged
     source = choose_source(config, wanted, merge_lora)
     layers = read_layers(source, chosen)
@@ -165,7 +167,7 @@ def quantize(config: Config, wanted: Quantize) -> None:
     check_replaceable(folder)
     # 3. Rounded, written, read back
     with written_beside(folder) as draft:
-        written = write_quantized(source, chosen, layers, hardware, draft)
+        written = write_quantized(source, chosen, layers, hardware, draft, calibration)
         # 4. Does it say what the whole model says?
         checked = check_quantized(config, written, hardware, wanted.max_kl) if wanted.verify else None
         # 5. What others must know of it

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import build_model
+from tests.conftest import ROOT, build_model
 from tests.runs.test_train import LORA, config_of
 from typer.testing import CliRunner
 
@@ -18,8 +19,10 @@ from siredon.cli.app import app
 from siredon.config.artifact import load_target
 from siredon.errors import CheckpointError, ModelError
 from siredon.evaluate.agreement import compute_logits
+from siredon.evaluate.rows import prepare_rows
 from siredon.evaluate.speed import measure_speed
 from siredon.evaluate.wanted import Evaluation
+from siredon.export.compressor import read_rows
 from siredon.export.quantize_wanted import Quantize
 from siredon.export.tensor_files import list_shards
 from siredon.hardware import probe_hardware
@@ -27,6 +30,7 @@ from siredon.serve.load import load_tuned
 from siredon.train.publish import find_fault
 
 IDS = list(range(8, 40))
+ENV = Path(os.environ.get("COMPRESSOR_ENV", ROOT / ".compressor-env"))
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -168,6 +172,64 @@ def test_axolotls_options_are_those_of_the_block(write_config: Any, model_folder
         done = run(app, [*words, *odd])
         assert done.exit_code == 2
         assert said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_rows_by_which_is_rounded_are_those_of_training(write_config: Any, tokenizer: Any):
+    config = config_of(write_config(val_set_size=0.25, sample_packing=True, sequence_len=512))
+    rows = read_rows(config)
+    packs = prepare_rows(config, tokenizer, "training")[0].packs
+    wanted = [sample.input_ids.tolist() for number in range(len(packs)) for sample in packs[number]]
+    assert rows == wanted
+    assert len(rows) == 18
+    # Ids of whole conversations under the chat template, and not of the packs that training makes of them
+    assert all(tokenizer.decode(row).count("<|im_start|>assistant") >= 1 for row in rows)
+
+
+def test_what_rounds_by_rows_is_refused_without_them_or_its_environment(
+    write_config: Any, model_folder: Path, tmp_path: Path
+):
+    wanted = Quantize("gptq", base_model=str(model_folder), compressor_env=tmp_path)
+    with pytest.raises(
+        ModelError, match=r"llm-compressor is not there: .*bin/python\n.*`make compressor-env`"
+    ):
+        release.quantize(config_of(write_config()), wanted)
+    with pytest.raises(ModelError, match="the model's own folder says of none"):
+        read_rows(load_target(str(model_folder))[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["gptq", "fp8_static"])
+def test_llm_compressor_rounds_by_rows_and_plain_transformers_reads_it(
+    method: str, write_config: Any, model_folder: Path, tmp_path: Path
+):
+    if not (ENV / "bin/python").is_file():
+        pytest.skip("llm-compressor is not on this machine: make compressor-env")
+    config, base = config_of(write_config()), str(model_folder)
+    wanted = Quantize(method, 32 if method == "gptq" else None, False, tmp_path / "few", base, ENV)
+    release.quantize(config, wanted)
+    report = report_of(tmp_path / "few")
+    assert (report["rounded_layers"], report["read_back"]) == (14, None)
+    assert report["bytes_after"] < 0.65 * report["bytes_before"]
+    stored = load_file(tmp_path / "few/model.safetensors")
+    assert torch.equal(stored["model.embed_tokens.weight"], read(model_folder).model.embed_tokens.weight)
+    off = (compute_logits(read(tmp_path / "few"), IDS) - compute_logits(read(model_folder), IDS)).abs().max()
+    assert 0.01 < off < 2
+    if method == "gptq":
+        # By rows it is nearer than by its weights alone
+        release.quantize(config, Quantize("int4", output=tmp_path / "near", base_model=base))
+        alone = report_of(tmp_path / "near")["checked"]["agreement"]["kl"]
+        assert report["checked"]["agreement"]["kl"] < 0.6 * alone
+    with pytest.raises(ModelError, match="llm-compressor has failed"):
+        release.quantize(config, Quantize("gptq", 32, False, tmp_path / "x", base, broken(tmp_path)))
+
+
+def broken(folder: Path) -> Path:
+    """An environment without llm-compressor."""
+    import sys
+
+    (folder / "env/bin").mkdir(parents=True)
+    (folder / "env/bin/python").symlink_to(sys.executable)
+    return folder / "env"
 
 
 def test_speed_counts_the_tokens_that_were_read_and_written(model_folder: Path, monkeypatch: Any):

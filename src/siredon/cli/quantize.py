@@ -17,7 +17,7 @@ def quantize(  # noqa: PLR0913 - one for each option
     method: Annotated[
         str | None,
         typer.Option(
-            help="int8, int8_int8, int4, int4_int8, fp8, fp8_fp8, nvfp4, nf4, fp4, llm_int8 ...; default: what "
+            help="int8, int8_int8, int4, int4_int8, fp8, fp8_fp8, nvfp4, nf4, fp4, llm_int8, gptq ...; default: what "
             "`quantization` or `qat` in CONFIG says.",
             show_default=False,
         ),
@@ -43,6 +43,10 @@ def quantize(  # noqa: PLR0913 - one for each option
     ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Round this model in place of the run's.", show_default=False)
+    ] = None,
+    compressor_env: Annotated[
+        Path | None,
+        typer.Option(help="Environment in which llm-compressor is.", show_default="`.compressor-env`"),
     ] = None,
     verify: Annotated[bool, typer.Option(help="Measure loss, agreement and speed, before and after.")] = True,
     max_kl: Annotated[
@@ -73,7 +77,7 @@ def quantize(  # noqa: PLR0913 - one for each option
 
     place = output_dir / "quantized" if output_dir is not None else output
     asked = (group_size, quantize_embedding) if method else (None, False)
-    release.quantize(checked, Quantize(method, *asked, place, base_model, verify, max_kl))
+    release.quantize(checked, Quantize(method, *asked, place, base_model, compressor_env, verify, max_kl))
 
 
 def register(app: typer.Typer) -> None:

@@ -26,7 +26,7 @@ def build_4bit_method(kind: Literal["nf4", "fp4"]) -> Method:
             llm_int8_skip_modules=_kept(layers),
         )
 
-    return Method("bitsandbytes", build, lambda options: f"weights in {kind}, 64 to a scale in 8 bits")
+    return Method("bitsandbytes", lambda options: f"weights in {kind}, 64 to a scale in 8 bits", build)
 
 
 def build_8bit_method() -> Method:
@@ -42,7 +42,7 @@ def build_8bit_method() -> Method:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_kept(layers))
 
     described = "weights in int8, a scale for each row, inputs rounded to int8 as it runs"
-    return Method("bitsandbytes", build, lambda options: described)
+    return Method("bitsandbytes", lambda options: described, build)
 
 
 def _kept(layers: Layers) -> list[str]:

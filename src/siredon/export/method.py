@@ -69,22 +69,41 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What llm-compressor is asked.
+
+    Args:
+        modifier: Its class.
+        build: Layers and options -> the arguments of that class.
+        takes_group: Whether it can be said how many weights share a scale.
+    """
+
+    modifier: str
+    build: Callable[[Layers, Options], dict[str, Any]]
+    takes_group: bool = False
+
+
+@dataclass(frozen=True)
 class Method:
     """A way of writing weights in few bits.
 
     Args:
-        package: Who holds such weights, as `quant_method` of a `config.json` has it: `torchao` or `bitsandbytes`.
-        build: Layers, options, and format of what stays whole -> quantization config of transformers.
+        package: Who holds such weights, as `quant_method` of a `config.json` has it: `torchao`, `bitsandbytes` or
+            `compressed-tensors`.
         describe: Options -> what becomes of the weights, for people.
+        build: Layers, options, and format of what stays whole -> quantization config of transformers; None beside
+            `recipe`.
         formats: Those of weights and inputs, as `quantization:` says them; None where that has no words for it.
         device: What it needs to compute; None where any device will do.
+        recipe: How llm-compressor rounds by rows of data; None where no data is needed.
     """
 
     package: str
-    build: Callable[[Layers, Options, torch.dtype], Any]
     describe: Callable[[Options], str]
+    build: Callable[[Layers, Options, torch.dtype], Any] | None = None
     formats: tuple[str, str | None] | None = None
     device: Device | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)

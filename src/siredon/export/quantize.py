@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from siredon.config.sections.quantization import PtqOptions, QatOptions, Quantiz
 from siredon.config.stored_bits import find_lacking
 from siredon.errors import ModelError
 from siredon.evaluate.agreement import Agreement, compute_logits, measure_agreement
+from siredon.export.compressor import Calibration, compress
 from siredon.export.method import Layers, Method, Options, Refusal
 from siredon.export.quantize_wanted import Quantize
 from siredon.export.shards import copy_rest
@@ -72,7 +74,8 @@ class Written:
         num_layers: Linear layers and embeddings that were rounded.
         num_rounded: Their weights.
         num_weights: All weights of the model.
-        read_back: How far plain transformers, with what it reads from the folder, is from the model in memory.
+        read_back: How far plain transformers, with what it reads from the folder, is from the model in memory; None
+            for a model that another process wrote.
     """
 
     source: Source
@@ -81,7 +84,7 @@ class Written:
     num_layers: int
     num_rounded: int
     num_weights: int
-    read_back: Agreement
+    read_back: Agreement | None
 
 
 def choose_method(section: QuantizationSection, wanted: Quantize) -> Chosen:
@@ -119,16 +122,17 @@ def _load(name: str, origin: str) -> Method:
 
 def _read_options(method: Method, wanted: Quantize) -> Options:
     """Settings of the command line, which a method must have."""
+    takes_group = method.recipe is not None and method.recipe.takes_group
     if method.formats is None:
         for flag, is_set in (
-            ("--group-size", wanted.group_size is not None),
+            ("--group-size", wanted.group_size is not None and not takes_group),
             ("--quantize-embedding", wanted.quantize_embedding),
         ):
             if is_set:
                 raise ModelError(
                     f"`{flag}` has no effect on `--method {wanted.method}`", f"Leave `{flag}` out."
                 )
-        return PtqOptions()
+        return PtqOptions(weight_dtype="int4", group_size=wanted.group_size)
     weights, inputs = method.formats
     options = PtqOptions.model_validate(
         {
@@ -215,14 +219,21 @@ def read_layers(source: Source, chosen: Chosen) -> Layers:
         ) from error
     if not layers.linear:
         raise ModelError(f"{source.folder} has no linear layer beside its head, so nothing is rounded")
-    if chosen.method.formats is not None:
+    if chosen.method.formats is not None or (
+        chosen.method.recipe is not None and chosen.method.recipe.takes_group
+    ):
         sizes = layers.linear | (layers.tables if chosen.options.quantize_embedding else {})
         check_groups(sizes, chosen.options, "qat" if chosen.origin == "qat" else "quantization")
     return layers
 
 
 def write_quantized(
-    source: Source, chosen: Chosen, layers: Layers, hardware: Hardware, folder: Path
+    source: Source,
+    chosen: Chosen,
+    layers: Layers,
+    hardware: Hardware,
+    folder: Path,
+    calibration: Calibration | None = None,
 ) -> Written:
     """Rounds the weights as they are read, and writes model, settings and tokenizer.
 
@@ -232,11 +243,21 @@ def write_quantized(
         layers: What there is to round.
         hardware: Where.
         folder: An empty folder.
+        calibration: For a method that rounds by rows of data.
 
     Raises:
         ModelError: The library cannot round this model, or what it wrote is read back as another one.
     """
     note(f"rounding {source.folder}: {chosen.describe()}")
+    recipe = chosen.method.recipe
+    if recipe is not None and calibration is not None:
+        copy_rest(source, folder, None)
+        compress(source, recipe, recipe.build(layers, chosen.options), calibration, folder)
+        sizes = {name: math.prod(shape) for name, shape in Shards(list_shards(source.folder)).shapes.items()}
+        num_rounded = sum(sizes[f"{name}.weight"] for name in layers.linear)
+        return Written(
+            source, chosen, folder, len(layers.linear), num_rounded, sum(sizes.values()), read_back=None
+        )
     rest = source
     if chosen.options.quantize_embedding and layers.is_tied:
         note("the head stays whole, as a tensor of its own: it had the weights of the embedding")
@@ -279,6 +300,7 @@ def _round(source: Source, chosen: Chosen, layers: Layers, hardware: Hardware) -
     from transformers import AutoModelForCausalLM
 
     dtype = source.read_dtype()
+    assert chosen.method.build is not None
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(source.folder),

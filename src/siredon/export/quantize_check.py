@@ -136,7 +136,9 @@ def _load(config: Config, folder: Path, hardware: Hardware) -> Candidate:
 def _prepare_rows(config: Config, candidate: Candidate) -> Rows | None:
     """Validation rows, or training rows where there are none; None where the data is not here."""
     if config.first_dataset.path == str(config.checkpoint.output_folder):
-        note("no loss is measured: the model's own folder says nothing of its data (`datasets.0.path=rows.jsonl` does)")
+        note(
+            "no loss is measured: the model's own folder says nothing of its data (`datasets.0.path=rows.jsonl` does)"
+        )
         return None
     try:
         rows = prepare_rows(config, candidate.tokenizer, None)[0]

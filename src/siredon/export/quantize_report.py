@@ -40,6 +40,8 @@ def describe_quantized(written: Written, checked: Checked | None, before: int, a
     """What is kept of a rounding, as JSON values."""
     chosen = written.chosen
     formats = chosen.options.formats if chosen.method.formats else None
+    recipe = chosen.method.recipe
+    takes_group = formats is not None or (recipe is not None and recipe.takes_group)
     return {
         "method": chosen.name,
         "described": chosen.method.describe(chosen.options),
@@ -47,14 +49,14 @@ def describe_quantized(written: Written, checked: Checked | None, before: int, a
         "asked_by": chosen.origin,
         "weight_dtype": formats[0] if formats else None,
         "activation_dtype": formats[1] if formats else None,
-        "weights_per_scale": chosen.options.weights_per_scale if formats else None,
+        "weights_per_scale": chosen.options.weights_per_scale if takes_group else None,
         "quantize_embedding": bool(chosen.options.quantize_embedding),
         "rounded_layers": written.num_layers,
         "rounded_weights": written.num_rounded,
         "weights": written.num_weights,
         "bytes_before": before,
         "bytes_after": after,
-        "read_back": written.read_back.to_json(),
+        "read_back": written.read_back.to_json() if written.read_back else None,
         "checked": checked.to_json() if checked else None,
     }
 

@@ -17,6 +17,7 @@ class Quantize:
         output: The folder that is written; None for `quantized` in the folder of the run.
         base_model: The model that is rounded in place of the run's; None for that.
         verify: What was written is read back and held against what it was made of.
+        compressor_env: The environment in which llm-compressor is; None for `.compressor-env` here.
         max_kl: The most that they may differ, in nats a token; None for no bound.
     """
 
@@ -25,5 +26,6 @@ class Quantize:
     quantize_embedding: bool = False
     output: Path | None = None
     base_model: str | None = None
+    compressor_env: Path | None = None
     verify: bool = True
     max_kl: float | None = None

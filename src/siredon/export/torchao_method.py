@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from siredon.export.method import Device, Layers, Method, Options
+from siredon.config.sections.quantization import PtqOptions, QatOptions
+from siredon.export.method import Device, Layers, Method
 from siredon.model.rounding import build_layer_rounding, build_table_rounding
 
 
@@ -22,10 +23,10 @@ def build_torchao_method(weights: str, inputs: str | None = None, device: Device
         inputs: That of inputs; None leaves them.
         device: What answers with them; None for any device.
     """
-    return Method("torchao", build_config, describe, (weights, inputs), device)
+    return Method("torchao", describe, build_config, (weights, inputs), device)
 
 
-def build_config(layers: Layers, options: Options, dtype: torch.dtype) -> Any:
+def build_config(layers: Layers, options: PtqOptions | QatOptions, dtype: torch.dtype) -> Any:
     """Every linear layer but the head is rounded; embeddings where `quantize_embedding` asks for it."""
     from torchao.quantization import FqnToConfig
     from transformers import TorchAoConfig
@@ -39,7 +40,7 @@ def build_config(layers: Layers, options: Options, dtype: torch.dtype) -> Any:
     return TorchAoConfig(FqnToConfig(named), include_input_output_embeddings=True)
 
 
-def describe(options: Options) -> str:
+def describe(options: PtqOptions | QatOptions) -> str:
     """Formats, and how many weights share a scale."""
     weights, inputs = options.formats
     group = options.weights_per_scale

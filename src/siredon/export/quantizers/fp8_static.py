@@ -1,10 +1,7 @@
-"""`--method fp8_static`: weights and inputs in 8-bit floats, the scales of inputs measured once: not built yet."""
+"""`--method fp8_static`: weights and inputs in 8-bit floats, scales of inputs measured once, by llm-compressor."""
 
 from __future__ import annotations
 
-from siredon.export.method import Refusal
+from siredon.export.compressor import build_fp8_static_method
 
-METHOD = Refusal(
-    "is not built yet: it takes rows of data to round by, and the package llm-compressor",
-    "Use a method that needs no data: `--method fp8`.",
-)
+METHOD = build_fp8_static_method()

@@ -1,10 +1,7 @@
-"""`--method gptq`: GPTQ, which takes rows of data to round by: not built yet."""
+"""`--method gptq`: weights in 4-bit whole numbers, two in a byte, rounded by rows of data, by llm-compressor."""
 
 from __future__ import annotations
 
-from siredon.export.method import Refusal
+from siredon.export.compressor import build_gptq_method
 
-METHOD = Refusal(
-    "is not built yet: it takes rows of data to round by, and the package llm-compressor",
-    "Use a method that needs no data: `--method nf4`.",
-)
+METHOD = build_gptq_method()
