@@ -105,6 +105,11 @@ class Method:
     device: Device | None = None
     recipe: Recipe | None = None
 
+    @property
+    def maker(self) -> str:
+        """Who rounds."""
+        return self.package if self.recipe is None else "llm-compressor"
+
 
 @dataclass(frozen=True)
 class Refusal:

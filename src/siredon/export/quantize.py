@@ -60,7 +60,7 @@ class Chosen:
 
     def describe(self) -> str:
         """For people."""
-        return f"{self.name}, by {self.method.package}: {self.method.describe(self.options)}"
+        return f"{self.name}, by {self.method.maker}: {self.method.describe(self.options)}"
 
 
 @dataclass(frozen=True)

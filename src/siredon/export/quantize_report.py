@@ -45,7 +45,9 @@ def describe_quantized(written: Written, checked: Checked | None, before: int, a
     return {
         "method": chosen.name,
         "described": chosen.method.describe(chosen.options),
-        "library": f"{chosen.method.package} {metadata.version(chosen.method.package)}",
+        "library": f"{chosen.method.package} {metadata.version(chosen.method.package)}"
+        if recipe is None
+        else "llm-compressor",
         "asked_by": chosen.origin,
         "weight_dtype": formats[0] if formats else None,
         "activation_dtype": formats[1] if formats else None,
