@@ -97,6 +97,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import set_prompting_
     from siredon.distributed.ranks import leave_ranks
+    from siredon.evaluate.metric import load_scores
     from siredon.hardware import probe_hardware
     from siredon.model.build import build_model
     from siredon.model.precision import resolve_precision
@@ -117,6 +118,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
     warn_of_idle_devices(hardware)
     check_writable(config.checkpoint.output_folder)
+    scores = load_scores(config.evaluation)
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = prepare_run(config, tokenizer)
@@ -133,7 +135,9 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     stop_ids = set_prompting_(tokenizer, config).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
-    parts = Parts(built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind)
+    parts = Parts(
+        built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind, scores
+    )
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     with interruption.held():
         run = Run(config, tokenizer, prepared, hardware)
