@@ -56,10 +56,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        reports = [
-            measure(options.run, method, Path(name), options.compressor_env)
-            for method in options.methods.split(",")
-        ]
+        env = options.compressor_env
+        reports = [measure(options.run, method, Path(name), env) for method in options.methods.split(",")]
+    write_page(reports, options.run.name, options.output)
+
+
+def write_page(reports: list[dict[str, Any]], run: str, output: Path | None) -> None:
+    """The page of some methods."""
     first = reports[0]
     before, hardware = first["checked"]["before"], probe_hardware()
     share = 100 * first["rounded_weights"] / first["weights"]
@@ -72,7 +75,7 @@ def main() -> None:
         [
             f"# Quantized models, {datetime.date.today()}",
             "",
-            f"`benchmarks/quantize.py {options.run.name}`: {hardware.name} ({hardware.device}, {hardware.num_cores} "
+            f"`benchmarks/quantize.py {run}`: {hardware.name} ({hardware.device}, {hardware.num_cores} "
             f"cores), torch {torch.__version__}, {packages}, {torch.get_num_threads()} threads.",
             f"Loss of {first['checked']['rows']}, {before['target_tokens']:,} target tokens; KL (nats a token) and the "
             f"likeliest token on {first['checked']['agreement']['num_tokens']:,} tokens of "
@@ -88,7 +91,7 @@ def main() -> None:
             "",
             "The model before was timed once beside each method, which shows how far speeds on this machine vary.",
         ],
-        options.output,
+        output,
     )
 
 
