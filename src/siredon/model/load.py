@@ -152,7 +152,7 @@ def build_skeleton(source: Source, tokenizer: Any, hardware: Hardware) -> Any:
         model.generation_config = GenerationConfig.from_pretrained(
             place.folder, revision=section.revision or "main"
         )
-    _mend_generation(model.generation_config)
+    mend_generation_(model.generation_config)
     if read_method(model.config):  # Of the base on disk; what was trained of it is whole
         del model.config.quantization_config
     return model
