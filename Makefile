@@ -2,6 +2,7 @@
 # make test         installs, runs all tests
 # make docs         writes the generated pages into docs/reference/, builds the site into site/
 # make vllm-env     builds an environment for vLLM, 3 GB, for `siredon serve --engine vllm` and `siredon vllm-serve`
+# make compressor-env  builds an environment for llm-compressor, for `siredon quantize --method gptq` and `fp8_static`
 # Another interpreter or environment: make PYTHON=python3.12 VENV=/path/to/venv test
 # Use packages that are already there, such as torch of a GPU image: make VENV_FLAGS=--system-site-packages test
 
@@ -9,12 +10,13 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_FLAGS ?=
 VLLM_ENV ?= .vllm-env
+COMPRESSOR_ENV ?= .compressor-env
 BIN := $(VENV)/bin
 CONFIG := examples/smollm2/identity-lora-cpu.yml
 # One thread a test process: several of them share the cores.
 WORKERS ?= auto
 
-.PHONY: vllm-env quickstart test test-long lint audit matrix docs docs-serve install model clean
+.PHONY: vllm-env compressor-env quickstart test test-long lint audit matrix docs docs-serve install model clean
 
 quickstart: $(VENV)/.installed model
 	@echo "== fine-tuning (a few minutes) =="
@@ -75,6 +77,12 @@ vllm-env: $(VLLM_ENV)/.installed
 
 $(VLLM_ENV)/.installed: install_vllm.py
 	$(PYTHON) install_vllm.py --into $(VLLM_ENV)
+	@touch $@
+
+compressor-env: $(COMPRESSOR_ENV)/.installed
+
+$(COMPRESSOR_ENV)/.installed: install_compressor.py install_vllm.py
+	$(PYTHON) install_compressor.py --into $(COMPRESSOR_ENV)
 	@touch $@
 
 $(BIN)/python:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The life of a model on one CPU: trained, measured, merged, exported, served, and asked over HTTP.
-# Needs an installation with the extras gguf, evaluate and serve, and the package openai: `make test` makes one in .venv.
+# The life of a model on one CPU: trained, measured, merged, quantized, exported, served, and asked over HTTP.
+# Needs an installation with the extras quantization, gguf, evaluate and serve, and the package openai: `make test` makes one in .venv.
 #   bash examples/smollm2/life.sh [FOLDER WITH python AND siredon, default .venv/bin]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,6 +19,8 @@ step "evaluate: base and tuned"
 "$bin/siredon" evaluate "$out" --compare
 step "merge, held against base and adapter"
 "$bin/siredon" merge-lora "$out"
+step "quantize int8: size, loss, agreement and speed, before and after"
+"$bin/siredon" quantize "$out" --method int8
 step "export for llama.cpp, and read it back"
 "$bin/siredon" export "$out" --format gguf --type q8_0 --output "$out/model-q8_0.gguf"
 
@@ -55,5 +57,5 @@ wait "$server" || true
 trap - EXIT
 
 step "what there is now"
-ls "$out" "$out/merged"
+ls "$out" "$out/merged" "$out/quantized"
 printf '\nall of it took %d s\n' "$((SECONDS - began))"

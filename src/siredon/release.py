@@ -9,6 +9,7 @@ from siredon.config.schema import Config
 from siredon.evaluate.wanted import Benchmark, Evaluation
 from siredon.export.consolidate_wanted import Consolidation
 from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
+from siredon.export.quantize_wanted import Quantize
 from siredon.export.wanted import Export
 from siredon.log import show
 from siredon.registry import Shelf
@@ -173,6 +174,46 @@ def merge_sharded_fsdp_weights(config: Config, wanted: Consolidation) -> None:
         copy_record(output, draft)
     show_result(written, num_bytes)
     show(f"{'adapter' if plan.is_adapter else 'merged model'}: {folder}")
+
+
+def quantize(config: Config, wanted: Quantize) -> None:
+    """Rounds the weights of the model to few bits: a normal model folder in `output_dir/quantized`."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()  # before torchao is imported, which says what it lacks
+    from siredon.export.compressor import prepare_calibration
+    from siredon.export.file import check_replaceable
+    from siredon.export.folder import copy_record, written_beside
+    from siredon.export.quantize import (
+        check_device,
+        choose_method,
+        choose_source,
+        read_layers,
+        write_quantized,
+    )
+    from siredon.export.quantize_check import check_quantized
+    from siredon.export.quantize_report import write_quantize_report
+    from siredon.hardware import probe_hardware
+
+    # 1. Method, and whether this device computes with it
+    hardware = probe_hardware()
+    chosen = choose_method(config.quantization, wanted)
+    check_device(chosen, hardware)
+    calibration = prepare_calibration(config, chosen.method, wanted.compressor_env)
+    # 2. Whole weights: of a full fine-tune, or of an adapter that is merged
+    source = choose_source(config, wanted, merge_lora)
+    layers = read_layers(source, chosen)
+    folder = wanted.output or source.run / "quantized"
+    check_replaceable(folder)
+    # 3. Rounded, written, read back
+    with written_beside(folder) as draft:
+        written = write_quantized(source, chosen, layers, hardware, draft, calibration)
+        # 4. Does it say what the whole model says?
+        checked = check_quantized(config, written, hardware, wanted.max_kl) if wanted.verify else None
+        # 5. What others must know of it
+        write_quantize_report(written, checked)
+        copy_record(source.run, draft)
+    show(f"quantized model: {folder}")
 
 
 def export(config: Config, wanted: Export) -> None:

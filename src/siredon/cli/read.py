@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from siredon.cli.options import read_words
@@ -26,8 +27,12 @@ def read_config(words: list[str] | None) -> Config:
     return _read(words, load_config)
 
 
-def read_target(words: list[str] | None) -> Config:
+def read_target(words: list[str] | None, keeps: tuple[str, ...] = ()) -> Config:
     """The same for a verb after training, which takes a YAML file or the folder of a run or of a model.
+
+    Args:
+        words: The command line.
+        keeps: Keys of a run that the verb asks for, where its weights are whole.
 
     Raises:
         CheckpointError: A folder with neither adapter nor model.
@@ -35,7 +40,7 @@ def read_target(words: list[str] | None) -> Config:
     """
     from siredon.config.artifact import load_target
 
-    return _read(words, load_target)
+    return _read(words, partial(load_target, keeps=keeps))
 
 
 def read_sharded(words: list[str] | None) -> Config:

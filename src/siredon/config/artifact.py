@@ -46,7 +46,9 @@ class Artifact:
     started_in: Path
 
 
-def load_target(name: str, layers: Sequence[Layer] = ()) -> tuple[Config, tuple[Diagnostic, ...]]:
+def load_target(
+    name: str, layers: Sequence[Layer] = (), keeps: tuple[str, ...] = ()
+) -> tuple[Config, tuple[Diagnostic, ...]]:
     """Reads what a verb after training is given, with what is laid over it.
 
     A YAML file is itself.  The folder of a run, one of its checkpoints, and what other verbs have made of it are known
@@ -56,6 +58,7 @@ def load_target(name: str, layers: Sequence[Layer] = ()) -> tuple[Config, tuple[
     Args:
         name: A YAML file; a folder with an adapter or a model; a GGUF file; a hub id.
         layers: What is laid over it, one after another.
+        keeps: Keys of the run that the verb asks for, though they say how weights were trained that are whole now.
 
     Returns:
         The config, and the warnings.
@@ -69,7 +72,7 @@ def load_target(name: str, layers: Sequence[Layer] = ()) -> tuple[Config, tuple[
     if not is_model and (path.exists() or name.endswith((".yml", ".yaml")) or not _HUB_ID.fullmatch(name)):
         return load_config(name, layers)
     artifact = read_artifact(path if is_model else Path(locate_model(name)))
-    text = write_yaml(list_keys(artifact))
+    text = write_yaml(list_keys(artifact, keeps))
     checked = check_document(read_layers(str(artifact.folder), layers, text))
     if checked.config is None:
         raise ConfigError(show_report(name, checked.diagnostics), num_errors(checked.diagnostics))
@@ -96,8 +99,8 @@ def read_artifact(folder: Path) -> Artifact:
     return Artifact(folder, {}, Path.cwd())
 
 
-def list_keys(artifact: Artifact) -> dict[str, Any]:
-    """The keys of the config for an artifact."""
+def list_keys(artifact: Artifact, keeps: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keys of the config for an artifact; of a run with whole weights also those in `keeps`."""
     folder = artifact.folder
     is_adapter = (folder / "adapter_config.json").is_file()
     if not artifact.given:
@@ -107,7 +110,8 @@ def list_keys(artifact: Artifact) -> dict[str, Any]:
         key: value
         for key, value in artifact.given.items()
         # The folder says which weights are judged
-        if key != "lm_eval_model" and (is_adapter or (key in homes and homes[key].section in _LASTING))
+        if key != "lm_eval_model"
+        and (is_adapter or key in keeps or (key in homes and homes[key].section in _LASTING))
     }
     return {**_REQUIRED, **_resolve(given, artifact.started_in), "output_dir": str(folder)}
 

@@ -71,6 +71,7 @@ _SECTIONS: dict[str, Kind] = {
 }
 _KEYS: dict[str, Kind] = {
     "base_model": "model",
+    "quantization": "free",
     "model_revision": "model",
     "trust_remote_code": "free",
     "allow_pickle": "free",

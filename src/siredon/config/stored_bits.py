@@ -28,6 +28,7 @@ _PACKAGES: dict[str, tuple[tuple[str, str], ...]] = {
     "load_in_torchao": (("torchao", _OURS),),
     "torchao": (("torchao", _OURS),),
     "qat": (("torchao", _OURS),),
+    "quantization": (("torchao", _OURS),),
     "gptq": (("gptqmodel", _GPTQ), ("optimum", _GPTQ)),
     "awq": (("gptqmodel", "pip install gptqmodel"),),
     "compressed-tensors": (("compressed_tensors", _OURS),),

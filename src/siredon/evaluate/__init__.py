@@ -9,5 +9,5 @@ metrics/       answers and references -> scores, one file each
 score.py       all of it put together
 report.py plot.py  the results as a table, files and a picture
 benchmarks.py tasks.py  tasks of lm-evaluation-harness
-agreement.py   how far two models are apart in what they say next
+agreement.py   how far two models are apart in what they say next; speed.py: how fast one is
 """

@@ -93,9 +93,18 @@ def load_candidates(
         release_memory(hardware)
     if which != "base" and other:
         note(f"the model of `lm_eval_model`: {other}")
-        yield _load(config, config.model.model_copy(update={"base_model": other}), "tuned", hardware)
+        yield load_other(config, config.model.model_copy(update={"base_model": other}), hardware)
     elif which != "base":
         yield _load_tuned(config, hardware)
+
+
+def load_other(config: Config, section: ModelSection, hardware: Hardware) -> Candidate:
+    """A model in place of the tuned one, with whole embeddings as they are, asked as the tuned one is.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    return _load(config, section, "tuned", hardware)
 
 
 def choose_folder(config: Config, given: Path | None, name: str) -> Path:

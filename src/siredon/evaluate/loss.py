@@ -15,6 +15,7 @@ from siredon.evaluate.candidates import Candidate
 from siredon.evaluate.rows import Rows
 from siredon.hardware import Hardware, is_out_of_memory
 from siredon.model.load import takes_logits_to_keep
+from siredon.model.quantized import taken_for_whole
 from siredon.train.arguments import Schedule, build_arguments
 from siredon.train.isolation import check_isolation
 from siredon.train.losses import sum_by_source
@@ -103,13 +104,14 @@ def measure_losses(candidate: Candidate, rows: Rows, config: Config, hardware: H
 def build_judge(candidate: Candidate, rows: Rows, config: Config, hardware: Hardware) -> Judge:
     """The trainer that validates, as that of the run does."""
     precision = candidate.precision
-    return Judge(
-        num_sources=len(rows.sources),
-        selects_logits=takes_logits_to_keep(candidate.base),
-        autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
-        model=candidate.model,
-        args=build_arguments(config, Schedule(1, 1), precision, hardware, resumes=True),
-        eval_dataset=rows.packs,
-        data_collator=rows.collator,
-        processing_class=candidate.tokenizer,
-    )
+    with taken_for_whole(candidate.model):
+        return Judge(
+            num_sources=len(rows.sources),
+            selects_logits=takes_logits_to_keep(candidate.base),
+            autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
+            model=candidate.model,
+            args=build_arguments(config, Schedule(1, 1), precision, hardware, resumes=True),
+            eval_dataset=rows.packs,
+            data_collator=rows.collator,
+            processing_class=candidate.tokenizer,
+        )

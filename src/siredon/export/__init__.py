@@ -3,6 +3,7 @@
 merge.py        an adapter into its base: a normal model folder
 merge_base.py   the base that it is merged into
 consolidate.py  a checkpoint in the pieces of many ranks, as a model folder; dcp.py: such a checkpoint
+quantize.py     the same in few bits, by a part of quantizers/, held against the whole model
 folder.py       folders that are whole or not there; file.py: files
 wanted.py       what `siredon export` is asked; source.py: the model that is exported
 formats/        what it is written as: gguf.py ollama.py safetensors.py onnx.py

@@ -20,6 +20,8 @@ from siredon.log import note
 from siredon.model.locate import tuned_model
 from siredon.model.tokenizer import load_own_tokenizer
 
+_FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -43,6 +45,12 @@ class Source:
     def read_config(self) -> dict[str, Any]:
         """Its `config.json`."""
         return dict(json.loads((self.folder / "config.json").read_text()))
+
+    def read_dtype(self) -> torch.dtype:
+        """The format that its weights are stored in, by its config; fp32 where that says nothing."""
+        config = self.read_config()
+        name = config.get("dtype") or config.get("torch_dtype") or "float32"
+        return _FORMATS.get(str(name).removeprefix("torch."), torch.float32)
 
     def load_tokenizer(self) -> Any:
         """Its tokenizer, as it is."""
@@ -95,7 +103,22 @@ def find_source(config: Config, merge: Callable[[Config], None]) -> Source:
                 "Export the run, or the merged model, that it was made of.",
             )
         folder = Path(place.folder)
-    source = Source(folder, output, trusts_code)
+    return open_source(folder, output, trusts_code=trusts_code)
+
+
+def open_source(folder: Path, run: Path, *, trusts_code: bool) -> Source:
+    """A folder with whole weights.
+
+    Args:
+        folder: The folder.
+        run: Where its record and its exports lie.
+        trusts_code: Whether Python code in it may be run.
+
+    Raises:
+        CheckpointError: No weights.
+        ModelError: Weights of few bits.
+    """
+    source = Source(folder, run, trusts_code)
     _check(source)
     return source
 

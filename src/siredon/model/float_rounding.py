@@ -24,7 +24,7 @@ from torchao.quantization.qat.fake_quantize_config import Int4WeightFakeQuantize
 from torchao.quantization.qat.fake_quantizer import FakeQuantizerBase, Int4WeightFakeQuantizer
 from torchao.quantization.quantize_.workflows import Float8Tensor
 
-from siredon.config.sections.quantization import QatOptions
+from siredon.config.sections.quantization import PtqOptions, QatOptions
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -112,7 +112,7 @@ def build_float_layer(layer: torch.nn.Linear, options: QatOptions) -> torch.nn.M
     return rounded
 
 
-def build_float_config(options: QatOptions) -> Any:
+def build_float_config(options: QatOptions | PtqOptions) -> Any:
     """The config of torchao that holds linear layers in these formats."""
     from torchao.prototype.mx_formats import (
         MXDynamicActivationMXWeightConfig,

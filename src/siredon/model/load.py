@@ -27,7 +27,13 @@ from siredon.model.experts import report_experts
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.model_config import check_experts, load_model_config
 from siredon.model.placement import check_placement, is_spread, place_weights
-from siredon.model.quantized import choose_reading, count_weights, read_method, settle_quantized_
+from siredon.model.quantized import (
+    choose_dtype,
+    choose_reading,
+    count_weights,
+    read_method,
+    settle_quantized_,
+)
 from siredon.model.weights import check_whole, forget_gguf_, gguf_options
 
 
@@ -108,7 +114,7 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
         raise explain_loading(section.base_model, "model", error) from error
     check_kind(model, source.attention)
     fit_embeddings_(model, tokenizer, source.embedding, seed=seed)
-    _mend_generation(model.generation_config)
+    mend_generation_(model.generation_config)
     model.config.use_cache = False
     model.config.pad_token_id = tokenizer.pad_token_id
     model.train()
@@ -146,7 +152,7 @@ def build_skeleton(source: Source, tokenizer: Any, hardware: Hardware) -> Any:
         model.generation_config = GenerationConfig.from_pretrained(
             place.folder, revision=section.revision or "main"
         )
-    _mend_generation(model.generation_config)
+    mend_generation_(model.generation_config)
     if read_method(model.config):  # Of the base on disk; what was trained of it is whole
         del model.config.quantization_config
     return model
@@ -187,7 +193,7 @@ def count_parameters(model: Any) -> Parameters:
     )
 
 
-def _mend_generation(settings: Any) -> None:
+def mend_generation_(settings: Any) -> None:
     """A base model that sets a temperature but not `do_sample` could not be saved again: transformers refuses it."""
     sampled = (settings.temperature, settings.top_p, settings.top_k, settings.min_p, settings.typical_p)
     if not settings.do_sample and any(value not in (None, 1.0, 50) for value in sampled):
@@ -222,7 +228,7 @@ def _read_weights(
         del config.quantization_config
     options: dict[str, Any] = {
         "config": config,
-        "dtype": dtype,
+        "dtype": choose_dtype(config, dtype),
         "trust_remote_code": section.trust_remote_code,
         "revision": section.revision or "main",
         "output_loading_info": True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -99,7 +100,7 @@ def choose_reading(
         return {"quantization_config": build(**{**options, "dequantize": True})}
     if method:
         note(
-            f"base: stored in few bits ({method}); its own settings hold, and only an adapter can be trained"
+            f"weights stored in few bits ({method}), read as they are; only an adapter can be trained beside"
         )
         return placed
     for way in section.ways:
@@ -114,6 +115,17 @@ def read_method(config: Any) -> str:
     """How weights are stored in few bits, by the model's own config before it is read; empty for whole ones."""
     stored = config.to_dict().get("quantization_config") or {}
     return _method(stored.get("quant_method", ""))
+
+
+def choose_dtype(config: Any, dtype: torch.dtype) -> torch.dtype:
+    """The format of what is not rounded: that of the folder for weights of torchao, which go with no other.
+
+    Args:
+        config: The model's own config.
+        dtype: What is asked for.
+    """
+    stored = config.dtype
+    return stored if read_method(config) == "torchao" and isinstance(stored, torch.dtype) else dtype
 
 
 def settle_quantized_(model: Any, method: str) -> None:
@@ -170,6 +182,23 @@ def check_trainable(model: Any, section: AdapterSection) -> None:
                 f"`lora_modules_to_save: {name}` is held in few bits, and cannot be trained in full",
                 f"Give it LoRA: `lora_target_modules: [{name}]`. Embeddings and head are not rounded.",
             )
+
+
+@contextmanager
+def taken_for_whole(model: Any) -> Iterator[None]:
+    """While it is open, transformers takes a model for one of whole weights: it makes no trainer for others.
+
+    Args:
+        model: It is validated, and not trained.
+    """
+    is_marked = bool(vars(model).get("is_quantized"))
+    if is_marked:
+        model.is_quantized = False
+    try:
+        yield
+    finally:
+        if is_marked:
+            model.is_quantized = True
 
 
 def keep_from_ranks_(model: Any) -> None:

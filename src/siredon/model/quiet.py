@@ -21,6 +21,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     _import_bitsandbytes()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # Weights of others are widened by what is passed, and by their own config otherwise.
+    warnings.filterwarnings("ignore", message="You passed `quantization_config`", category=UserWarning)
     # A GGUF file has no config.json beside it; new rows are the same whoever loads the base (`embeddings.py`).
     warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
     # Saving resized embeddings with an adapter is what is wanted.

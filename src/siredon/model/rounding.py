@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from siredon.config.sections.quantization import QatOptions
+from siredon.config.sections.quantization import PtqOptions, QatOptions
 from siredon.errors import ModelError
 from siredon.log import note
 
@@ -37,7 +37,7 @@ def round_in_training_(model: Any, options: QatOptions) -> None:
     sizes = {name: layer.in_features for name, layer in layers.items()}
     if options.quantize_embedding:
         sizes |= {f"embeddings {index}": table.embedding_dim for index, table in enumerate(tables)}
-    _check_groups(sizes, options)
+    check_groups(sizes, options, "qat")
     _round_layers_(model, layers, options)
     if options.quantize_embedding:
         chosen = {id(table) for table in tables}
@@ -70,29 +70,36 @@ def _round_layers_(model: Any, layers: dict[str, torch.nn.Linear], options: QatO
     quantize_(model, QATConfig(build_layer_rounding(options)), lambda module, name: id(module) in chosen)
 
 
-def build_layer_rounding(options: QatOptions) -> Any:
-    """The config of torchao that rounds linear layers in the way that training felt."""
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
+def build_layer_rounding(options: QatOptions | PtqOptions) -> Any:
+    """The config of torchao that holds linear layers in these formats; of `qat`, the way that training felt."""
+    from torchao.quantization import (
+        Int8DynamicActivationInt8WeightConfig,
+        Int8DynamicActivationIntxWeightConfig,
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+    )
     from torchao.quantization.granularity import PerGroup
 
     if options.rounds_to_floats:
         from siredon.model.float_rounding import build_float_config
 
         return build_float_config(options)
-    dtype, group = _WEIGHTS[options.weight_dtype], PerGroup(options.group_size)
-    if options.activation_dtype is None:
+    rounds_inputs = options.activation_dtype is not None
+    if not options.weights_per_scale:
+        return Int8DynamicActivationInt8WeightConfig() if rounds_inputs else Int8WeightOnlyConfig()
+    dtype, group = _WEIGHTS[options.weight_dtype], PerGroup(options.weights_per_scale)
+    if not rounds_inputs:
         return IntxWeightOnlyConfig(weight_dtype=dtype, granularity=group)
     return Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=group)
 
 
-def build_table_rounding(options: QatOptions) -> Any:
+def build_table_rounding(options: QatOptions | PtqOptions) -> Any:
     """The same for embeddings, which have no input to round."""
     from torchao.quantization import IntxWeightOnlyConfig
-    from torchao.quantization.granularity import PerGroup
+    from torchao.quantization.granularity import PerAxis, PerGroup
 
-    return IntxWeightOnlyConfig(
-        weight_dtype=_WEIGHTS[options.weight_dtype], granularity=PerGroup(options.weights_per_scale)
-    )
+    group = PerGroup(options.weights_per_scale) if options.weights_per_scale else PerAxis(0)
+    return IntxWeightOnlyConfig(weight_dtype=_WEIGHTS[options.weight_dtype], granularity=group)
 
 
 def switch_rounding_(model: Any, *, on: bool) -> None:
@@ -104,21 +111,31 @@ def switch_rounding_(model: Any, *, on: bool) -> None:
             module.enabled = on
 
 
-def _check_groups(sizes: dict[str, int], options: QatOptions) -> None:
+def check_groups(sizes: dict[str, int], options: QatOptions | PtqOptions, key: str) -> None:
+    """The inputs of each layer come in whole groups.
+
+    Args:
+        sizes: Name of a layer -> its inputs.
+        options: How they are rounded.
+        key: Where that is said, for the message.
+
+    Raises:
+        ModelError: Those of one do not.
+    """
     group = options.weights_per_scale
     for name, size in sizes.items():
         if group == 0 or size % group == 0:
             continue
         problem = f"the {size} inputs of {name} are no whole number of groups"
-        if group != options.group_size:
+        if options.rounds_to_floats:
             raise ModelError(
-                f"`qat.weight_dtype: {options.weight_dtype}` takes {group} weights to a scale: {problem}",
+                f"`{key}.weight_dtype: {options.weight_dtype}` takes {group} weights to a scale: {problem}",
                 "Use another format: `weight_dtype: fp8`, or `int4` with a `group_size`.",
             )
         numbers = (256, 128, 64, 32, 16, 8, 4, 2)
         fitting = [number for number in numbers if not any(each % number for each in sizes.values())]
         raise ModelError(
-            f"`qat.group_size: {group}`: {problem}",
+            f"`{key}.group_size: {group}`: {problem}",
             f"Groups that fit every layer: {', '.join(map(str, fitting)) or 'none'}.",
         )
 

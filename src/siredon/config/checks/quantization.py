@@ -10,14 +10,15 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.batch import BatchSection
 from siredon.config.sections.model import ModelSection
-from siredon.config.sections.quantization import ROUNDINGS, QuantizationSection
+from siredon.config.sections.quantization import ROUNDINGS, PtqOptions, QatOptions, QuantizationSection
 from siredon.config.stored_bits import find_contradiction, find_lacking
 from siredon.registry import suggest
 
 
 def _check_packages(quantization: QuantizationSection) -> Iterator[Finding]:
     """The package that holds weights in few bits, or rounds them in training, is installed."""
-    asked = list(quantization.ways) + (["qat"] if quantization.qat is not None else [])
+    blocks = {"qat": quantization.qat, "quantization": quantization.quantization}
+    asked = [*quantization.ways, *(name for name, options in blocks.items() if options is not None)]
     for name in asked:
         for package, install in find_lacking(name):
             message = f"`{name}` needs the package {package}, which is not installed"
@@ -175,16 +176,27 @@ def _check_formats(quantization: QuantizationSection) -> Iterator[Finding]:
 
     What is trained for is then a model that can run.  Weights may be rounded alone, but for `mxfp4`.
     """
-    qat = quantization.qat
-    if qat is None or qat.formats in ROUNDINGS:
+    yield from _find_odd_pair("qat", quantization.qat)
+
+
+def _check_written_formats(quantization: QuantizationSection) -> Iterator[Finding]:
+    """The formats of `quantization` are a pair that torchao multiplies.
+
+    Weights may be rounded alone, but for `mxfp4`.
+    """
+    yield from _find_odd_pair("quantization", quantization.quantization)
+
+
+def _find_odd_pair(key: str, options: QatOptions | PtqOptions | None) -> Iterator[Finding]:
+    if options is None or options.formats in ROUNDINGS:
         return
-    weights, inputs = qat.formats
+    weights, inputs = options.formats
     fitting = [pair[1] for pair in ROUNDINGS if pair[0] == weights]
     shown = ", ".join("none" if word is None else f"`{word}`" for word in fitting)
-    named = "no `activation_dtype`" if inputs is None else f"`activation_dtype: {qat.activation_dtype}`"
+    named = "no `activation_dtype`" if inputs is None else f"`activation_dtype: {options.activation_dtype}`"
     yield Finding(
-        "qat.weight_dtype" if inputs is None else "qat.activation_dtype",
-        f"torchao has no layer with `weight_dtype: {qat.weight_dtype}` and {named}",
+        f"{key}.{'weight_dtype' if inputs is None else 'activation_dtype'}",
+        f"torchao has no layer with `weight_dtype: {options.weight_dtype}` and {named}",
         f"`activation_dtype` with `weight_dtype: {weights}`: {shown}.",
     )
 
@@ -195,11 +207,25 @@ def _check_group(quantization: QuantizationSection) -> Iterator[Finding]:
     8-bit floats have a scale for each row; `nvfp4` one for 16 weights, `mxfp4` for 32, and `int4` beside inputs in
     `fp8` for 128.
     """
-    qat = quantization.qat
-    fixed = None if qat is None else ROUNDINGS.get(qat.formats)
-    if qat is None or fixed is None or "group_size" not in qat.model_fields_set or qat.group_size == fixed:
+    yield from _find_odd_group("qat", quantization.qat)
+
+
+def _check_written_group(quantization: QuantizationSection) -> Iterator[Finding]:
+    """`group_size` of `quantization` is that of the format, where the format says it.
+
+    8-bit floats have a scale for each row; `nvfp4` one for 16 weights, `mxfp4` for 32, and `int4` beside inputs in
+    `fp8` for 128.
+    """
+    yield from _find_odd_group("quantization", quantization.quantization)
+
+
+def _find_odd_group(key: str, options: QatOptions | PtqOptions | None) -> Iterator[Finding]:
+    fixed = None if options is None else ROUNDINGS.get(options.formats)
+    if options is None or fixed is None or "group_size" not in options.model_fields_set:
         return
-    weights, inputs = qat.formats
+    if options.group_size in (None, fixed):
+        return
+    weights, inputs = options.formats
     beside = "" if inputs in (None, weights) else f" beside inputs in `{inputs}`"
     if fixed:
         message, fix = (
@@ -211,7 +237,7 @@ def _check_group(quantization: QuantizationSection) -> Iterator[Finding]:
             f"`group_size` has no effect: all weights of a row share a scale in `{weights}`",
             "Remove it.",
         )
-    yield Finding("qat.group_size", message, fix)
+    yield Finding(f"{key}.group_size", message, fix)
 
 
 def _check_tables(quantization: QuantizationSection) -> Iterator[Finding]:
@@ -219,11 +245,22 @@ def _check_tables(quantization: QuantizationSection) -> Iterator[Finding]:
 
     torchao has no embeddings in floats of few bits.
     """
-    qat = quantization.qat
-    if qat is not None and qat.quantize_embedding and qat.formats[0] not in ("int4", "int8"):
+    yield from _find_odd_tables("qat", quantization.qat)
+
+
+def _check_written_tables(quantization: QuantizationSection) -> Iterator[Finding]:
+    """`quantization` rounds embeddings to whole numbers.
+
+    torchao has no embeddings in floats of few bits.
+    """
+    yield from _find_odd_tables("quantization", quantization.quantization)
+
+
+def _find_odd_tables(key: str, options: QatOptions | PtqOptions | None) -> Iterator[Finding]:
+    if options is not None and options.quantize_embedding and options.formats[0] not in ("int4", "int8"):
         yield Finding(
-            "qat.quantize_embedding",
-            f"torchao has no embeddings in `{qat.weight_dtype}`",
+            f"{key}.quantize_embedding",
+            f"torchao has no embeddings in `{options.weight_dtype}`",
             "Remove `quantize_embedding`, or write `weight_dtype: int4` or `int8`.",
         )
 
@@ -294,6 +331,24 @@ RULES = (
         _check_tables,
         wrong="qat:\n  weight_dtype: fp8\n  quantize_embedding: true",
         right="qat:\n  weight_dtype: int8\n  quantize_embedding: true",
+    ),
+    Rule(
+        "SD0870",
+        _check_written_formats,
+        wrong="quantization:\n  weight_dtype: fp8\n  activation_dtype: int8",
+        right="quantization:\n  weight_dtype: fp8\n  activation_dtype: fp8",
+    ),
+    Rule(
+        "SD0871",
+        _check_written_group,
+        wrong="quantization:\n  weight_dtype: nvfp4\n  group_size: 32",
+        right="quantization:\n  weight_dtype: nvfp4\n  group_size: 16",
+    ),
+    Rule(
+        "SD0872",
+        _check_written_tables,
+        wrong="quantization:\n  weight_dtype: fp8\n  quantize_embedding: true",
+        right="quantization:\n  weight_dtype: int8\n  quantize_embedding: true",
     ),
     Rule(
         "SD0713",

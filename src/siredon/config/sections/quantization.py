@@ -40,8 +40,7 @@ class QatOptions(Section):
     @property
     def formats(self) -> tuple[str, str | None]:
         """Formats of weights and of inputs, each by one name."""
-        weights, inputs = self.weight_dtype, self.activation_dtype
-        return _SAME.get(weights, weights), None if inputs is None else _SAME.get(inputs, inputs)
+        return _name_formats(self.weight_dtype, self.activation_dtype)
 
     @property
     def rounds_to_floats(self) -> bool:
@@ -58,10 +57,38 @@ class QatOptions(Section):
 class PtqOptions(Section):
     """`quantization:`, rounding once training is over."""
 
-    weight_dtype: QuantizedDtype = planned("Format of the written weights.", "int8")
-    activation_dtype: QuantizedDtype | None = planned("Format of activations when the model runs.")
-    quantize_embedding: Bool | None = planned("Round embeddings too.")
-    group_size: Int = planned("Weights that share a scale.", 32)
+    weight_dtype: QuantizedDtype = key("Format of the weights that `siredon quantize` writes.", "int8")
+    activation_dtype: QuantizedDtype | None = key(
+        "Format to which the inputs of layers are rounded as the model runs; none leaves them.", None
+    )
+    quantize_embedding: Bool | None = key("Round embeddings too; not set leaves them.", None)
+    group_size: Int | None = key(
+        "Weights that share a scale, where the format does not say it; not set: 32 of int4, a row of int8.",
+        None,
+        ge=1,
+    )
+
+    @property
+    def formats(self) -> tuple[str, str | None]:
+        """Formats of weights and of inputs, each by one name."""
+        return _name_formats(self.weight_dtype, self.activation_dtype)
+
+    @property
+    def rounds_to_floats(self) -> bool:
+        """Whether the formats are not whole numbers alone."""
+        return ROUNDINGS.get(self.formats) is not None
+
+    @property
+    def weights_per_scale(self) -> int:
+        """How many weights in a row share a scale; 0 for all of them."""
+        fixed = ROUNDINGS.get(self.formats)
+        if fixed is not None:
+            return fixed
+        return self.group_size or (32 if self.formats[0] == "int4" else 0)
+
+
+def _name_formats(weights: str, inputs: str | None) -> tuple[str, str | None]:
+    return _SAME.get(weights, weights), None if inputs is None else _SAME.get(inputs, inputs)
 
 
 class CompressorOptions(Section):
@@ -93,7 +120,7 @@ class QuantizationSection(Section):
     )
     model_quantization_config_kwargs: dict[str, Any] | None = key("Arguments of that class.", None)
     qat: QatOptions | None = key("Training that feels the rounding to come.", None)
-    quantization: PtqOptions | None = planned("Rounding of the trained model.")
+    quantization: PtqOptions | None = key("How `siredon quantize` rounds the trained model.", None)
     llmcompressor: CompressorOptions | None = planned("Training of a sparse model.")
 
     @property

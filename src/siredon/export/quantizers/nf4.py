@@ -1,0 +1,7 @@
+"""`--method nf4`: weights in 4-bit normal floats, by bitsandbytes."""
+
+from __future__ import annotations
+
+from siredon.export.bitsandbytes_method import build_4bit_method
+
+METHOD = build_4bit_method("nf4")
