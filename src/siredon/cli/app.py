@@ -12,6 +12,7 @@ import typer
 from siredon import __version__
 from siredon.cli import (
     cache,
+    card,
     chat,
     check,
     config,
@@ -26,6 +27,7 @@ from siredon.cli import (
     lm_eval,
     merge_lora,
     preprocess,
+    push,
     reproduce,
     selftest,
     serve,
@@ -61,6 +63,8 @@ COMMANDS = (
     chat,
     merge_lora,
     export,
+    card,
+    push,
     serve,
     vllm_serve,
     config_schema,
