@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+
 TOKEN = "hf_" + "t" * 30
 LARGE = (".safetensors", ".gguf", "tokenizer.json", ".pt", ".pth", ".png")
 
@@ -47,10 +49,12 @@ class Hub:
         #: Uploads wait for it.
         self.gate = threading.Event()
         self.gate.set()
+        #: Set by the first upload that arrives.
+        self.has_upload = threading.Event()
         self.url = ""
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status, self.code = status, code
@@ -64,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self._route()
             status, headers = 200, {}
-        except Refusal as refusal:
+        except RefusalError as refusal:
             answer, status = {"error": str(refusal)}, refusal.status
             headers = {"X-Error-Message": str(refusal)} | (
                 {"X-Error-Code": refusal.code} if refusal.code else {}
@@ -78,7 +82,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PUT = _respond
+    def do_GET(self) -> None:
+        self._respond()
+
+    def do_POST(self) -> None:
+        self._respond()
+
+    def do_PUT(self) -> None:
+        self._respond()
 
     def _read(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
@@ -95,9 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "PUT":
             return self._take_object(parts[-1])
         body = self._read()
+        if parts == ["api", "agent-harnesses"]:
+            return {}
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.hub.asked["refused"] += 1
-            raise Refusal(401, "Invalid credentials in Authorization header")
+            raise RefusalError(401, "Invalid credentials in Authorization header")
         if parts[-4:] == ["info", "lfs", "objects", "batch"]:
             return self._batch(json.loads(body))
         match parts:
@@ -110,15 +123,15 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._create(json.loads(body))
             case ["api", "models", owner, name, *rest]:
                 return self._ask_repo(f"{owner}/{name}", rest, body)
-        raise Refusal(500, f"unexpected: {self.path}")
+        raise RefusalError(500, f"unexpected: {self.path}")
 
     def _create(self, wanted: dict[str, Any]) -> Any:
         owner = wanted["organization"] or self.hub.user
         name = f"{owner}/{wanted['name']}"
         if owner != self.hub.user:
-            raise Refusal(403, "You don't have the rights to create a model under the namespace")
+            raise RefusalError(403, "You don't have the rights to create a model under the namespace")
         if name in self.hub.repos:
-            raise Refusal(409, "You already created this model repo")
+            raise RefusalError(409, "You already created this model repo")
         self.hub.asked["create"] += 1
         self.hub.repos[name] = Repo(private=wanted.get("visibility") == "private")
         return {"url": f"{self.hub.url}/{name}", "name": name}
@@ -126,12 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _ask_repo(self, name: str, rest: list[str], body: bytes) -> Any:
         repo = self.hub.repos.get(name)
         if repo is None:
-            raise Refusal(404, "Repository not found", "RepoNotFound")
+            raise RefusalError(404, "Repository not found", "RepoNotFound")
         match rest:
             case [] | ["revision", _]:
                 branch = rest[1] if rest else "main"
                 if branch not in repo.branches:
-                    raise Refusal(404, "Invalid rev id", "RevisionNotFound")
+                    raise RefusalError(404, "Invalid rev id", "RevisionNotFound")
                 siblings = [{"rfilename": path} for path in repo.branches[branch]]
                 return {
                     "id": name,
@@ -142,14 +155,14 @@ class _Handler(BaseHTTPRequestHandler):
                 }
             case ["branch", branch]:
                 if branch in repo.branches:
-                    raise Refusal(409, "Reference already exists")
+                    raise RefusalError(409, "Reference already exists")
                 repo.branches[branch] = dict(repo.files)
                 return {}
             case ["preupload", branch]:
                 return {"files": [self._describe(repo, branch, file) for file in json.loads(body)["files"]]}
             case ["commit", branch]:
                 return self._commit(name, repo, branch, body)
-        raise Refusal(500, f"unexpected: {self.path}")
+        raise RefusalError(500, f"unexpected: {self.path}")
 
     def _describe(self, repo: Repo, branch: str, file: dict[str, Any]) -> dict[str, Any]:
         is_large = file["path"].endswith(LARGE)
@@ -175,6 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take_object(self, oid: str) -> Any:
         self.hub.asked[f"PUT {oid}"] += 1
+        self.hub.has_upload.set()
         size = int(self.headers.get("Content-Length", 0))
         if self.hub.cuts_from is not None and size >= self.hub.cuts_from:
             self.rfile.read(size // 2)
@@ -189,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, name: str, repo: Repo, branch: str, body: bytes) -> Any:
         if self.hub.refuses_commits:
-            raise Refusal(*self.hub.refuses_commits)
+            raise RefusalError(*self.hub.refuses_commits)
         self.hub.asked["commit"] += 1
         lines = [json.loads(line) for line in body.splitlines()]
         paths = []
@@ -210,6 +224,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""
+
+
+def ask_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
+    """Lets huggingface_hub ask this hub, with its token, and wait no seconds between two tries."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    # Files go by HTTP: hf_xet has a storage of its own behind the hub
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 @contextmanager
