@@ -13,7 +13,7 @@ from siredon.train.publish import DRAFT
 
 Kind = Literal["adapter", "model", "gguf", "onnx"]
 #: Names of folders in `output_dir` that say what is in them, and not what it is called.
-_PARTS = ("merged", "quantized", "safetensors", "ollama", "onnx", "latest", "best")
+_PARTS = ("merged", "quantized", "safetensors", "gguf", "ollama", "onnx", "latest", "best")
 
 
 @dataclass(frozen=True)
