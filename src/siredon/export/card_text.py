@@ -273,7 +273,7 @@ def _tell_agreement(found: Mapping[str, Any]) -> str:
     ]
     if isinstance(found.get("same_token"), (int, float)):
         rows.append(["same likeliest token", f"{100 * found['same_token']:.2f} %"])
-    return table(["", " figure"], [row for row in rows if row[1]])
+    return table(["measure", " value"], [row for row in rows if row[1]])
 
 
 def _figure(found: Mapping[str, Any], name: str) -> str:
@@ -296,7 +296,7 @@ def _tell_quantization(found: Mapping[str, Any]) -> str:
             rows.append([_words(name), _plain(value)])
     agreement = next((value for value in found.values() if isinstance(value, dict) and "kl" in value), None)
     told = f"\n\nHeld against the weights before:\n\n{_tell_agreement(agreement)}" if agreement else ""
-    return table(["", ""], [row for row in rows if row[1]]) + told
+    return table(["what", "value"], [row for row in rows if row[1]]) + told
 
 
 def _words(name: str) -> str:
@@ -383,7 +383,7 @@ def _origin(facts: Facts) -> Iterator[str]:
         ["Siredon", f"{record.get('siredon', '')}{f', commit {commit[:12]}' if commit else ''}"],
         ["libraries", ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)],
     ]
-    yield f"## Run\n\n{table(['', ''], [row for row in rows if row[1]])}"
+    yield f"## Run\n\n{table(['what', 'value'], [row for row in rows if row[1]])}"
 
 
 def _settings(facts: Facts) -> Iterator[str]:
