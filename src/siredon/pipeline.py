@@ -112,6 +112,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
     from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import set_prompting_
     from siredon.distributed.ranks import leave_ranks
+    from siredon.evaluate.metric import load_scores
     from siredon.hardware import probe_hardware
     from siredon.model.build import build_model
     from siredon.model.precision import resolve_precision
@@ -132,6 +133,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
     precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
     warn_of_idle_devices(hardware)
     check_writable(config.checkpoint.output_folder)
+    scores = load_scores(config.evaluation)
     # 2. Tokenizer and data
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     prepared = prepare_run(config, tokenizer)
@@ -150,7 +152,16 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
     # 5. Trainer, run record, training
     published = uploads.published if uploads else None
     parts = Parts(
-        built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind, published
+        built.model,
+        built.base,
+        tokenizer,
+        prepared,
+        identity,
+        resume,
+        interruption,
+        rewind,
+        scores,
+        published,
     )
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     with interruption.held():

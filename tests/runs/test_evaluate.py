@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from tests.conftest import ROOT
+from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of, metrics_of
 
 from siredon import pipeline, release
@@ -96,6 +98,49 @@ def test_it_is_the_loss_of_the_run_and_of_the_slow_truth(
     assert [float(value) for value in summary[1][1:]] == [every[0]["loss"], last]
     merged = judge(target_of(out / "merged"))
     assert merged[0]["loss"] == pytest.approx(last, abs=2e-6)
+
+
+def test_answers_are_scored_while_training_as_they_are_afterwards(
+    write_config: Any, tmp_path: Path, two_sources: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    keys = {**LORA, **two_sources, "max_steps": 4, "eval_steps": 2, "learning_rate": 2e-2}
+    scored = {"do_causal_lm_eval": True, "eval_causal_lm_metrics": ["chrf", "ter"], "eval_max_new_tokens": 12}
+    plain = config_of(write_config("plain.yml", **keys, output_dir=str(tmp_path / "plain")))
+    pipeline.train(plain)
+    best = {"metric_for_best_model": "eval_chrf", "save_strategy": "best", "save_steps": ...}
+    out, packed = tmp_path / "out", {"sample_packing": True}
+    for layout in ({}, packed):
+        config = config_of(write_config(**{**keys, **scored, **best, **layout}))
+        assert config.checkpoint.rises
+        pipeline.train(config)
+        rows = [row for row in metrics_of(out) if "eval_loss" in row]
+        assert f"chrf {rows[-1]['eval_chrf']:.4g}  ter {rows[-1]['eval_ter']:.4g}" in capsys.readouterr().err
+        newest = max(out.glob("checkpoint-*"), key=lambda folder: folder.name)
+        state = json.loads((newest / "trainer_state.json").read_text())
+        assert state["best_metric"] == max(row["eval_chrf"] for row in rows if row["step"])
+        if layout != packed:
+            # To write changes nothing in the training
+            assert [row["loss"] for row in metrics_of(tmp_path / "plain") if "loss" in row] == [
+                row["loss"] for row in metrics_of(out) if "loss" in row
+            ]
+        [whole, *_] = judge(target_of(out), metrics=("chrf", "ter"))
+        for name in ("chrf", "ter"):
+            assert rows[-1][f"eval_{name}"] == pytest.approx(whole[name])
+        shutil.rmtree(out)
+
+
+def test_two_ranks_score_what_one_does(write_config: Any, tmp_path: Path, two_sources: dict[str, Any]):
+    keys = {**LORA, **two_sources, "max_steps": 1, "eval_steps": 1, "save_strategy": "no"}
+    keys |= {"do_causal_lm_eval": True, "eval_max_new_tokens": 12, "eval_batch_size": 2}
+    one = write_config("one.yml", **keys, gradient_accumulation_steps=4, output_dir=str(tmp_path / "one"))
+    two = write_config("two.yml", **keys, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two"))
+    pipeline.train(config_of(one))
+    train_on_two_ranks(two)
+    first, second = (
+        next(row for row in metrics_of(tmp_path / name) if "eval_loss" in row) for name in ("one", "two")
+    )
+    for name in ("eval_sacrebleu", "eval_ter", "eval_chrf"):
+        assert first[name] == pytest.approx(second[name]), (first, second)
 
 
 ANSWERS = {"Who are you?": "I am Siredon.", "What is the sea, then?": "Salt water."}

@@ -72,11 +72,18 @@ Int = Annotated[int, BeforeValidator(_read_int)]
 Bool = Annotated[bool, Strict()]
 #: Text, in which anything may stand but the character NUL: no name of a file can hold that.
 Str = Annotated[str, Strict(), AfterValidator(_read_text)]
+
+
+def list_words(value: Any) -> Any:
+    """One word is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 #: A name or a list of names; one name is a list of one.
 StrList = Annotated[
     tuple[Str, ...],
     BeforeValidator(
-        lambda value: [value] if isinstance(value, str) else value,
+        list_words,
         json_schema_input_type=str | tuple[str, ...],
     ),
 ]

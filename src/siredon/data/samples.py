@@ -232,6 +232,8 @@ def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[l
         except RowError as error:
             tally.add_bad(source.place(index), error)
             continue
+        except DataError as error:
+            raise DataError(f"{source.place(index)}: {error.message}", error.fix) from error
         if tally.num_bad and recipe.data.bad_rows == "error":
             continue  # Only the other bad rows are of interest now
         batch.append(_Placed(ready, source, index))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from siredon.config.functions import find_function
+from siredon.config.sections.evaluation import EvaluationSection
 from siredon.data.custom import search_here
 from siredon.errors import DataError
 from siredon.registry import Shelf
+from siredon.train.scores import Score
 
 METRICS = Shelf("siredon.evaluate.metrics", "METRIC", "--metric")
-#: Answers and references, in order -> numbers by name.
-Score = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 _WANTED = "Write a function `(predictions, references)` of two lists of text that returns a number, or a dict of them."
 
 
@@ -32,6 +32,17 @@ class Metric:
 
     score: Score
     requires: str = ""
+
+
+def load_scores(section: EvaluationSection) -> tuple[Score, ...]:
+    """What judges the model's answers while it is trained; the perplexity is measured anyway.
+
+    Raises:
+        DataError: A package is missing.
+    """
+    if not section.do_causal_lm_eval:
+        return ()
+    return tuple(load_metric(name) for name in section.answer_metrics if name != "perplexity")
 
 
 def load_metric(name: str) -> Score:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+import torch
+
 from siredon.config.schema import Config
-from siredon.evaluate.answers import Answer, answer_questions, read_questions
 from siredon.evaluate.candidates import Candidate, load_candidates
 from siredon.evaluate.loss import Loss, Losses, measure_losses
-from siredon.evaluate.metric import Score, load_metric
+from siredon.evaluate.metric import load_metric
 from siredon.evaluate.rows import Rows, prepare_rows
 from siredon.evaluate.wanted import Evaluation
 from siredon.hardware import Hardware
 from siredon.log import note
+from siredon.train.answers import Answer, answer_questions, read_questions
 from siredon.train.publish import write_whole
+from siredon.train.scores import Score
 
 #: Stands for all data sets of a split together.
 ALL = "all"
@@ -100,10 +104,14 @@ class _Scored:
 
 
 def _answer(candidate: Candidate, rows: Rows, config: Config, wanted: Evaluation) -> list[Answer]:
-    questions = read_questions(rows, candidate.tokenizer, wanted.num_answers)
+    model, tokenizer, precision = candidate.model, candidate.tokenizer, candidate.precision
+    questions = read_questions(rows.packs, tokenizer, wanted.num_answers)
     longest = config.evaluation.eval_max_new_tokens
     note(f"{len(questions):,} answers of at most {longest} tokens (`eval_max_new_tokens`)")
-    return answer_questions(candidate, questions, config.batch.eval_size, longest)
+    options = {"max_new_tokens": longest, "eos_token_id": list(candidate.stop_ids) or None}
+    with torch.inference_mode(), precision.autocasting(model.device):
+        batches = answer_questions(model, tokenizer, questions, config.batch.eval_size, **options)
+        return sorted(chain.from_iterable(batches), key=lambda answer: answer.question.row)
 
 
 def _put_together(candidate: Candidate, rows: Rows, losses: Losses, scored: _Scored) -> Iterator[Result]:

@@ -20,7 +20,8 @@ from siredon.export.merge_base import load_merge_base
 from siredon.export.merge_round import Rounding
 from siredon.export.merge_shards import Rows, ShardMerge, Start, prepare_shard_merge
 from siredon.export.merge_stage import Change, check_scalable, scale_
-from siredon.export.tensor_files import list_shards
+from siredon.export.tensor_files import Shards, list_shards
+from siredon.export.widened_shards import PARTS, WidenedShards
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.adapter_folder import (
@@ -134,13 +135,18 @@ def _prepare(
     if reason:
         return None, None, reason
     seed = config.batch.seed
-    model = load_skeleton(_plain_source(config), tokenizer, hardware, seed=seed)
     files = list_shards(find_folder(config.model.base_model, config.model.revision or "main"))
     if not files:
         return None, None, f"{config.model.base_model} has no safetensors"
+    shards = _open_base(config, files, hardware)
+    source = _plain_source(config)
+    if isinstance(shards, WidenedShards):
+        empty = {name: torch.empty(shape, device="meta") for name, shape in shards.shapes.items()}
+        source = replace(source, shapes=empty)
+    model = load_skeleton(source, tokenizer, hardware, seed=seed)
     start = Start(Rows.of(tokenizer, config.embedding, seed), _build_rounding(config, model, hardware))
     try:
-        plan, reason = prepare_shard_merge(model, files, every, start, device)
+        plan, reason = prepare_shard_merge(model, shards, every, start, device)
     except CheckpointError:
         if all(_read_settings(change)["peft_type"] == "LORA" for change in every):
             raise
@@ -148,9 +154,23 @@ def _prepare(
     return model, plan, reason
 
 
+def _open_base(config: Config, files: Sequence[Path], hardware: Hardware) -> Shards:
+    """The tensors of the base, whole ones in place of those in few bits."""
+    stored = load_model_config(config.model).to_dict().get("quantization_config") or {}
+    method = str(stored.get("quant_method", ""))
+    if method not in PARTS:
+        return Shards(files)
+    dtype = torch.float32
+    if config.quantization.ways and config.quantization.merge_base != "original":
+        dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
+    note(f"base: stored in {method.upper()}, widened tensor by tensor")
+    rows, columns = stored.get("weight_block_size") or (1, 1)
+    return WidenedShards(files, method, (rows, columns), dtype)
+
+
 def _build_rounding(config: Config, model: Any, hardware: Hardware) -> Rounding | None:
     section = config.quantization
-    if not section.ways or section.merge_base == "original":
+    if section.merge_base == "original" or section.ways != ("load_in_4bit",):
         return None
     dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
     return Rounding(model, section, dtype, hardware)
@@ -165,14 +185,15 @@ def _explain_whole(config: Config, changes: Sequence[Change]) -> str:
     if config.adapter.merge_method == "legacy":
         return "`merge_method: legacy`"
     rounds = config.quantization.ways if config.quantization.merge_base != "original" else ()
-    if rounds and (rounds != ("load_in_4bit",) or config.experts.quantize_moe_experts):
+    by_tensor = rounds in (("load_in_4bit",), ("model_quantization_config",))
+    if rounds and (not by_tensor or config.experts.quantize_moe_experts):
         return f"the base is rounded as for training (`{rounds[0]}`)"
     if find_place(config.model.base_model).gguf_file is not None:
         return "the base is a GGUF file"
     if config.model.reinit_weights or config.model.model_kwargs:
         return "`reinit_weights`" if config.model.reinit_weights else "`model_kwargs`"
     own = load_model_config(config.model)
-    if read_method(own):
+    if read_method(own) not in ("", *PARTS):
         return f"the base is stored in few bits ({read_method(own)})"
     if "auto_map" in own.to_dict():
         return "the model brings its own code"

@@ -144,13 +144,13 @@ class ShardMerge:
 
 
 def prepare_shard_merge(
-    model: Any, files: Sequence[Path], changes: Sequence[Change], start: Start, device: str
+    model: Any, shards: Shards, changes: Sequence[Change], start: Start, device: str
 ) -> tuple[ShardMerge | None, str]:
     """A merge that is ready to be made; or None, and why it cannot be made so.
 
     Args:
         model: The base without its weights.
-        files: Its safetensors.
+        shards: Its files.
         changes: The adapters, one after another.
         start: What becomes of the base first.
         device: Where the sums are made.
@@ -159,7 +159,6 @@ def prepare_shard_merge(
         CheckpointError: An adapter that does not fit the base.
         ModelError: One that cannot be weighted.
     """
-    shards = Shards(files)
     layout, reason = read_layout(model, shards)
     if layout is None:
         return None, reason

@@ -71,14 +71,19 @@ class Shards:
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor, which the file is closed after: what is mapped of it stays for as long as the tensor does."""
-        with safe_open(self._files[name], "pt") as opened:
-            tensor: torch.Tensor = opened.get_tensor(name)
-            return tensor
+        return read_tensor(self._files[name], name)
 
     @property
     def largest_file_bytes(self) -> int:
         """The size of the largest file."""
         return max(path.stat().st_size for path in set(self._files.values()))
+
+
+def read_tensor(file: Path, name: str) -> torch.Tensor:
+    """One tensor of a file of safetensors."""
+    with safe_open(file, "pt") as opened:
+        tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor
 
 
 def list_shards(folder: Path) -> tuple[Path, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +41,7 @@ class Source:
         embedding: How many rows the embeddings have, and how new ones start.
         quantization: How many bits a frozen weight has.
         experts: How experts are held and computed.
+        shapes: Tensors without numbers, by name, in place of those of the files, which hold them in few bits.
     """
 
     model: ModelSection
@@ -47,6 +50,7 @@ class Source:
     embedding: EmbeddingSection
     quantization: QuantizationSection
     experts: ExpertSection
+    shapes: Mapping[str, torch.Tensor] | None = None
 
     @classmethod
     def of(cls, config: Config, *, places: bool = False) -> Source:
@@ -188,6 +192,8 @@ def _read_weights(
     """
     section = source.model
     place = find_place(section.base_model)
+    if source.shapes is not None:
+        del config.quantization_config
     options: dict[str, Any] = {
         "config": config,
         "dtype": dtype,
@@ -200,7 +206,9 @@ def _read_weights(
         **section.model_kwargs,
     }
     method = read_method(config)
-    if place.gguf_file is not None:
+    if source.shapes is not None:
+        model, info = _take_shapes(model_class, place.folder, source.shapes, options)
+    elif place.gguf_file is not None:
         model, info = model_class.from_pretrained(place.folder, **options, **gguf_options(place.gguf_file))
         forget_gguf_(model)
     else:
@@ -210,6 +218,18 @@ def _read_weights(
     settle_quantized_(model, method)
     report_experts(model, source.experts, source.quantization)
     return model
+
+
+def _take_shapes(
+    model_class: Any, folder: str, shapes: Mapping[str, torch.Tensor], options: dict[str, Any]
+) -> Any:
+    """The model with these tensors, and with the settings of its folder."""
+    with torch.device("meta"):
+        own_class = type(model_class.from_config(options["config"]))
+    model, info = own_class.from_pretrained(None, state_dict=dict(shapes), **options)
+    if (Path(folder) / "generation_config.json").is_file():
+        model.generation_config = type(model.generation_config).from_pretrained(folder)
+    return model, info
 
 
 def _read_safely(model_class: Any, folder: str, section: ModelSection, options: dict[str, Any]) -> Any:

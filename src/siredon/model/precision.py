@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -33,6 +34,12 @@ class Precision:
     autocast: Literal["bf16", "fp16"] | None
     tf32: bool
     is_pure: bool = False
+
+    def autocasting(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Within it, mixed precision is on, if there is any."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16 if self.autocast == "bf16" else torch.float16)
 
     def describe(self) -> str:
         """For people."""

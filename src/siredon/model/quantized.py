@@ -123,6 +123,9 @@ def settle_quantized_(model: Any, method: str) -> None:
         model: The model.
         method: How its weights were stored; see `read_method`.
     """
+    if method in _WIDENED:
+        # It would be written as it was read, and is no longer: in few bits, beside a config that says nothing of them.
+        vars(model).pop("_weight_conversions", None)
     if method == "compressed-tensors":
         from compressed_tensors.offload import remove_dispatch
 

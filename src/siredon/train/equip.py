@@ -45,6 +45,7 @@ from siredon.train.out_of_memory import guard_memory_
 from siredon.train.resume_rules import Identity
 from siredon.train.rollback import Rewind
 from siredon.train.saving import SavingPlan
+from siredon.train.scores import AnswerScorer, Score
 from siredon.train.space import check_space, estimate_sizes
 from siredon.train.start import start_adapter_
 from siredon.train.trainer import SiredonTrainer
@@ -63,6 +64,7 @@ class Parts:
         resume: The checkpoint from which the run goes on.
         interruption: What may ask the run to end before its time.
         rewind: Where this attempt begins, and what it passes over; the first one passes over nothing.
+        scores: By which the model's answers are judged at validations; empty for the loss alone.
         on_published: Told of every checkpoint that is in its place; see `SavingPlan`.
     """
 
@@ -74,6 +76,7 @@ class Parts:
     resume: Path | None
     interruption: Interruption
     rewind: Rewind = field(default_factory=Rewind)
+    scores: tuple[Score, ...] = ()
     on_published: Callable[[Path], None] | None = None
 
 
@@ -109,6 +112,9 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         choose_caretakers(config, hardware),
     ):
         trainer.add_callback(callback)
+    if parts.scores and config.eval_strategy != "no":
+        longest = config.evaluation.eval_max_new_tokens
+        trainer.score_answers = AnswerScorer(trainer, parts.tokenizer, parts.scores, longest).measure
     guard_memory_(trainer, parts.prepared, parts.base, config, hardware)
     # Behind all others, which decide what is due at a step
     trainer.listen_to_(parts.interruption, parts.resume)

@@ -66,6 +66,8 @@ class SiredonTrainer(GuardedTrainer):
         self.noise: EmbeddingNoise | None = None
         #: Where it is set, the optimizer is of the shelf `optimizers/`, else the default of transformers.
         self.optimizing: OptimizerPlan | None = None
+        #: Scores of the model's own answers, which are measured with the validation loss, if any.
+        self.score_answers: Callable[[], dict[str, float]] | None = None
         self.num_targets_seen = 0
         self._num_micro_batches = 0  # of the optimizer step in hand, so far
         # Share of this rank in the loss of the optimizer step; its mean over ranks is that loss
@@ -285,6 +287,9 @@ class SiredonTrainer(GuardedTrainer):
             f"{metric_key_prefix}_loss": loss,
             f"{metric_key_prefix}_perplexity": math.exp(min(loss, _MOST_FOR_EXP)),
         }
+        if self.score_answers is not None:
+            scores = self.score_answers()
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
 
     def count_tokens(self) -> tuple[int, int]:

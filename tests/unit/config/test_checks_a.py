@@ -357,8 +357,8 @@ SAVING = [
         "greater_is_better",
         EARLY + "greater_is_better: true\nmetric_for_best_model: loss\n",
         EARLY
-        + "do_causal_lm_eval: true\neval_causal_lm_metrics: [ter]\n"
-        + "greater_is_better: true\nmetric_for_best_model: eval_ter\n",
+        + "do_causal_lm_eval: true\neval_causal_lm_metrics: [chrf]\n"
+        + "greater_is_better: true\nmetric_for_best_model: eval_chrf\n",
     ),
     Case(
         "SD0229",
@@ -418,10 +418,10 @@ EVALUATION = [
     warning("SD0233", "generate_samples", "generate_samples: true\n", ROWS + "generate_samples: true\n"),
     warning("SD0233", "eval_table_size", "eval_table_size: 3\n", ROWS + "eval_table_size: 3\n"),
     Case(
-        "SD0234",
-        "eval_sample_packing",
-        VALIDATION + "do_causal_lm_eval: true\neval_sample_packing: true\n",
-        VALIDATION + "do_causal_lm_eval: true\n",
+        "SD0276",
+        "eval_causal_lm_metrics",
+        ROWS + "do_causal_lm_eval: true\neval_causal_lm_metrics: [comet, ter]\n",
+        ROWS + "do_causal_lm_eval: true\n",
     ),
 ]
 

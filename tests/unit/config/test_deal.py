@@ -136,7 +136,7 @@ def test_a_planned_key_without_a_default_may_be_off(value: str):
     [
         "kd_ce_alpha: 5\n",
         "moe_bnb_fast: false\n",
-        "eval_causal_lm_metrics: [ter]\n",
+        "bench_split: test\n",
         "fsdp_config: {offload_params: true}\n",
     ],
 )

@@ -129,6 +129,20 @@ def test_rows_that_cannot_be_read_are_all_named_with_their_numbers(tokenizer: An
     assert "row 3 column `output`" in error.value.message
 
 
+def test_a_row_for_which_the_template_does_too_much_is_named(tokenizer: Any, tmp_path: Path):
+    said = ["b", "c" * 50]
+    rows = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": word}] for word in said]
+    write_rows(tmp_path / "r.jsonl", [{"messages": row} for row in rows])
+    template = (
+        "{% for m in messages %}{% if m.content|length == 50 %}{{ 'x' * 10**9 }}{% endif %}"
+        "{{ m.role + m.content + eos_token }}{% endfor %}"
+    )
+    section = {"chat_template": "jinja", "chat_template_jinja": template}
+    entry = {"path": str(tmp_path / "r.jsonl"), "type": "chat_template"}
+    with pytest.raises(DataError, match=r"r\.jsonl: row 2: the chat template, line 1 makes a value"):
+        prepare(tokenizer, tmp_path, datasets=[entry], section=section)
+
+
 def test_a_run_in_which_no_stop_token_is_learned_is_stopped(tokenizer: Any, tmp_path: Path):
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     write_rows(tmp_path / "r.jsonl", rows)

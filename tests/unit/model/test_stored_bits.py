@@ -36,8 +36,11 @@ def rewrite(folder: Path, weights: dict[str, torch.Tensor], **settings: Any) -> 
 
 @pytest.fixture
 def fp8_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.Tensor]]:
+    return tmp_path / "fp8", write_fp8(tmp_path / "fp8", tokenizer)
+
+
+def write_fp8(folder: Path, tokenizer: Any) -> dict[str, torch.Tensor]:
     """A Llama in FP8 blocks of 32 x 32, and what each of its weights comes to."""
-    folder = tmp_path / "fp8"
     build_model(len(tokenizer), tied=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     stored, truth = {}, {}
@@ -53,12 +56,21 @@ def fp8_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.Te
         stored[name] = eight.transpose(1, 2).reshape(rows, cols).contiguous()
         stored[f"{name}_scale_inv"] = scales
     rewrite(folder, stored, quant_method="fp8", weight_block_size=[32, 32], activation_scheme="dynamic")
-    return folder, truth
+    return truth
+
+
+def check_saved(base: Any, folder: Path) -> None:
+    """What is written is the model that there is."""
+    base.save_pretrained(folder)
+    again, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(info.values())
+    for (name, weight), (_, other) in zip(base.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(weight, other), name
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_fp8_blocks_are_widened_as_their_formula_says(
-    write_config: Any, fp8_folder: Any, capsys: pytest.CaptureFixture[str], named: bool
+    write_config: Any, fp8_folder: Any, capsys: pytest.CaptureFixture[str], named: bool, tmp_path: Path
 ):
     folder, truth = fp8_folder
     keys = {"model_quantization_config": "FineGrainedFP8Config"} if named else {}
@@ -69,10 +81,15 @@ def test_fp8_blocks_are_widened_as_their_formula_says(
     assert "quantization_config" not in base.config.to_dict()
     base(input_ids=IDS, labels=IDS).loss.backward()
     assert all(base.get_parameter(name).grad is not None for name in truth)
+    check_saved(base, tmp_path / "again")
 
 
 @pytest.fixture
 def mxfp4_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.Tensor]]:
+    return tmp_path / "mxfp4", write_mxfp4(tmp_path / "mxfp4", tokenizer)
+
+
+def write_mxfp4(folder: Path, tokenizer: Any) -> dict[str, torch.Tensor]:
     """A tiny GPT-OSS with experts in MXFP4, and what they come to, as [experts, inputs, outputs]."""
     from transformers import GptOssConfig, GptOssForCausalLM
 
@@ -90,7 +107,6 @@ def mxfp4_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.
         eos_token_id=2,
         pad_token_id=0,
     )
-    folder = tmp_path / "mxfp4"
     GptOssForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     stored, truth = {}, {}
@@ -106,11 +122,11 @@ def mxfp4_folder(tmp_path: Path, tokenizer: Any) -> tuple[Path, dict[str, torch.
         stored[f"{name}_blocks"] = (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8)
         stored[f"{name}_scales"] = exponents.to(torch.uint8)
     rewrite(folder, stored, quant_method="mxfp4")
-    return folder, truth
+    return truth
 
 
 def test_mxfp4_experts_are_widened_as_their_formula_says(
-    write_config: Any, mxfp4_folder: Any, capsys: pytest.CaptureFixture[str]
+    write_config: Any, mxfp4_folder: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     folder, truth = mxfp4_folder
     keys = {
@@ -125,6 +141,7 @@ def test_mxfp4_experts_are_widened_as_their_formula_says(
     check_trainable(base, config.adapter)
     base(input_ids=IDS, labels=IDS).loss.backward()
     assert all(base.get_parameter(name).grad.abs().sum() > 0 for name in truth)
+    check_saved(base, tmp_path / "again")
 
 
 def test_weights_that_bitsandbytes_stored_are_read_as_they_are(

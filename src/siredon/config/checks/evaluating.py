@@ -9,7 +9,6 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection, LmEvalSection, split_task
 from siredon.config.sections.generation import GenerationSection
-from siredon.config.sections.packing import PackingSection
 
 
 def _check_occasion(
@@ -46,18 +45,16 @@ def _way_out(name: str, never: str, has_rows: bool) -> str:
     return f"Add `val_set_size: 0.05` or `test_datasets`{also}."
 
 
-def _check_answers(evaluation: EvaluationSection, packing: PackingSection) -> Iterator[Finding]:
-    """Rows that the model answers are not packed.
+def _check_scores(evaluation: EvaluationSection) -> Iterator[Finding]:
+    """Answers are scored by what needs nothing from elsewhere.
 
-    `do_causal_lm_eval` needs each prompt apart.  `eval_sample_packing` follows `sample_packing` where it is not
-    set.
+    `comet` is a model of its own, which is fetched from a hub.
     """
-    if evaluation.do_causal_lm_eval and packing.pack_eval:
-        set_key = "sample_packing" if packing.eval_sample_packing is None else "eval_sample_packing"
+    if evaluation.do_causal_lm_eval and "comet" in evaluation.answer_metrics:
         yield Finding(
-            set_key,
-            "`do_causal_lm_eval` cannot answer validation rows that are packed",
-            "Set `eval_sample_packing: false`.",
+            "eval_causal_lm_metrics",
+            "`eval_causal_lm_metrics: comet` needs a model of its own, and is not built",
+            "Take it out: sacrebleu, ter, chrf and perplexity are measured.",
         )
 
 
@@ -90,10 +87,10 @@ RULES = (
         right="val_set_size: 0.1\ndo_causal_lm_eval: true",
     ),
     Rule(
-        "SD0234",
-        _check_answers,
-        wrong="val_set_size: 0.1\ndo_causal_lm_eval: true\nsample_packing: true",
-        right="val_set_size: 0.1\ndo_causal_lm_eval: true\nsample_packing: true\neval_sample_packing: false",
+        "SD0276",
+        _check_scores,
+        wrong="val_set_size: 0.1\ndo_causal_lm_eval: true\neval_causal_lm_metrics: [comet]",
+        right="val_set_size: 0.1\ndo_causal_lm_eval: true\neval_causal_lm_metrics: [chrf]",
     ),
     Rule(
         "SD0830",

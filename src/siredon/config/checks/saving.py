@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from siredon.config.idle import keys_set, list_keys
 from siredon.config.rule import Finding, Rule
-from siredon.config.sections.checkpoint import CheckpointSection
+from siredon.config.sections.checkpoint import FALLING, CheckpointSection
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.hub import HubSection
@@ -108,7 +108,7 @@ def _check_direction(
     metric = checkpoint.best_metric
     if (
         checkpoint.greater_is_better
-        and metric.endswith(("loss", "perplexity"))
+        and metric.endswith(FALLING)
         and _picks_best(checkpoint, stopping, schedule)
     ):
         yield Finding(
@@ -131,7 +131,7 @@ def _check_known(
     metric = checkpoint.metric_for_best_model
     if metric is None or not _picks_best(checkpoint, stopping, schedule):
         return
-    scores = evaluation.eval_causal_lm_metrics or () if evaluation.do_causal_lm_eval else ()
+    scores = evaluation.answer_metrics if evaluation.do_causal_lm_eval else ()
     measured = tuple(dict.fromkeys(("loss", "perplexity", *scores)))
     if metric.removeprefix("eval_") not in measured:
         known = list_keys([f"eval_{name}" for name in measured])

@@ -11,6 +11,9 @@ from siredon.config.fields import Bool, Float, Int, Section, Str, key, planned, 
 
 Strategy = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidator(read_no)]
 
+#: How the names of metrics end of which the lowest is the best: the third is the rate of edits.
+FALLING = ("loss", "perplexity", "ter")
+
 
 class DynamicCheckpoint(Section):
     """`dynamic_checkpoint:`, a checkpoint whenever somebody asks for one."""
@@ -56,7 +59,7 @@ class CheckpointSection(Section):
         "End with the best checkpoint, not the last; `early_stopping_patience` asks for it too.", False
     )
     greater_is_better: Bool | None = key(
-        "Whether `metric_for_best_model` should rise; default false for losses and perplexity, else true.",
+        "Whether `metric_for_best_model` should rise; default false for losses, perplexity and TER, else true.",
         None,
         derived="rises",
     )
@@ -80,7 +83,7 @@ class CheckpointSection(Section):
         """Whether a higher metric is the better one."""
         if self.greater_is_better is not None:
             return self.greater_is_better
-        return not self.best_metric.endswith(("loss", "perplexity"))
+        return not self.best_metric.endswith(FALLING)
 
     @property
     def output_folder(self) -> Path:

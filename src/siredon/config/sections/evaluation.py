@@ -6,9 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned, read_no
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, list_words, planned, read_no
 
 TextMetric = Literal["sacrebleu", "comet", "ter", "chrf", "perplexity"]
+#: One, or a list.
+TextMetrics = Annotated[
+    tuple[TextMetric, ...],
+    BeforeValidator(list_words, json_schema_input_type=TextMetric | tuple[TextMetric, ...]),
+]
 
 
 class EvaluationSection(Section):
@@ -25,11 +30,20 @@ class EvaluationSection(Section):
         "Validation rows that the model answers at each validation, into `predictions.jsonl`.", None, ge=0
     )
     eval_max_new_tokens: Int = key("Longest answer, in tokens, there and in `siredon evaluate`.", 128, ge=1)
-    do_causal_lm_eval: Bool | None = planned("Let the model answer validation prompts and score the text.")
-    eval_causal_lm_metrics: tuple[TextMetric, ...] | None = planned("Scores of those answers.")
+    do_causal_lm_eval: Bool = key(
+        "Let the model answer the validation rows at each validation, and score the answers.", False
+    )
+    eval_causal_lm_metrics: TextMetrics | None = key(
+        "Scores of those answers; default sacrebleu, ter and chrf.", None
+    )
     do_bench_eval: Bool | None = planned("Answer multiple-choice questions at each validation.")
     bench_dataset: Str | None = planned("Hub id or file of the multiple-choice questions.")
     bench_split: Str | None = planned("Split of the questions.")
+
+    @property
+    def answer_metrics(self) -> tuple[TextMetric, ...]:
+        """What the model's answers are scored by, if it answers."""
+        return self.eval_causal_lm_metrics or ("sacrebleu", "ter", "chrf")
 
     @property
     def why_never(self) -> str:

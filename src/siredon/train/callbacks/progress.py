@@ -109,9 +109,10 @@ class Progress(TrainerCallback):
         head = f"step {state.global_step:>{width}}/{state.max_steps}"
         if "eval_loss" in logs:
             shown = f"{head}  validation loss {logs['eval_loss']:.4f}"
-            return shown + (
-                f"  perplexity {logs['eval_perplexity']:.4g}" if "eval_perplexity" in logs else ""
-            )
+            for name, value in logs.items():
+                if name.startswith("eval_") and not name.endswith(("_loss", "_runtime", "_per_second")):
+                    shown += f"  {name.removeprefix('eval_')} {value:.4g}"
+            return shown
         done = state.global_step - self._first_step
         left = self._busy / done * (state.max_steps - state.global_step) if done else 0.0
         speed = f"{logs['tokens_per_second']:,.0f} tok/s"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from siredon.data.collate import PackDataset
 from siredon.data.types import IGNORE, Sample
 from siredon.errors import DataError
-from siredon.evaluate.candidates import Candidate
-from siredon.evaluate.rows import Rows
 from siredon.train.continuation import GREEDY
 
 
@@ -42,15 +40,20 @@ class Answer:
     text: str
 
 
-def read_questions(rows: Rows, tokenizer: Any, limit: int | None) -> list[Question]:
+def read_questions(packs: PackDataset, tokenizer: Any, limit: int | None = None) -> list[Question]:
     """Prompts and references of the first rows: the last thing that is learned of a row is its answer.
+
+    Args:
+        packs: The rows, packed or not.
+        tokenizer: Of the model.
+        limit: How many rows; None for all.
 
     Raises:
         DataError: All of every row is learned, so nothing is a prompt.
     """
     found = []
-    for number, index in enumerate(rows.packs.packs.indices[:limit]):
-        sample = rows.packs.table[int(index)]
+    for number, index in enumerate(packs.packs.indices[:limit]):
+        sample = packs.table[int(index)]
         begin, end = find_last_answer(sample)
         # A first token that stands alone is no prompt: it only begins the text
         if begin > 1 and begin < end:
@@ -59,8 +62,8 @@ def read_questions(rows: Rows, tokenizer: Any, limit: int | None) -> list[Questi
             found.append(Question(number, sample.source, ids[:begin], reference))
     if not found:
         raise DataError(
-            f"no {rows.split} row has a prompt: all of each row is learned",
-            "Leave `--metric` out, or judge on rows with a question and an answer.",
+            "no row that is to be answered has a prompt: all of each row is learned",
+            "Judge by the loss alone, or on rows with a question and an answer.",
         )
     return found
 
@@ -76,23 +79,27 @@ def find_last_answer(sample: Sample) -> tuple[int, int]:
 
 
 def answer_questions(
-    candidate: Candidate, questions: Sequence[Question], batch_size: int, max_new_tokens: int
-) -> list[Answer]:
-    """What the model writes, the likeliest token each time, in the order of the questions.
+    model: Any, tokenizer: Any, questions: Sequence[Question], batch_size: int, **options: Any
+) -> Iterator[list[Answer]]:
+    """What the model writes, the likeliest token each time, a batch at a time: the longest prompts first.
 
     Prompts of like length share a batch, and are filled up to the left, where the attention mask hides it.
+
+    Args:
+        model: A model of transformers, or PEFT's wrapper around one, on its device, ready to write.
+        tokenizer: Of the model.
+        questions: The prompts.
+        batch_size: How many are answered at a time.
+        options: What `generate` takes, such as `max_new_tokens`.
     """
-    order = sorted(range(len(questions)), key=lambda place: -len(questions[place].prompt_ids))
-    texts: dict[int, str] = {}
+    order = sorted(questions, key=lambda question: -len(question.prompt_ids))
     for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        written = _write(candidate, [questions[place].prompt_ids for place in places], max_new_tokens)
-        texts |= dict(zip(places, written, strict=True))
-    return [Answer(question, texts[place]) for place, question in enumerate(questions)]
+        batch = order[start : start + batch_size]
+        written = _write(model, tokenizer, [question.prompt_ids for question in batch], options)
+        yield [Answer(question, text) for question, text in zip(batch, written, strict=True)]
 
 
-def _write(candidate: Candidate, prompts: list[list[int]], max_new_tokens: int) -> Iterator[str]:
-    tokenizer, model = candidate.tokenizer, candidate.model
+def _write(model: Any, tokenizer: Any, prompts: list[list[int]], options: dict[str, Any]) -> Iterator[str]:
     longest = max(map(len, prompts))
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = torch.full((len(prompts), longest), pad_id or 0)
@@ -100,19 +107,13 @@ def _write(candidate: Candidate, prompts: list[list[int]], max_new_tokens: int) 
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        if candidate.precision.autocast is not None:
-            dtype = torch.bfloat16 if candidate.precision.autocast == "bf16" else torch.float16
-            stack.enter_context(torch.autocast(model.device.type, dtype=dtype))
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=list(candidate.stop_ids) or None,
-            pad_token_id=pad_id,
-            use_cache=True,
-            **GREEDY,
-        )
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        pad_token_id=pad_id,
+        use_cache=True,
+        **GREEDY,
+        **options,
+    )
     for row in output[:, longest:]:
         yield tokenizer.decode(row, skip_special_tokens=True).strip()

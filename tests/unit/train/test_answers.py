@@ -1,4 +1,4 @@
-"""Which part of a row is the prompt and which the answer; how tasks are named."""
+"""Which part of a row is the prompt and which the answer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from siredon.data.types import IGNORE, Sample
-from siredon.errors import DataError
-from siredon.evaluate.answers import find_last_answer
-from siredon.evaluate.tasks import group_tasks
+from siredon.train.answers import find_last_answer
 
 
 @pytest.mark.parametrize(
@@ -27,10 +25,3 @@ def test_the_last_learned_stretch_is_the_answer(learned: str, wanted: tuple[int,
         [place if mark == "x" else IGNORE for place, mark in enumerate(learned)], dtype=np.int32
     )
     assert find_last_answer(Sample(ids, labels)) == wanted
-
-
-def test_tasks_with_as_many_examples_go_together():
-    found = group_tasks(["arc_easy:5", "hellaswag", "mmlu:5", "tasks/own.yaml", "x:0"])
-    assert found == {5: ["arc_easy", "mmlu"], None: ["hellaswag", "tasks/own.yaml"], 0: ["x"]}
-    with pytest.raises(DataError, match="no task is named"):
-        group_tasks([])
