@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(2)
             return None
         content = self._read()
-        self.hub.gate.wait(60)
+        self.hub.gate.wait(300)
         assert hashlib.sha256(content).hexdigest() == oid
         self.hub.objects[oid] = content
         return {}
@@ -226,6 +226,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Nothing: clients that go away are part of what is tried."""
+
+
 def ask_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     """Lets huggingface_hub ask this hub, with its token, and wait no seconds between two tries."""
     from huggingface_hub import constants
@@ -243,7 +248,7 @@ def ask_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 def serve_hub() -> Iterator[Hub]:
     """A hub at `hub.url`, on this machine only."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

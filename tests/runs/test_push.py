@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -381,3 +385,25 @@ def test_a_run_whose_uploads_would_be_refused_does_not_begin(
     with open_uploads(config) as uploads:  # A network that is down now may be up later
         assert uploads is not None
     assert "tries again at every save" in capfd.readouterr().err
+
+
+@pytest.mark.long
+def test_a_run_that_is_told_to_end_does_not_wait_for_the_network(
+    write_config: Callable[..., Path], tmp_path: Path
+):
+    keys = {"max_steps": 2000, "save_steps": 1, "hub_model_id": "tuned", "hub_strategy": "checkpoint"}
+    path = write_config(**LORA, **keys)
+    with serve_hub() as hub:
+        hub.gate.clear()  # Nothing that is sent ever arrives
+        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "siredon", "train", str(path)]
+        process = subprocess.Popen(
+            command, env={**env, "HF_HUB_OFFLINE": "0"}, stderr=subprocess.PIPE, text=True
+        )
+        assert hub.has_upload.wait(120)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=100)
+        assert not hub.gate.is_set()
+    assert process.returncode == 75, said
+    assert "an upload to the hub is cut off" in said
+    assert hub.repos["ada/tuned"].files == {}

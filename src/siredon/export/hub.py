@@ -72,8 +72,14 @@ class Repository:
             if self._target.revision not in (None, "main"):
                 self._api.create_branch(self.name, branch=str(self._target.revision), exist_ok=True)
 
-    def send(self, items: Sequence[Item], message: str) -> str:
+    def send(self, items: Sequence[Item], message: str, *, in_turn: bool = False) -> str:
         """Sends files in one commit; what the hub has already is not sent again.
+
+        Args:
+            items: The files.
+            message: Of the commit.
+            in_turn: Large files go one after the other, without threads of huggingface_hub's own, for which the end of
+                the process would wait.
 
         Returns:
             The address of the commit.
@@ -83,18 +89,17 @@ class Repository:
         """
         from huggingface_hub import CommitOperationAdd
 
+        branch = self._target.revision
         with _blaming(self.name), _quiet():
-            made = self._api.create_commit(
-                self.name,
-                [
-                    CommitOperationAdd(
-                        item.name, item.content if isinstance(item.content, bytes) else str(item.content)
-                    )
-                    for item in items
-                ],
-                commit_message=message,
-                revision=self._target.revision,
-            )
+            added = [
+                CommitOperationAdd(
+                    item.name, item.content if isinstance(item.content, bytes) else str(item.content)
+                )
+                for item in items
+            ]
+            for one in added if in_turn else ():
+                self._api.preupload_lfs_files(self.name, [one], revision=branch, free_memory=False)
+            made = self._api.create_commit(self.name, added, commit_message=message, revision=branch)
         return str(made.commit_url)
 
 

@@ -131,7 +131,7 @@ class Uploads:
         check_secrets(items)
         if self._section.hub_strategy in ("checkpoint", "all_checkpoints"):
             items += list_files(files, checkpoint.name if self._wants_all else _LAST)
-        repository.send(items, f"Step {checkpoint.name.removeprefix(PREFIX)}")
+        repository.send(items, f"Step {checkpoint.name.removeprefix(PREFIX)}", in_turn=True)
 
 
 @contextmanager
