@@ -35,6 +35,7 @@ def change(run: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(record))
 
 
+@pytest.mark.long
 def test_a_resumed_run_with_relative_paths_is_made_again_and_what_changed_is_refused(
     write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

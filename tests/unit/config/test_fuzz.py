@@ -558,6 +558,7 @@ def test_our_examples_are_among_those_that_are_attacked(folder: Path):
         assert checked.config is not None
 
 
+@pytest.mark.long
 def test_no_attack_gets_through(folder: Path):
     count = {"all": 0, "refused": 0, "expected": 0}
 
@@ -694,6 +695,7 @@ for name, content in files.items():
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_file_of_any_size_takes_bounded_memory_and_time(tmp_path: Path):
     done = subprocess.run(
