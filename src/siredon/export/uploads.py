@@ -118,8 +118,9 @@ class Uploads:
             with _held(checkpoint) as files:
                 self._send(checkpoint, files)
         except (SiredonError, OSError) as error:
-            self.num_failures += 1
-            self._failed.append(checkpoint)
+            with self._lock:
+                self.num_failures += 1
+                self._failed.append(checkpoint)
             warn(
                 f"{checkpoint.name} could not be uploaded, and the run goes on (failure {self.num_failures}): {error}"
             )
