@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from math import exp
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from siredon.evaluate.figures import show_figure
+from siredon.evaluate.figures import show_figure, show_size
 from siredon.export.card_facts import Facts
 from siredon.export.origin import UNKNOWN, Origin, show_name
 from siredon.redaction import redact_line, redact_values
@@ -80,7 +80,7 @@ def _write_summary(facts: Facts) -> str:
         what = f"{'An' if method[0] in 'aAIO' else 'A'} {method}{' adapter' if method != 'adapter' else ''}"
         text = f"{what} for {base}" if base else what
     elif facts.relation == "quantized" and facts.kind == "model":
-        text = f"A fine-tuned {base or 'model'} in few bits a weight"
+        text = f"{'A fine-tuned' if facts.record else 'A'} {base or 'model'} in few bits a weight"
     elif facts.adapter:
         text = f"{_WHAT[facts.kind]}: {base or 'its base'} with {method} merged into its weights"
     else:
@@ -283,30 +283,37 @@ def _figure(found: Mapping[str, Any], name: str) -> str:
 
 def _tell_quantization(found: Mapping[str, Any]) -> str:
     """What `quantize.json` says, as far as it has the words that are known here."""
-    rows = []
-    for name, value in found.items():
-        if isinstance(value, bool) or name.endswith(("folder", "path")):
-            continue
-        if isinstance(value, dict) and "kl" not in value:
-            inner = {key: one for key, one in value.items() if isinstance(one, (int, float, str))}
-            rows.append(
-                [_words(name), ", ".join(f"{_words(key)} {_plain(one)}" for key, one in inner.items())]
-            )
-        elif isinstance(value, (int, float, str)):
-            rows.append([_words(name), _plain(value)])
-    agreement = next((value for value in found.values() if isinstance(value, dict) and "kl" in value), None)
-    told = f"\n\nHeld against the weights before:\n\n{_tell_agreement(agreement)}" if agreement else ""
-    return table(["what", "value"], [row for row in rows if row[1]]) + told
+    checked = _part(found, "checked")
+    pairs = [
+        (_part(checked, "before").get(name), _part(checked, "after").get(name))
+        for name in ("loss", "perplexity")
+    ]
+    rows = [
+        ["weights", str(found.get("described") or found.get("method") or "")],
+        ["rounded by", str(found.get("library") or "")],
+        ["weights on disk", _change(found.get("bytes_before"), found.get("bytes_after"), show_size)],
+        ["loss", _change(*pairs[0], show_figure)],
+        ["perplexity", _change(*pairs[1], show_figure)],
+    ]
+    told = table(["what", "value"], [row for row in rows if row[1]])
+    for name, about in (
+        ("agreement", "Held against the model before it was rounded:"),
+        ("agreement_with_training", "Held against the model as it was trained, with layers that round:"),
+    ):
+        if agreement := _part(checked, name):
+            told += f"\n\n{about}\n\n{_tell_agreement(agreement)}"
+    return told if checked else f"{told}\n\nThe rounded model was not held against the one before."
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = found.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
-def _plain(value: float | str) -> str:
-    if isinstance(value, str):
-        return show_name(value)
-    return show_figure(value) if isinstance(value, float) else f"{value:,}"
+def _change(before: object, after: object, shown: Callable[[Any], str]) -> str:
+    """What a figure was, and what it is; empty where one is missing."""
+    figures = [value for value in (before, after) if isinstance(value, (int, float))]
+    return f"{shown(figures[0])}, then {shown(figures[1])}" if len(figures) == 2 else ""
 
 
 def _tell_scores(scores: Sequence[Mapping[str, Any]]) -> str:
@@ -319,7 +326,7 @@ def _tell_scores(scores: Sequence[Mapping[str, Any]]) -> str:
             show_name(str(score.get("source", ""))),
             f"{score.get('rows', 0):,}",
             *(
-                _plain(float(score[name])) if name in score else ""
+                show_figure(float(score[name])) if name in score else ""
                 for name in ("loss", "perplexity", *others)
             ),
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from siredon.config.schema import Config
 from siredon.config.sections.hub import HubSection
 from siredon.errors import CheckpointError, HubError
+from siredon.evaluate.figures import show_size
 from siredon.export.card import read_card
 from siredon.export.contents import CARD, Contents, Item, check_secrets, list_contents
 from siredon.export.hub import Repository, Target, find_repository
@@ -112,14 +113,6 @@ def show_contents(place: Path, contents: Contents) -> None:
     show(f"  {show_size(sum(item.num_bytes for item in contents.items)):>10}  in {len(contents.items)} files")
     if contents.left:
         show(f"  left here: {', '.join(contents.left)}")
-
-
-def show_size(count: int) -> str:
-    """Bytes, for people."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _warn_of_others(repository: Repository, contents: Contents) -> None:

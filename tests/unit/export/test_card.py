@@ -162,10 +162,12 @@ def test_reports_that_lie_beside_are_told(tmp_path: Path):
     run = write_run(tmp_path / "run", "model")
     agreement = {"num_tokens": 99, "max_error": 0.5, "mean_error": 0.01, "kl": 0.0021, "same_token": 0.98}
     report = {
-        "method": "gptq",
+        "method": "int8",
+        "described": "weights in int8, a scale for each row",
         "bytes_before": 2_000_000,
-        "loss": {"before": 1.5, "after": 1.75},
-        "agreement": agreement,
+        "bytes_after": 1_100_000,
+        "read_back": {**agreement, "kl": 0.7},
+        "checked": {"before": {"loss": 1.5}, "after": {"loss": 1.75}, "agreement": agreement},
     }
     (run / "quantize.json").write_text(json.dumps(report))
     results = {
@@ -198,11 +200,16 @@ def test_reports_that_lie_beside_are_told(tmp_path: Path):
         (run / "lm_eval_results" / time / "results.json").write_text(json.dumps(marks))
     text = build_card(run)
     assert ModelCard(text).data.base_model_relation == "quantized"
-    assert "| method | gptq |" in text
-    assert "| loss | before 1.5000, after 1.7500 |" in text
+    assert "| weights | weights in int8, a scale for each row |" in text
+    assert "| weights on disk | 2.0 MB, then 1.1 MB |" in text
+    assert "| loss | 1.5000, then 1.7500 |" in text
+    assert "0.7 |" not in text  # what was read back is not what it cost
+    assert "| perplexity | " not in text.partition("## Evaluation")[0]
     assert "| Kullback-Leibler divergence, nats a token | 0.0021 |" in text
     assert "| tuned | validation | rows.jsonl | 1,200 | 1.2500 | 3.5000 | 0.5000 |" in text
     assert "| tuned | arc | acc | 0 | 0.5000 ± 0.0100 |" in text
+    (run / "quantize.json").write_text(json.dumps({"method": "int8", "checked": None}))
+    assert "The rounded model was not held against the one before." in build_card(run)
     (run / "quantize.json").write_text("{ torn")
     assert "Quantization" not in build_card(run)
 
