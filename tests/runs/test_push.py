@@ -370,6 +370,31 @@ def test_no_step_waits_for_an_upload_and_a_checkpoint_may_go_meanwhile(
     assert uploads.num_failures == 0
 
 
+def test_the_weights_of_a_checkpoint_are_sent_as_those_of_a_model(
+    write_config: Callable[..., Path], run: Path, hub: Hub, tmp_path: Path, model_folder: Path
+):
+    keys = {**LORA, "peft_init_lora_weights": "pissa", "max_steps": 1}
+    start(write_config(**keys))
+    config, _ = load_config(str(tmp_path / "config.yml"))
+    section = config.hub.model_copy(update={"hub_model_id": "tuned"})
+    uploads = Uploads(section, tmp_path / "out")
+    uploads._try(tmp_path / "out/checkpoint-1")
+    files = hub.repos["ada/tuned"].files
+    settings = json.loads(files["adapter_config.json"])
+    # What PiSSA begins with is no part of the base that others have
+    assert settings["r"] == 2 * LORA["lora_r"]
+    assert settings["base_model_name_or_path"] == model_folder.name
+    assert (
+        len(files["adapter_model.safetensors"])
+        > (tmp_path / "out/checkpoint-1/adapter_model.safetensors").stat().st_size
+    )
+    # With ReLoRA the base has changed too
+    (run / "checkpoint-2/relora.safetensors").touch()
+    Uploads(section.model_copy(update={"hub_model_id": "relora"}), run)._try(run / "checkpoint-2")
+    assert hub.repos["ada/relora"].files == {}
+    assert uploads.num_failures == 0
+
+
 def test_a_run_whose_uploads_would_be_refused_does_not_begin(
     write_config: Callable[..., Path],
     hub: Hub,

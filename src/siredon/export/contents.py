@@ -70,10 +70,14 @@ class Contents:
     warnings: tuple[str, ...] = ()
 
 
-def list_contents(folder: Path) -> Contents:
+def list_contents(folder: Path, changed: Path | None = None) -> Contents:
     """What belongs to the adapter or model in a folder.
 
     The base that an adapter names is written as others find it: by its id on the hub, or else by its last name.
+
+    Args:
+        folder: The folder.
+        changed: Another one, whose files take the place of those with the same names.
 
     Raises:
         CheckpointError: There are no weights in it.
@@ -90,7 +94,8 @@ def list_contents(folder: Path) -> Contents:
         )
     items, warnings = [], []
     for name, path in sorted(found.items()):
-        item = Item(name, path)
+        other = (changed or folder) / name
+        item = Item(name, other if other.is_file() else path)
         if name == ADAPTER:
             item, missing = _name_base(item, folder)
             warnings += missing
@@ -117,7 +122,7 @@ def check_secrets(items: Iterable[Item]) -> None:
         if item.name.endswith(_BINARY):
             continue
         text = item.read().decode("utf-8", "replace")
-        by_name = item.name not in _WORDS
+        by_name = item.name.rpartition("/")[2] not in _WORDS
         places += [f"{_show_place(item)}:{line}" for line in find_secrets(text, by_name=by_name)]
     if places:
         more = f", and {len(places) - _MOST_SHOWN} more" if len(places) > _MOST_SHOWN else ""

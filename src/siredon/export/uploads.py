@@ -127,12 +127,20 @@ class Uploads:
 
     def _send(self, checkpoint: Path, files: Path) -> None:
         """The weights where others look for them, with a card; what a run goes on from, if it is asked for."""
+        from siredon.model.adapter_folder import without_start
+        from siredon.model.relora import RELORA
+
         repository = self._find()
-        items = [*_list_weights(files, Item(CARD, read_card(self._output, repository.name).encode()))]
-        check_secrets(items)
-        if self._section.hub_strategy in ("checkpoint", "all_checkpoints"):
-            items += list_files(files, checkpoint.name if self._wants_all else _LAST)
-        repository.send(items, f"Step {checkpoint.name.removeprefix(PREFIX)}", in_turn=True)
+        items: list[Item] = []
+        with without_start(files) as plain:
+            if not (files / RELORA).is_file():  # There the weights mean nothing without what is beside them
+                items = [Item(CARD, read_card(self._output, repository.name).encode())]
+                items += list_contents(files, plain).items
+            if self._section.hub_strategy in ("checkpoint", "all_checkpoints"):
+                items += list_files(files, checkpoint.name if self._wants_all else _LAST)
+            check_secrets(items)
+            if items:
+                repository.send(items, f"Step {checkpoint.name.removeprefix(PREFIX)}", in_turn=True)
 
 
 @contextmanager
@@ -161,20 +169,6 @@ def open_uploads(config: Config) -> Iterator[Uploads | None]:
     except BaseException:
         uploads.abandon()
         raise
-
-
-def _list_weights(files: Path, card: Item) -> Iterator[Item]:
-    """The model of a checkpoint, with a card; nothing where its weights mean nothing without what is beside them."""
-    from siredon.model.adapter_folder import without_start
-    from siredon.model.relora import RELORA
-
-    if (files / RELORA).is_file():
-        return
-    with without_start(files) as plain:
-        for item in (card, *list_contents(files).items):
-            own = plain / item.name
-            # The copy goes with this block, so its files are read here
-            yield Item(item.name, own.read_bytes()) if plain != files and own.is_file() else item
 
 
 @contextmanager
