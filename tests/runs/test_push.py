@@ -317,7 +317,10 @@ def test_every_save_is_sent_and_the_result_at_the_end(
 
 @pytest.mark.parametrize(
     ("strategy", "folders"),
-    [("checkpoint", {"last-checkpoint"}), ("all_checkpoints", {"checkpoint-2", "checkpoint-4"})],
+    [
+        ("checkpoint", {"last-checkpoint"}),
+        pytest.param("all_checkpoints", {"checkpoint-2", "checkpoint-4"}, marks=pytest.mark.long),
+    ],
 )
 def test_checkpoints_are_sent_whole_where_they_are_asked_for(
     write_config: Callable[..., Path], hub: Hub, tmp_path: Path, strategy: str, folders: set[str]
@@ -334,7 +337,7 @@ def test_a_hub_that_fails_fails_no_run_and_is_tried_again(
     write_config: Callable[..., Path], hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     hub.refuses_commits = (403, "Storage quota exceeded")
-    keys = {"save_steps": 1, "max_steps": 2, "hub_model_id": "tuned", "hub_strategy": "all_checkpoints"}
+    keys = {"save_steps": 1, "max_steps": 1, "hub_model_id": "tuned", "hub_strategy": "all_checkpoints"}
     start(write_config(**LORA, **keys))
     said = capfd.readouterr().err
     assert "could not be uploaded, and the run goes on (failure 1)" in said
@@ -347,6 +350,7 @@ def test_a_hub_that_fails_fails_no_run_and_is_tried_again(
     hub.refuses_commits = None
     uploads = Uploads(config.hub, config.checkpoint.output_folder)
     uploads._failed = [tmp_path / "out/checkpoint-1"]
+    shutil.copytree(tmp_path / "out/checkpoint-1", tmp_path / "out/checkpoint-2")
     uploads.published(tmp_path / "out/checkpoint-2")
     uploads.finish()
     folders = {path.split("/")[0] for path in hub.repos["ada/tuned"].files if "/" in path}

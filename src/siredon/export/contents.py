@@ -50,6 +50,11 @@ class Item:
         """Its size."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
+    @property
+    def is_stored_apart(self) -> bool:
+        """Whether the hub keeps it beside git, as large files are kept."""
+        return self.name.endswith((*_BINARY, "tokenizer.json"))
+
     def read(self) -> bytes:
         """Its bytes."""
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()

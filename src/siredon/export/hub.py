@@ -97,7 +97,8 @@ class Repository:
                 )
                 for item in items
             ]
-            for one in added if in_turn else ():
+            large = [one for one, item in zip(added, items, strict=True) if item.is_stored_apart]
+            for one in large if in_turn else ():
                 self._api.preupload_lfs_files(self.name, [one], revision=branch, free_memory=False)
             made = self._api.create_commit(self.name, added, commit_message=message, revision=branch)
         return str(made.commit_url)
