@@ -78,6 +78,11 @@ def write_base(folder: Path, shape: str) -> None:
             writer.write(name, torch.ones_like(drawn) if "norm" in name else drawn)
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One of bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))

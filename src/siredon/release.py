@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from siredon.config.schema import Config
 from siredon.evaluate.wanted import Benchmark, Evaluation
+from siredon.export.consolidate_wanted import Consolidation
 from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
 from siredon.export.push_wanted import Push
 from siredon.export.wanted import Export
@@ -134,6 +135,45 @@ def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
 def merge_unchecked(config: Config) -> None:
     """The same for those who hold the merged model against the adapter themselves."""
     merge_lora(config, UNCHECKED)
+
+
+def merge_sharded_fsdp_weights(config: Config, wanted: Consolidation) -> None:
+    """Puts the weights together that the ranks of a run wrote in pieces: a normal model folder, or an adapter."""
+    from siredon.data.prompt import set_prompting_
+    from siredon.export import consolidate
+    from siredon.export.consolidate_report import show_plan, show_result, write_report
+    from siredon.export.consolidate_write import check_written, write_tensors
+    from siredon.export.file import check_replaceable
+    from siredon.export.folder import copy_record, written_beside
+    from siredon.export.shards import parse_bytes
+    from siredon.hardware import probe_hardware
+    from siredon.model.quiet import quiet_libraries
+    from siredon.model.tokenizer import load_tokenizer
+
+    quiet_libraries()
+    # 1. The checkpoint
+    output, hardware = config.checkpoint.output_folder, probe_hardware()
+    dtype, max_bytes = consolidate.choose_dtype(config, wanted), parse_bytes(wanted.max_shard_size)
+    checkpoint = consolidate.find_checkpoint(config, wanted.checkpoint)
+    # 2. Is it all there, and of this model?
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    stop_ids = set_prompting_(tokenizer, config).stop_ids
+    plan = consolidate.plan_consolidation(config, checkpoint, tokenizer, hardware)
+    folder = wanted.output or output / ("adapter" if plan.is_adapter else "merged")
+    check_replaceable(folder)
+    show_plan(checkpoint, plan)
+    with written_beside(folder) as draft:
+        # 3. Read, written, and read back, tensor by tensor
+        written = write_tensors(checkpoint, plan, draft, dtype, max_bytes)
+        num_bytes = check_written(draft, plan, written)
+        # 4. What belongs to a model beside its weights
+        consolidate.write_rest(config, plan, written, tokenizer, stop_ids, draft)
+        if not plan.is_adapter:
+            consolidate.check_loads(config, draft, tokenizer, hardware)
+        write_report(config, checkpoint, plan, written, draft)
+        copy_record(output, draft)
+    show_result(written, num_bytes)
+    show(f"{'adapter' if plan.is_adapter else 'merged model'}: {folder}")
 
 
 def export(config: Config, wanted: Export) -> None:

@@ -29,10 +29,8 @@ def chat(  # noqa: PLR0913 - one for each option
     stop: Stop = None,
 ) -> None:
     """Talk to a trained model in the terminal: several turns, commands with a `/`, Ctrl-C stops an answer."""
-    if compare and (base or gradio):
-        raise typer.BadParameter(
-            "--compare asks both models, in the terminal, and excludes --base and --gradio"
-        )
+    if compare and base:
+        raise typer.BadParameter("--compare asks both models, and excludes --base")
     config = read_target(words)
     from siredon import release
     from siredon.serve.prompts import Prompts

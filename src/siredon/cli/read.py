@@ -38,6 +38,18 @@ def read_target(words: list[str] | None) -> Config:
     return _read(words, load_target)
 
 
+def read_sharded(words: list[str] | None) -> Config:
+    """The same for the verb that takes a YAML file or the folder of a sharded checkpoint.
+
+    Raises:
+        CheckpointError: A folder that does not say which model its weights are of.
+        ConfigError: At least one error.
+    """
+    from siredon.config.sharded import load_sharded
+
+    return _read(words, load_sharded)
+
+
 def _read(
     words: list[str] | None,
     load: Callable[[str, Sequence[Layer]], tuple[Config, tuple[Diagnostic, ...]]],

@@ -8,6 +8,7 @@ import typer
 
 from siredon.cli.options import OPEN, Words, read_words
 from siredon.cli.read import read_config
+from siredon.errors import TrainingError
 from siredon.train.interrupt import interruptible
 
 
@@ -34,8 +35,15 @@ def train(
             help="How sets are chosen; default grid, or random with --sweep-runs.",
         ),
     ] = None,
+    shard: Annotated[bool, typer.Option("--shard", hidden=True)] = False,
 ) -> None:
     """Train CONFIG. Everything is written to its `output_dir`."""
+    if shard:
+        raise TrainingError(
+            "--shard: weights are trained and written whole here, so there is nothing to cut",
+            "Leave it out. What other programs wrote in pieces is put together by "
+            "`siredon merge-sharded-fsdp-weights`.",
+        )
     if sweep is None and (sweep_runs or sweep_search):
         raise typer.BadParameter("--sweep-runs and --sweep-search go with --sweep FILE")
     search = sweep_search or ("random" if sweep_runs else "grid")

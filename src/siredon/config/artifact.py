@@ -91,7 +91,7 @@ def read_artifact(folder: Path) -> Artifact:
         )
     for place in (folder / RECORD, folder.resolve().parent / RECORD):
         if place.is_file() and (place.parent == folder or folder.resolve().name.startswith("checkpoint-")):
-            record = _read_record(place)
+            record = read_record(place)
             return Artifact(folder, record["given"], Path(record["folder"]))
     return Artifact(folder, {}, Path.cwd())
 
@@ -117,7 +117,12 @@ def _has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names) or find_place(str(folder)).gguf_file is not None
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """The keys of a run, and the folder that it was started in.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is no record.
+    """
     try:
         record = json.loads(path.read_text())
         return {"given": dict(record["given"]), "folder": str(record["folder"])}

@@ -2,6 +2,7 @@
 
 merge.py        an adapter into its base: a normal model folder
 merge_base.py   the base that it is merged into
+consolidate.py  a checkpoint in the pieces of many ranks, as a model folder; dcp.py: such a checkpoint
 folder.py       folders that are whole or not there; file.py: files
 card.py         README.md of an artifact, out of card_facts.py by card_text.py; origin.py: what it was made of
 push.py         an artifact sent to a repository of the hub (hub.py); contents.py: its files

@@ -113,7 +113,7 @@ def merge_adapters(
     if plan is None:
         model.save_pretrained(folder)
     else:
-        _write_settings(model, folder, dtype)
+        write_settings(model, folder, dtype)
     tokenizer.save_pretrained(folder)
     return "legacy" if plan is None else "memory_efficient"
 
@@ -230,7 +230,7 @@ def _set_generation_(model: Any, config: Config, adapter: Path) -> None:
         model.generation_config = GenerationConfig.from_pretrained(str(adapter))
 
 
-def _write_settings(model: Any, folder: Path, dtype: torch.dtype) -> None:
+def write_settings(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """What `save_pretrained` of transformers writes beside the weights."""
     model.config.dtype = dtype
     model.config.architectures = [type(model).__name__]

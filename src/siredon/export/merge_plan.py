@@ -7,7 +7,7 @@ stacked into one, a layer with an adapter, and weights that are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,13 +78,13 @@ def read_layout(model: Any, shards: Shards) -> tuple[Layout | None, str]:
         if pattern is not None:
             converted.add(key)
     on_disk = {name for names in targets.values() for name in names}
-    shared = _find_shared(model, on_disk)
+    shared = find_shared(model, on_disk)
     layout = Layout(targets, frozenset(converted), shared)
     return (layout, "") if not (reason := _compare(model, layout, on_disk)) else (None, reason)
 
 
-def _find_shared(model: Any, on_disk: set[str]) -> dict[str, str]:
-    """Names of a tensor that has several -> the one that is on disk."""
+def find_shared(model: Any, on_disk: Collection[str] = ()) -> dict[str, str]:
+    """Names of a tensor that has several -> the one that is on disk, or the first one."""
     names_of: dict[int, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         names_of.setdefault(id(weight), []).append(name)

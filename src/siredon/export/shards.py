@@ -14,9 +14,30 @@ from siredon.export.contents import REST
 from siredon.export.round_trip import TEXTS, Check, compare_ids, encode
 from siredon.export.source import Source, read_weights
 from siredon.export.tensor_files import Shards, ShardWriter, list_shards
+from siredon.registry import suggest
 
+#: Words for the formats of weights.
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+#: Numbers that are converted at a time.
+_PART_NUMBERS = 2**22
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KB|MB|GB)", re.IGNORECASE)
+
+
+def read_dtype(option: str, word: str | None) -> torch.dtype | None:
+    """The number format that an option names; None for none.
+
+    Raises:
+        ModelError: No format that is written here.
+    """
+    if word is None:
+        return None
+    if word not in DTYPES:
+        raise ModelError(
+            f"{option} {word}: no type of safetensors that is written here",
+            f"{suggest(word, DTYPES)}Known: {', '.join(DTYPES)}. `siredon quantize` writes fewer bits.",
+        )
+    return DTYPES[word]
 
 
 def parse_bytes(text: str) -> int:
@@ -58,9 +79,12 @@ def convert(name: str, weight: torch.Tensor, dtype: torch.dtype | None) -> torch
     """
     if dtype is None or not weight.is_floating_point():
         return weight
-    converted = weight.to(dtype)
-    if bool((converted.isinf() & weight.isfinite()).any()):
-        raise ModelError(f"{name} holds values that f16 cannot hold", "Use `--type bf16`.")
+    converted = torch.empty(weight.shape, dtype=dtype)
+    for begin in range(0, weight.numel(), _PART_NUMBERS):  # As the tests below make copies
+        part = weight.reshape(-1)[begin : begin + _PART_NUMBERS]
+        rounded = converted.view(-1)[begin : begin + _PART_NUMBERS].copy_(part)
+        if bool((rounded.isinf() & part.isfinite()).any()):
+            raise ModelError(f"{name} holds values that f16 cannot hold", "Use bf16.")
     return converted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,31 @@ def load_skeleton(source: Source, tokenizer: Any, hardware: Hardware, *, seed: i
     """
     aside = replace(source, placement=PlacementSection(device_map="meta"))
     return load_model(aside, torch.float32, tokenizer, hardware, seed=seed)
+
+
+def build_skeleton(source: Source, tokenizer: Any, hardware: Hardware) -> Any:
+    """The same by the config of the model alone: its weights need not be on this machine.
+
+    How it generates is that of `generation_config.json`, if there is one.
+
+    Raises:
+        ModelError: As `load_model`.
+    """
+    from transformers import GenerationConfig
+
+    section = source.model.model_copy(update={"reinit_weights": True})
+    plain = replace(source, model=section, quantization=QuantizationSection())
+    with torch.device("meta"):
+        model = load_model(plain, torch.float32, tokenizer, hardware, seed=0)
+    place = find_place(section.base_model)
+    with suppress(OSError):  # There is none
+        model.generation_config = GenerationConfig.from_pretrained(
+            place.folder, revision=section.revision or "main"
+        )
+    _mend_generation(model.generation_config)
+    if read_method(model.config):  # Of the base on disk; what was trained of it is whole
+        del model.config.quantization_config
+    return model
 
 
 def set_stop_tokens_(model: Any, stop_ids: tuple[int, ...]) -> None:

@@ -18,6 +18,7 @@ from siredon.serve.talk import Message, Side, Talk
 
 _HERE = "127.0.0.1"
 _LONGEST = 8192
+_HEIGHT = "70vh"
 
 
 def check_page(section: ServingSection) -> None:
@@ -62,7 +63,22 @@ def show_page(talk: Talk, section: ServingSection) -> None:
 
 
 def build_page(talk: Talk, section: ServingSection) -> Any:
-    """The page: a `gradio.ChatInterface`."""
+    """The page: a `gradio.ChatInterface`; of two models with what the first one says beside it."""
+    import gradio
+
+    if len(talk.sides) == 1:
+        return _build_chat(talk, section)
+    with gradio.Blocks(title=section.gradio_title or talk.main.name, analytics_enabled=False) as page:
+        with gradio.Row():
+            with gradio.Column():
+                beside = gradio.Chatbot(height=_HEIGHT, label=talk.sides[0].name)
+            with gradio.Column():
+                chat = _build_chat(talk, section, beside)
+        chat.chatbot.clear(list, outputs=beside)
+    return page
+
+
+def _build_chat(talk: Talk, section: ServingSection, beside: Any = None) -> Any:
     import gradio
 
     def answer(
@@ -72,19 +88,32 @@ def build_page(talk: Talk, section: ServingSection) -> Any:
         temperature: float,
         top_p: float,
         max_tokens: float,
-    ) -> Iterator[str]:
+        *others: Sequence[Any],
+    ) -> Iterator[Any]:
         sampling = replace(
             talk.sampling, temperature=temperature, top_p=top_p, max_new_tokens=int(max_tokens)
         )
-        side = Side(talk.main.name, talk.main.voice, read_history(history))
-        mine = Talk([side], talk.phrasing, sampling, system, talk.thinking)
-        yield from stream_answer(mine, question, lambda problem: gradio.Error(problem, print_exception=False))
+        # What is taken back on the page is taken back of one model's words: the other's are as many
+        heard = [read_history(other)[: len(history)] for other in (*others, history)]
+        sides = [
+            Side(side.name, side.voice, list(said)) for side, said in zip(talk.sides, heard, strict=True)
+        ]
+        mine = Talk(sides, talk.phrasing, sampling, system, talk.thinking)
+        for said in stream_answer(
+            mine, question, lambda problem: gradio.Error(problem, print_exception=False)
+        ):
+            asked = {"role": "user", "content": question}
+            shown = [
+                [*heard[0], asked, {"role": "assistant", "content": said[sides[0].name]}] for _ in others
+            ]
+            yield (said[talk.main.name], *shown) if others else said[talk.main.name]
 
+    others = [] if beside is None else [beside]
     temperature, longest = section.gradio_temperature, section.gradio_max_new_tokens
     return gradio.ChatInterface(
         answer,
         title=section.gradio_title or talk.main.name,
-        chatbot=gradio.Chatbot(height="70vh", show_label=False),
+        chatbot=gradio.Chatbot(height=_HEIGHT, label=talk.main.name, show_label=beside is not None),
         additional_inputs_accordion=gradio.Accordion("Settings", open=False),
         additional_inputs=[
             gradio.Textbox(talk.system, label="System message", interactive=talk.phrasing.keeps_turns),
@@ -104,7 +133,9 @@ def build_page(talk: Talk, section: ServingSection) -> Any:
                 label="max_new_tokens",
                 info=SETTINGS["max_new_tokens"].about,
             ),
+            *others,
         ],
+        additional_outputs=others,
         concurrency_limit=1,  # One model, and what it has read
         api_name="chat",
         flagging_mode="never",
@@ -112,22 +143,20 @@ def build_page(talk: Talk, section: ServingSection) -> Any:
     )
 
 
-def stream_answer(talk: Talk, question: str, refuse: Callable[[str], Exception]) -> Iterator[str]:
-    """What has been said so far, each time there is more; the model stops when nobody listens any longer.
+def stream_answer(talk: Talk, question: str, refuse: Callable[[str], Exception]) -> Iterator[dict[str, str]]:
+    """What each model has said so far, each time there is more; it stops when nobody listens any longer.
 
     Args:
         talk: The conversation.
         question: What is asked.
         refuse: What is raised for a question that cannot be asked.
     """
-    pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
+    pieces: SimpleQueue[tuple[str, str] | Exception | None] = SimpleQueue()
     left = threading.Event()
 
     def work() -> None:
         try:
-            talk.ask(
-                question, lambda name, text: pieces.put(text), lambda: "cancelled" if left.is_set() else None
-            )
+            talk.ask(question, lambda *said: pieces.put(said), lambda: "cancelled" if left.is_set() else None)
         except Exception as error:  # noqa: BLE001 - raised again where it is heard
             pieces.put(error)
         finally:
@@ -135,15 +164,16 @@ def stream_answer(talk: Talk, question: str, refuse: Callable[[str], Exception])
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    said = ""
+    said = {side.name: "" for side in talk.sides}
     try:
         while (piece := pieces.get()) is not None:
             if isinstance(piece, (SiredonError, RowError)):
                 raise refuse(str(piece))
             if isinstance(piece, Exception):
                 raise piece
-            said += piece
-            yield said
+            name, text = piece
+            said[name] += text
+            yield dict(said)
     finally:
         left.set()
         thread.join()

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from siredon.errors import ModelError
 from siredon.export.file import check_replaceable
 from siredon.export.folder import copy_record, written_beside
 from siredon.export.round_trip import Check, show_checks
-from siredon.export.shards import compare_weights, copy_rest, parse_bytes, write_shards
+from siredon.export.shards import compare_weights, copy_rest, parse_bytes, read_dtype, write_shards
 from siredon.export.source import Source
 from siredon.export.wanted import Export
 from siredon.log import note
-from siredon.registry import suggest
-
-_TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def export_safetensors(source: Source, wanted: Export) -> Path:
@@ -25,14 +19,7 @@ def export_safetensors(source: Source, wanted: Export) -> Path:
     Raises:
         ModelError: No such type or size, a value that the type cannot hold, or a folder that is not the same model.
     """
-    word = wanted.type
-    if word is not None and word not in _TYPES:
-        raise ModelError(
-            f"--type {word}: no type of safetensors that is written here",
-            f"{suggest(word, _TYPES)}Known: {', '.join(_TYPES)}; without `--type` all stays as it is. "
-            "`siredon quantize` writes fewer bits.",
-        )
-    dtype = _TYPES[word] if word else None
+    dtype = read_dtype("--type", wanted.type)
     max_bytes = parse_bytes(wanted.max_shard_size)
     folder = wanted.output or source.run / "safetensors"
     check_replaceable(folder)
