@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The life of a model on one CPU: trained, measured, merged, quantized, exported, served, and asked over HTTP.
-# Needs an installation with the extras quantization, gguf, evaluate and serve, and the package openai: `make test` makes one in .venv.
+# The life of a model on one CPU: trained, measured, merged, quantized, exported, served, asked over HTTP, and described
+# for others.  Needs an installation with the extras quantization, gguf, evaluate and serve, and the package openai:
+# `make test` makes one in .venv.
 #   bash examples/smollm2/life.sh [FOLDER WITH python AND siredon, default .venv/bin]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -55,6 +56,10 @@ PYTHON
 kill "$server"
 wait "$server" || true
 trap - EXIT
+
+step "the model card, and what would go to the hub"
+"$bin/siredon" card "$out"
+"$bin/siredon" push "$out" --repo owner/smollm2-identity --dry-run
 
 step "what there is now"
 ls "$out" "$out/merged" "$out/quantized"

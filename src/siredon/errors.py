@@ -7,6 +7,8 @@
     ├── CheckpointError             a checkpoint that is missing, torn or foreign
     ├── TrainingError               a run that cannot go on
     ├── ServeError                  a server that cannot be started
+    ├── HubError                    an upload that is refused, or would show a secret
+    │   └── UnreachableError        ... that may come through later
     └── UnknownPartError            a name that is on no shelf
 
 Each message says where, what, and the way out.  An `AssertionError` is a mistake of ours.
@@ -68,6 +70,14 @@ class TrainingError(SiredonError):
 
 class ServeError(SiredonError):
     """A server that cannot be started: a package, an address, or an environment is missing."""
+
+
+class HubError(SiredonError):
+    """An upload that the hub refuses, or that must not be made."""
+
+
+class UnreachableError(HubError):
+    """An upload that did not come through, and may do so later."""
 
 
 class UnknownPartError(SiredonError):

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from siredon.config.schema import Config
-from siredon.log import note, show, warn
+from siredon.log import is_main_process, note, show, warn
 from siredon.registry import Shelf
 from siredon.sweep.wanted import Sweep
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from siredon.config.layers import Layer
     from siredon.data.inspect import Choice
     from siredon.data.inspect_output import Output
+    from siredon.export.uploads import Uploads
     from siredon.selftest.wanted import Wanted
     from siredon.train.interrupt import Interruption
     from siredon.train.reproduce import Repeat
@@ -69,14 +70,28 @@ def train(config: Config) -> None:
     Raises:
         Interrupted: A signal or `max_time` ended it; what was done is saved.
     """
+    from siredon.export.uploads import open_uploads
     from siredon.train.determinism import deterministic_run
     from siredon.train.interrupt import interruptible_run
     from siredon.train.rollback import run_with_rollbacks
 
-    with interruptible_run(config) as interruption, deterministic_run(config.batch):
-        run_with_rollbacks(lambda rewind: _train(config, interruption, rewind))
-    if config.lm_eval.lm_eval_tasks and config.lm_eval.lm_eval_post_train:
-        _judge(config)
+    with open_uploads(config) as uploads:
+        with interruptible_run(config) as interruption, deterministic_run(config.batch):
+            run_with_rollbacks(lambda rewind: _train(config, interruption, rewind, uploads))
+        _hand_over(config, uploads)
+        if config.lm_eval.lm_eval_tasks and config.lm_eval.lm_eval_post_train:
+            _judge(config)
+            _hand_over(config, uploads)
+
+
+def _hand_over(config: Config, uploads: Uploads | None) -> None:
+    """The card of what was trained; the result on the hub, if it is to be there."""
+    from siredon.export.card import try_card
+
+    if is_main_process():
+        try_card(config.checkpoint.output_folder)
+    if uploads:
+        uploads.finish()
 
 
 def _judge(config: Config) -> None:
@@ -93,7 +108,7 @@ def _judge(config: Config) -> None:
         lm_eval(config, Benchmark())
 
 
-def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
+def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: Uploads | None) -> None:
     from siredon.data.prepare_run import prepare_run
     from siredon.data.prompt import set_prompting_
     from siredon.distributed.ranks import leave_ranks
@@ -135,8 +150,18 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind) -> None:
     stop_ids = set_prompting_(tokenizer, config).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 5. Trainer, run record, training
+    published = uploads.published if uploads else None
     parts = Parts(
-        built.model, built.base, tokenizer, prepared, identity, resume, interruption, rewind, scores
+        built.model,
+        built.base,
+        tokenizer,
+        prepared,
+        identity,
+        resume,
+        interruption,
+        rewind,
+        scores,
+        published,
     )
     trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
     with interruption.held():

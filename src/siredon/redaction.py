@@ -50,6 +50,9 @@ _ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s/?#'\"]*@)?([^\s?#'\"]*)([?
 #: An address whose password holds what should have been written as `%2F`, `%3F` or `%23`.
 _LOOSE = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^\s/?#'\":@]*:(?!\d+(?:[/?#]|$))[^\s'\"@]*@", re.IGNORECASE)
 
+#: Of text that others will read: a secret has so many characters at least where it stands by itself, or after a name.
+_MIN_CHARS_ALONE, _MIN_CHARS_NAMED = 12, 8
+_QUOTES = "\"'"
 # What the configurations of this process declared secret.  Kept for the process: a traceback at its end may hold it.
 _LEARNED: set[str] = set()
 
@@ -64,6 +67,28 @@ def redact(text: str) -> str:
         text = _ADDRESS.sub(_mask_address, text)
     text = _HEADER.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
     return _SHAPES.sub(MASK, _ASSIGNED.sub(rf"\1{MASK}", text))
+
+
+def find_secrets(text: str, *, by_name: bool = True) -> Iterator[int]:
+    """The lines, from 1, of a text that others will read, in which a secret stands.
+
+    Where `redact` masks what may be one, this finds what is hardly anything else: a vocabulary or code that goes by
+    its side holds words such as `password`.
+
+    Args:
+        text: What is to be published.
+        by_name: Look at `name: value` too; of no use in a vocabulary.
+    """
+    values = frozenset(value for value in _known_values() if len(value) >= _MIN_CHARS_ALONE)
+    known = _match_values(values) if values else None
+    for number, line in enumerate(text.splitlines(), 1):
+        if (
+            _SHAPES.search(line)
+            or (known is not None and known.search(line))
+            or any(_has_password(found[2]) for found in _ADDRESS.finditer(line))
+            or (by_name and any(_is_telling(found[2]) for found in _ASSIGNED.finditer(line)))
+        ):
+            yield number
 
 
 def redact_line(line: str) -> str:
@@ -164,6 +189,16 @@ def _secrets_of_address(text: str) -> Iterator[str]:
     for _, value in parse_qsl(parts.query):
         if len(value) > 2 * MIN_CHARS:  # `download=true` is in many texts
             yield value
+
+
+def _has_password(user: str | None) -> bool:
+    return ":" in (user or "") and MASK not in (user or "")
+
+
+def _is_telling(value: str) -> bool:
+    """Whether a value looks like a secret, and not like a word or a name in code."""
+    text = value.strip(_QUOTES)
+    return len(text) >= _MIN_CHARS_NAMED and any(map(str.isdigit, text)) and any(map(str.isalpha, text))
 
 
 def _known_values() -> set[str]:

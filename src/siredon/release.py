@@ -9,6 +9,7 @@ from siredon.config.schema import Config
 from siredon.evaluate.wanted import Benchmark, Evaluation
 from siredon.export.consolidate_wanted import Consolidation
 from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
+from siredon.export.push_wanted import Push
 from siredon.export.quantize_wanted import Quantize
 from siredon.export.wanted import Export
 from siredon.log import show
@@ -228,6 +229,23 @@ def export(config: Config, wanted: Export) -> None:
     source = find_source(config, merge_lora)
     # 3. Written, read back, compared
     show(f"{wanted.format}: {write(source, wanted)}")
+
+
+def card(config: Config, *, force: bool = False) -> None:
+    """Writes the model card of what a command line names, from the records that lie beside it."""
+    from siredon.export.card import write_card
+
+    written = write_card(config.checkpoint.output_folder, force=force)
+    if written:
+        show(f"model card: {written}")
+
+
+def push(config: Config, wanted: Push) -> None:
+    """Sends an adapter or a model to the hub, with its card."""
+    from siredon.export.push import push_artifact
+
+    # 1. Its files, without secrets; 2. the repository; 3. one commit
+    push_artifact(config, wanted)
 
 
 def serve(config: Config, wanted: Wanted) -> None:

@@ -297,7 +297,6 @@ def test_a_checkpoint_of_an_adapter_has_the_adapter_and_not_the_base(write_confi
     pipeline.train(config_of(write_config(**LORA, max_steps=1)))
     folder = tmp_path / "out" / "checkpoint-1"
     assert {path.name for path in folder.iterdir()} == {
-        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",

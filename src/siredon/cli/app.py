@@ -12,6 +12,7 @@ import typer
 from siredon import __version__
 from siredon.cli import (
     cache,
+    card,
     chat,
     check,
     config,
@@ -27,6 +28,7 @@ from siredon.cli import (
     merge_lora,
     merge_sharded_fsdp_weights,
     preprocess,
+    push,
     quantize,
     reproduce,
     selftest,
@@ -65,6 +67,8 @@ COMMANDS = (
     merge_sharded_fsdp_weights,
     quantize,
     export,
+    card,
+    push,
     serve,
     vllm_serve,
     config_schema,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from siredon import __version__
+from siredon.evaluate.figures import show_figure
 from siredon.evaluate.plot import plot_results
 from siredon.evaluate.score import ALL, Result
 from siredon.log import is_terminal, show
@@ -115,8 +116,3 @@ def print_table(table: Any, console: Any) -> None:
     """Writes a table to stdout: as wide as the terminal, or wide enough for a file."""
     width = None if is_terminal(sys.stdout) else _WIDE
     console(width=width, highlight=False, markup=False).print(table)
-
-
-def show_figure(value: float) -> str:
-    """A figure with about four digits."""
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.3e}"

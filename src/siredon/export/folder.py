@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from siredon.config.artifact import RECORD
+from siredon.export.card import try_card
 from siredon.train.publish import open_draft, publish
 
 
 @contextmanager
 def written_beside(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`; at the end it is on the disk, with a manifest, and takes the place of `folder`.
+    """An empty folder beside `folder`; at the end it is on the disk, with a card and a manifest, in place of `folder`.
 
     Nothing is left of it if the block raises, and `folder` is as it was.  What a kill leaves has a name that begins
     with `.writing-`, and goes with the next call.
@@ -21,6 +22,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
     draft = open_draft(folder)
     try:
         yield draft
+        try_card(folder, draft)
         publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

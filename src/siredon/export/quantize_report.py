@@ -6,7 +6,8 @@ import json
 from importlib import metadata
 from typing import Any
 
-from siredon.evaluate.report import print_table, show_figure
+from siredon.evaluate.figures import show_figure
+from siredon.evaluate.report import print_table
 from siredon.export.quantize import Written
 from siredon.export.quantize_check import Checked
 from siredon.export.tensor_files import list_shards

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from siredon.errors import ModelError
+from siredon.export.contents import REST
 from siredon.export.round_trip import TEXTS, Check, compare_ids, encode
 from siredon.export.source import Source, read_weights
 from siredon.export.tensor_files import Shards, ShardWriter, list_shards
@@ -21,13 +22,6 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 _PART_NUMBERS = 2**22
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KB|MB|GB)", re.IGNORECASE)
-#: What belongs to a model beside its weights; a run's folder holds much else.
-_REST = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json"),
-    "video_preprocessor_config.json",
-)
 
 
 def read_dtype(option: str, word: str | None) -> torch.dtype | None:
@@ -97,7 +91,7 @@ def convert(name: str, weight: torch.Tensor, dtype: torch.dtype | None) -> torch
 def copy_rest(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
     """Config, tokenizer and code; the config says the new format."""
     for path in source.folder.iterdir():
-        if path.name in _REST or (source.trusts_code and path.suffix == ".py"):
+        if path.name in REST or (source.trusts_code and path.suffix == ".py"):
             shutil.copyfile(path, folder / path.name)
     if dtype is None:
         return

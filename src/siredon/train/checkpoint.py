@@ -36,7 +36,7 @@ _STATE = "siredon.json"
 STREAM = "stream.json"
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", _STATE)
 _ONLY_STATE = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
-_ONLY_STATE |= {STREAM, _STATE, MANIFEST}
+_ONLY_STATE |= {STREAM, _STATE, MANIFEST, "README.md"}
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -65,6 +65,7 @@ class Parts:
         interruption: What may ask the run to end before its time.
         rewind: Where this attempt begins, and what it passes over; the first one passes over nothing.
         scores: By which the model's answers are judged at validations; empty for the loss alone.
+        on_published: Told of every checkpoint that is in its place; see `SavingPlan`.
     """
 
     model: Any
@@ -76,6 +77,7 @@ class Parts:
     interruption: Interruption
     rewind: Rewind = field(default_factory=Rewind)
     scores: tuple[Score, ...] = ()
+    on_published: Callable[[Path], None] | None = None
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:
@@ -86,7 +88,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         DataError: The start of an adapter by data finds too little of it.
     """
     trainer.optimizing = OptimizerPlan.of(config)
-    trainer.saving = plan_saving(trainer, config, hardware, parts.prepared.num_packs)
+    trainer.saving = plan_saving(trainer, config, hardware, parts)
     # The printer of transformers makes way for ours.
     trainer.remove_callback(PrinterCallback)
     start_adapter_(trainer, config.adapter)
@@ -125,9 +127,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         check_isolation(trainer, config.attention.attn_implementation)
 
 
-def plan_saving(
-    trainer: SiredonTrainer, config: Config, hardware: Hardware, num_packs: int | None
-) -> SavingPlan:
+def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware, parts: Parts) -> SavingPlan:
     """How checkpoints are written, if the disk has room for them.
 
     Raises:
@@ -140,9 +140,10 @@ def plan_saving(
         is_adapter=config.adapter.adapter is not None,
         saves_state=not section.save_only_model,
     )
-    check_space(sizes, section, trainer.args, count_steps(config, num_packs).num_steps)
+    check_space(sizes, section, trainer.args, count_steps(config, parts.prepared.num_packs).num_steps)
     asked = section.save_in_background
-    return SavingPlan(section.save_total_limit, hardware.is_gpu if asked is None else asked)
+    in_background = hardware.is_gpu if asked is None else asked
+    return SavingPlan(section.save_total_limit, in_background, parts.on_published)
 
 
 def _add_selection_(trainer: SiredonTrainer, parts: Parts, config: Config) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -54,10 +54,12 @@ class SavingPlan:
     Args:
         limit: How many are kept; None for all.
         in_background: They are written by a thread, while training goes on.
+        on_published: Told of each one, on the first rank, once it is in its place; returns at once.
     """
 
     limit: int | None = None
     in_background: bool = False
+    on_published: Callable[[Path], None] | None = None
 
 
 class SavingTrainer(Trainer):
@@ -100,6 +102,11 @@ class SavingTrainer(Trainer):
             CheckpointError: It could not be.
         """
         self._worker.finish()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        # PEFT writes a card that knows nothing of the run, and names folders of this machine
+        (Path(output_dir or str(self.args.output_dir)) / "README.md").unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with explain_state(resume_from_checkpoint, "*.bin", "*.safetensors"):
@@ -230,6 +237,8 @@ class SavingTrainer(Trainer):
     def _publish(self, draft: Path, place: Path) -> None:
         """Publishes, turns the links to it, and only then drops older ones."""
         publish(draft, place)
+        if self.saving.on_published is not None:
+            self.saving.on_published(place)
         best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
         point(place.parent, LATEST, place)
         if best is not None and best.parent == place.parent and best.is_dir():

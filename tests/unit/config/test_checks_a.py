@@ -385,6 +385,9 @@ SAVING = [
         "hub_model_id: a/b\nsave_strategy: 'no'\nhub_strategy: every_save\n",
         "hub_model_id: a/b\nsave_strategy: 'no'\nhub_strategy: end\n",
     ),
+    Case("SD0880", "hub_model_id", "hub_model_id: a/b--c\n", "hub_model_id: a/b-c_d.e\n"),
+    Case("SD0880", "hub_model_id", "hub_model_id: a/b.git\n", "hub_model_id: b\n"),
+    Case("SD0880", "hub_model_id", "hub_model_id: a/b/c\n", "hub_model_id: a/b\n"),
     warning(
         "SD0232",
         "save_only_model",

@@ -117,7 +117,7 @@ def _check_watchdog(stopping: StoppingSection) -> Iterator[Finding]:
 def _check_upload(hub: HubSection) -> Iterator[Finding]:
     """Settings of an upload come with `hub_model_id`, the repository that receives it."""
     if not hub.hub_model_id:
-        yield from find_idle_keys(hub, ("hub_strategy", "hub_revision"), "`hub_model_id`")
+        yield from find_idle_keys(hub, ("hub_strategy", "hub_revision", "hub_private_repo"), "`hub_model_id`")
 
 
 def _check_centered(reward: RewardSection) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from siredon.export.card import try_card
 from siredon.export.file import file_written_beside
 from siredon.export.gguf_check import check_gguf
 from siredon.export.gguf_write import check_type, write_gguf
@@ -25,6 +26,8 @@ def export_gguf(source: Source, wanted: Export) -> Path:
         write_gguf(source, word, draft)
         note("reading it back")
         show_checks(path.name, check_gguf(source, draft))
+    if wanted.output is None:
+        try_card(path.parent)
     return path
 
 
