@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
-import tempfile
 from pathlib import Path
 
-from install_vllm import find_cpu_wheel, pip, run
+from install_vllm import build, run
 
 PACKAGE = "llmcompressor==0.14.0.1"
 
@@ -28,14 +26,7 @@ def main() -> None:
         "--device", choices=("cpu", "gpu"), default="gpu" if shutil.which("nvidia-smi") else "cpu"
     )
     options = parser.parse_args()
-    python = options.into / "bin" / "python"
-    run([sys.executable, "-m", "venv", str(options.into)])
-    run([*pip(python), "install", "--quiet", "--upgrade", "pip"])
-    wheel = find_cpu_wheel(python) if options.device == "cpu" else None
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write(f"torch=={wheel}\n" if wheel else "")
-        constraints.flush()
-        run([*pip(python), "install", "--quiet", "-c", constraints.name, PACKAGE])
+    python = build(options.into, options.device, PACKAGE)
     run([str(python), "-c", "import llmcompressor; print('llm-compressor', llmcompressor.__version__)"])
 
 

@@ -27,18 +27,24 @@ def main() -> None:
     parser.add_argument("--into", default=".vllm-env", type=Path, help="folder of the environment")
     parser.add_argument("--device", choices=PACKAGES, default="gpu" if shutil.which("nvidia-smi") else "cpu")
     options = parser.parse_args()
-    python = options.into / "bin" / "python"
-    run([sys.executable, "-m", "venv", str(options.into)])
-    run([*pip(python), "install", "--quiet", "--upgrade", "pip"])
-    wheel = find_cpu_wheel(python) if options.device == "cpu" else None
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write(f"torch=={wheel}\n" if wheel else "")
-        constraints.flush()
-        run([*pip(python), "install", "--quiet", "-c", constraints.name, PACKAGES[options.device]])
+    python = build(options.into, options.device, PACKAGES[options.device])
     if options.device == "cpu":
         run([*pip(python), "uninstall", "--quiet", "--yes", *NEEDLESS])
         name_as_vllm(python)
     run([str(python.with_name("vllm")), "--version"])
+
+
+def build(folder: Path, device: str, package: str) -> Path:
+    """Makes an environment with a package in it; its Python."""
+    python = folder / "bin" / "python"
+    run([sys.executable, "-m", "venv", str(folder)])
+    run([*pip(python), "install", "--quiet", "--upgrade", "pip"])
+    wheel = find_cpu_wheel(python) if device == "cpu" else None
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write(f"torch=={wheel}\n" if wheel else "")
+        constraints.flush()
+        run([*pip(python), "install", "--quiet", "-c", constraints.name, package])
+    return python
 
 
 def run(command: list[str]) -> None:

@@ -23,6 +23,7 @@ from siredon.hardware import Hardware
 from siredon.log import warn
 from siredon.model.load import Source, build_skeleton, load_skeleton, set_stop_tokens_
 from siredon.model.locate import tuned_model
+from siredon.model.precision import FORMATS
 from siredon.train.publish import list_checkpoints
 
 
@@ -94,7 +95,7 @@ def choose_dtype(config: Config, wanted: Consolidation) -> torch.dtype | None:
 
 def _read_format(section: PrecisionSection) -> torch.dtype | None:
     if section.pure:
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[section.pure]
+        return FORMATS[section.pure]
     if section.fp16:
         return torch.float16
     return torch.bfloat16 if section.bf16 is True else None

@@ -156,15 +156,15 @@ def _prepare(
 
 def _open_base(config: Config, files: Sequence[Path], hardware: Hardware) -> Shards:
     """The tensors of the base, whole ones in place of those in few bits."""
-    stored = load_model_config(config.model).to_dict().get("quantization_config") or {}
-    method = str(stored.get("quant_method", ""))
+    own = load_model_config(config.model)
+    method = read_method(own)
     if method not in PARTS:
         return Shards(files)
     dtype = torch.float32
     if config.quantization.ways and config.quantization.merge_base != "original":
         dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
     note(f"base: stored in {method.upper()}, widened tensor by tensor")
-    rows, columns = stored.get("weight_block_size") or (1, 1)
+    rows, columns = own.to_dict()["quantization_config"].get("weight_block_size") or (1, 1)
     return WidenedShards(files, method, (rows, columns), dtype)
 
 

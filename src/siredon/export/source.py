@@ -18,9 +18,8 @@ from siredon.errors import CheckpointError, ModelError
 from siredon.export.tensor_files import WEIGHTS, Shards, list_shards
 from siredon.log import note
 from siredon.model.locate import tuned_model
+from siredon.model.precision import FORMATS
 from siredon.model.tokenizer import load_own_tokenizer
-
-_FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Source:
         """The format that its weights are stored in, by its config; fp32 where that says nothing."""
         config = self.read_config()
         name = config.get("dtype") or config.get("torch_dtype") or "float32"
-        return _FORMATS.get(str(name).removeprefix("torch."), torch.float32)
+        return FORMATS.get(str(name).removeprefix("torch."), torch.float32)
 
     def load_tokenizer(self) -> Any:
         """Its tokenizer, as it is."""

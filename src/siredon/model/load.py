@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,17 +140,11 @@ def build_skeleton(source: Source, tokenizer: Any, hardware: Hardware) -> Any:
     Raises:
         ModelError: As `load_model`.
     """
-    from transformers import GenerationConfig
-
     section = source.model.model_copy(update={"reinit_weights": True})
     plain = replace(source, model=section, quantization=QuantizationSection())
     with torch.device("meta"):
         model = load_model(plain, torch.float32, tokenizer, hardware, seed=0)
-    place = find_place(section.base_model)
-    with suppress(OSError):  # There is none
-        model.generation_config = GenerationConfig.from_pretrained(
-            place.folder, revision=section.revision or "main"
-        )
+    _read_generation_(model, section)
     mend_generation_(model.generation_config)
     if read_method(model.config):  # Of the base on disk; what was trained of it is whole
         del model.config.quantization_config
@@ -239,7 +232,8 @@ def _read_weights(
     }
     method = read_method(config)
     if source.shapes is not None:
-        model, info = _take_shapes(model_class, place.folder, source.shapes, options)
+        model, info = _take_shapes(model_class, source.shapes, options)
+        _read_generation_(model, section)
     elif place.gguf_file is not None:
         model, info = model_class.from_pretrained(place.folder, **options, **gguf_options(place.gguf_file))
         forget_gguf_(model)
@@ -252,16 +246,21 @@ def _read_weights(
     return model
 
 
-def _take_shapes(
-    model_class: Any, folder: str, shapes: Mapping[str, torch.Tensor], options: dict[str, Any]
-) -> Any:
-    """The model with these tensors, and with the settings of its folder."""
+def _take_shapes(model_class: Any, shapes: Mapping[str, torch.Tensor], options: dict[str, Any]) -> Any:
+    """The model with these tensors."""
     with torch.device("meta"):
         own_class = type(model_class.from_config(options["config"]))
-    model, info = own_class.from_pretrained(None, state_dict=dict(shapes), **options)
-    if (Path(folder) / "generation_config.json").is_file():
-        model.generation_config = type(model.generation_config).from_pretrained(folder)
-    return model, info
+    return own_class.from_pretrained(None, state_dict=dict(shapes), **options)
+
+
+def _read_generation_(model: Any, section: ModelSection) -> None:
+    """How a model generates that was built without its files: as `generation_config.json` says, if there is one."""
+    from transformers import GenerationConfig
+
+    with suppress(OSError):  # There is none
+        model.generation_config = GenerationConfig.from_pretrained(
+            find_place(section.base_model).folder, revision=section.revision or "main"
+        )
 
 
 def _read_safely(model_class: Any, folder: str, section: ModelSection, options: dict[str, Any]) -> Any:

@@ -16,7 +16,8 @@ from siredon.log import warn
 
 #: Parts of class names that count as normalization.
 NORMS = ("RMSNorm", "LayerNorm")
-_FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+#: Formats of weights, by the names that they have in a file.
+FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def resolve_precision(section: PrecisionSection, hardware: Hardware, *, has_adap
     if section.pure:
         if section.pure == "bfloat16" and hardware.is_gpu and not hardware.has_bf16:
             raise ModelError(f"`bfloat16: true`: {hardware.name} has no bfloat16", "Use `float32: true`.")
-        return Precision(_FORMATS[section.pure], None, tf32, is_pure=True)
+        return Precision(FORMATS[section.pure], None, tf32, is_pure=True)
     if section.fp16:
         if not hardware.is_gpu:
             raise ModelError(f"`fp16: true` needs a GPU; this run is on {hardware.name}", "Use `bf16: auto`.")

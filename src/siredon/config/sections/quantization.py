@@ -26,7 +26,25 @@ ROUNDINGS: dict[tuple[str, str | None], int | None] = {
 }
 
 
-class QatOptions(Section):
+class _Formats(Section):
+    """A format of weights, and one of inputs."""
+
+    weight_dtype: QuantizedDtype
+    activation_dtype: QuantizedDtype | None
+
+    @property
+    def formats(self) -> tuple[str, str | None]:
+        """Formats of weights and of inputs, each by one name."""
+        weights, inputs = self.weight_dtype, self.activation_dtype
+        return _SAME.get(weights, weights), None if inputs is None else _SAME.get(inputs, inputs)
+
+    @property
+    def rounds_to_floats(self) -> bool:
+        """Whether the formats are not whole numbers alone."""
+        return ROUNDINGS.get(self.formats) is not None
+
+
+class QatOptions(_Formats):
     """`qat:`, training that feels the rounding to come."""
 
     weight_dtype: QuantizedDtype = key("Format to which weights are rounded.", "int8")
@@ -38,23 +56,13 @@ class QatOptions(Section):
     fake_quant_after_n_steps: Int | None = key("Optimizer steps before rounding begins.", None, ge=0)
 
     @property
-    def formats(self) -> tuple[str, str | None]:
-        """Formats of weights and of inputs, each by one name."""
-        return _name_formats(self.weight_dtype, self.activation_dtype)
-
-    @property
-    def rounds_to_floats(self) -> bool:
-        """Whether the formats are not whole numbers alone."""
-        return ROUNDINGS.get(self.formats) is not None
-
-    @property
     def weights_per_scale(self) -> int:
         """How many weights in a row share a scale; 0 for all of them."""
         fixed = ROUNDINGS.get(self.formats)
         return self.group_size if fixed is None else fixed
 
 
-class PtqOptions(Section):
+class PtqOptions(_Formats):
     """`quantization:`, rounding once training is over."""
 
     weight_dtype: QuantizedDtype = key("Format of the weights that `siredon quantize` writes.", "int8")
@@ -69,26 +77,12 @@ class PtqOptions(Section):
     )
 
     @property
-    def formats(self) -> tuple[str, str | None]:
-        """Formats of weights and of inputs, each by one name."""
-        return _name_formats(self.weight_dtype, self.activation_dtype)
-
-    @property
-    def rounds_to_floats(self) -> bool:
-        """Whether the formats are not whole numbers alone."""
-        return ROUNDINGS.get(self.formats) is not None
-
-    @property
     def weights_per_scale(self) -> int:
         """How many weights in a row share a scale; 0 for all of them."""
         fixed = ROUNDINGS.get(self.formats)
         if fixed is not None:
             return fixed
         return self.group_size or (32 if self.formats[0] == "int4" else 0)
-
-
-def _name_formats(weights: str, inputs: str | None) -> tuple[str, str | None]:
-    return _SAME.get(weights, weights), None if inputs is None else _SAME.get(inputs, inputs)
 
 
 class CompressorOptions(Section):
