@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Device = Literal["cpu", "cuda", "mps"]
 
+#: The type of device that kernels in Triton are registered for: AMD's GPUs have it, too.
+GPU = "cuda"
+
 #: A mode of torch.compile that records graphs -> its twin that does not.
 COMPILE_MODES = {"max-autotune": "max-autotune-no-cudagraphs"}
 
