@@ -16,6 +16,13 @@ from siredon.model.recompute import find_layers
 from siredon.registry import suggest
 
 
+def compiles_layers(section: CompileSection, hardware: Hardware) -> bool:
+    """Whether `compile_layers_` compiles anything: `auto` does on a GPU with Triton."""
+    if section.torch_compile == "auto":
+        return hardware.is_gpu and find_spec("triton") is not None
+    return bool(section.torch_compile)
+
+
 def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: Hardware) -> str:
     """Has every layer compiled when it first runs, or the whole model if it has no layers that are known.
 
@@ -30,10 +37,9 @@ def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: H
     Raises:
         ModelError: No such compiler, or one that cannot run here.
     """
-    wanted = section.torch_compile
-    if not wanted:
+    if not section.torch_compile:
         return ""
-    if wanted == "auto" and not (hardware.is_gpu and find_spec("triton")):
+    if not compiles_layers(section, hardware):
         return f"not compiled: `torch_compile: auto` needs a GPU with Triton, this is {hardware.describe()}"
     backend = section.torch_compile_backend or "inductor"
     _check_compiler(backend, hardware)

@@ -16,7 +16,7 @@ from siredon.distributed.ranks import num_ranks, rank
 from siredon.errors import ModelError
 from siredon.hardware import Hardware, open_side_stream
 from siredon.log import note, warn
-from siredon.model.compile import compile_layers_
+from siredon.model.compile import compile_layers_, compiles_layers
 from siredon.model.kept_results import park_results
 from siredon.model.offload import DiskPark, RamPark, Saver, park_activations_, park_layers_
 from siredon.model.recompute import Contexts, recompute_activations_
@@ -46,7 +46,13 @@ def _apply_(model: Any, base: Any, config: Config, hardware: Hardware) -> Iterat
     by_layer = section.activation_offloading == "hidden_states"
     saving = saver.open if saver and by_layer else None
     contexts = _park_results(section, hardware)
-    yield recompute_activations_(base, section, saving, contexts or create_selective_checkpoint_contexts)
+    yield recompute_activations_(
+        base,
+        section,
+        saving,
+        contexts or create_selective_checkpoint_contexts,
+        compiles=compiles_layers(config.compile, hardware),
+    )
     if contexts is not None:
         yield "what is kept of them waits in pinned RAM"
     if saver is not None:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from siredon.config.sections.memory import MemorySection, SelectiveCheckpointing
 from siredon.errors import ModelError
+from siredon.ops.recomputing import mark_recomputing
 from siredon.registry import suggest
 
 #: Opens what tensors are saved in.
@@ -60,6 +61,8 @@ def recompute_activations_(
     section: MemorySection,
     saving: Saving | None = None,
     contexts: Contexts = create_selective_checkpoint_contexts,
+    *,
+    compiles: bool = False,
 ) -> str:
     """Switches gradient checkpointing on, not reentrant unless the config says so.
 
@@ -68,6 +71,7 @@ def recompute_activations_(
         section: What is recomputed.
         saving: Opens what the inputs of recomputed layers are saved in; None saves them as autograd does.
         contexts: Keeps the results that the policy of `selective_checkpointing` names; default on the device.
+        compiles: Layers will be compiled: their operations are not told in which pass they are.
 
     Returns:
         What is recomputed, for people; empty for nothing.
@@ -78,6 +82,8 @@ def recompute_activations_(
     if not section.gradient_checkpointing:
         return ""
     options = {"use_reentrant": False, **section.gradient_checkpointing_kwargs}
+    if not (compiles or options["use_reentrant"] or options.get("debug")):
+        options["context_fn"] = mark_recomputing
     try:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     except ValueError as error:
@@ -201,7 +207,9 @@ def _build_function(
     """What a layer is run by: `checkpoint`, with what it keeps and what its inputs are saved in."""
     run: Callable[..., Any] = partial(checkpoint, **options)
     if keeper is not None:
-        run = partial(run, context_fn=partial(contexts, keeper.decide))
+        keeping = partial(contexts, keeper.decide)
+        marks = "context_fn" in options
+        run = partial(run, context_fn=partial(mark_recomputing, keeping) if marks else keeping)
     if keeper is None and saving is None:
         return run
 

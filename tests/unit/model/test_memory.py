@@ -20,6 +20,7 @@ from siredon.model.compile import compile_layers_
 from siredon.model.kept_results import park_results
 from siredon.model.offload import DiskPark, RamPark, Saver, park_activations_, park_layers_
 from siredon.model.recompute import Keeper, choose_layers, find_layers, recompute_activations_
+from siredon.ops.recomputing import is_recomputing
 
 CPU = Hardware("cpu", "test", 1, False, False, 1)
 NUM_LAYERS = 4
@@ -372,13 +373,13 @@ quiet = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that 
 @pytest.mark.long
 @quiet
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora-recomputed"])
-def test_compiled_layers_have_the_same_gradients_and_names(adapter: bool, tmp_path: Path):
+def test_compiled_layers_have_the_same_gradients_and_names(adapter: bool):
     torch.compiler.reset()
     wanted = backward(build(adapter, targets=("q_proj",))[0])
     model, base = build(adapter, targets=("q_proj",))
     names = list(model.state_dict())
     if adapter:
-        recompute(model, base, tmp_path)
+        recompute_activations_(base, MemorySection(gradient_checkpointing=True), compiles=True)
     section = CompileSection(torch_compile=True, torch_compile_backend="aot_eager")
     assert compile_layers_(base, section, CPU) == "4 layers compiled by aot_eager"
     found = backward(model)
@@ -422,3 +423,42 @@ def test_a_cpu_without_a_compiler_is_said(monkeypatch: pytest.MonkeyPatch):
 def test_auto_compiles_on_a_gpu_only_and_says_so():
     assert "not compiled" in compile_layers_(build(False)[1], CompileSection(torch_compile="auto"), CPU)
     assert compile_layers_(build(False)[1], CompileSection(), CPU) == ""
+
+
+class Told(torch.nn.Module):
+    """Writes down in which pass its layer is."""
+
+    def __init__(self, inner: torch.nn.Module, passes: list[bool]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.passes = passes
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        self.passes.append(is_recomputing())
+        return self.inner(*values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "again"),
+    [
+        ({}, [True]),
+        (KEEPING, [True]),
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, [False]),
+    ],
+)
+def test_layers_know_that_they_run_again(settings: dict[str, Any], again: list[bool]):
+    _, base = build(adapter=False)
+    passes: list[bool] = []
+    base.model.layers[1].mlp = Told(base.model.layers[1].mlp, passes)
+    recompute_activations_(base, MemorySection(gradient_checkpointing=True, **settings))
+    backward(base, num_passes=1)
+    assert passes == [False, *again]
+
+
+@quiet
+def test_compiled_layers_are_not_told():
+    torch.compiler.reset()
+    _, base = build(adapter=False)
+    recompute_activations_(base, MemorySection(gradient_checkpointing=True), compiles=True)
+    compile_layers_(base, CompileSection(torch_compile=True, torch_compile_backend="aot_eager"), CPU)
+    assert backward(base, num_passes=1)
