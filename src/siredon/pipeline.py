@@ -64,6 +64,27 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
     return not inspection.problem
 
 
+def kernels(config: Config, *, as_json: bool) -> None:
+    """Shows which fused kernels a training would take on this machine, and why."""
+    from siredon.data.prompt import set_prompting_
+    from siredon.hardware import probe_hardware
+    from siredon.model.build import build_model
+    from siredon.model.kernel_table import show_kernels
+    from siredon.model.precision import resolve_precision
+    from siredon.model.quiet import quiet_libraries
+    from siredon.model.tokenizer import load_tokenizer
+
+    quiet_libraries()
+    # 1. The model, as training builds it
+    hardware = probe_hardware()
+    precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
+    tokenizer = load_tokenizer(config.tokenizer, config.model)
+    stop_ids = set_prompting_(tokenizer, config).stop_ids
+    built = build_model(config, tokenizer, stop_ids, precision, hardware)
+    # 2. Table
+    show_kernels(built.kernels.rows, hardware, as_json=as_json)
+
+
 def train(config: Config) -> None:
     """Trains, and writes adapter or model, checkpoints, metrics, plot and run record to `output_dir`.
 

@@ -13,6 +13,8 @@ from siredon.model.attention import check_attention
 from siredon.model.embeddings import warn_of_frozen_tokens
 from siredon.model.float8 import use_float8_products_
 from siredon.model.freezing import choose_trained_
+from siredon.model.fuse import fuse_
+from siredon.model.install import Installed
 from siredon.model.load import Source, count_parameters, load_model, set_stop_tokens_
 from siredon.model.memory import trade_memory_
 from siredon.model.new_tokens import find_new_tokens
@@ -28,10 +30,12 @@ class Built:
     Args:
         model: The module to train: an adapter of PEFT around `base`, or `base` itself.
         base: The model of transformers.
+        kernels: The fused kernels on it.
     """
 
     model: Any
     base: Any
+    kernels: Installed
 
 
 def build_model(
@@ -70,6 +74,8 @@ def build_model(
     warn_of_rounding(precision, has_adapter=config.adapter.adapter is not None)
     note(f"model: {count_parameters(model).describe()}, {precision.describe()}, on {hardware.describe()}")
     note(f"attention: {attention}" + (f"; {formats}" if formats else ""))
-    # 5. What is recomputed, parked and compiled
+    # 5. Fused kernels
+    kernels = fuse_(base, config, hardware)
+    # 6. What is recomputed, parked and compiled
     trade_memory_(model, base, config, hardware)
-    return Built(model, base)
+    return Built(model, base, kernels)
