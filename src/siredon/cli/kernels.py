@@ -12,9 +12,7 @@ from siredon.cli.read import read_config
 
 def kernels(
     words: Words = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON to stdout, and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else.")] = False,
 ) -> None:
     """Show which fused kernels a training of CONFIG would take on this machine, and why."""
     checked = read_config(words)

@@ -10,7 +10,9 @@ Shapes: B rows, T tokens a row, H heads, G heads of keys and values, D width of 
 
 from __future__ import annotations
 
+import inspect
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,9 @@ NAME = "siredon_sdpa"
 
 #: Widest head that cuDNN has a backward pass for.
 _WIDEST = 128
+
+#: Batches whose borders are remembered: more than an optimizer step accumulates, as a rule.
+_MOST_SEEN = 256
 
 #: Oldest generation of GPU on which cuDNN was measured to be ahead.
 _CUDNN_FROM = (9, 0)
@@ -45,14 +50,34 @@ class Borders:
 _WHOLE = Borders(None, 0)
 
 
-class _Last:
-    """The borders of the positions that were seen last: all layers of a forward pass ask for the same."""
+class _Seen:
+    """Borders of positions that were measured: all layers of a forward pass ask for the same."""
 
-    positions: weakref.ref[Tensor] | None = None
-    borders: Borders = _WHOLE
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[weakref.ref[Tensor], Borders]] = OrderedDict()
+
+    def find(self, positions: Tensor) -> Borders | None:
+        """The borders of this very tensor, if they were measured."""
+        reference, borders = self._known.get(id(positions), (None, _WHOLE))
+        return borders if reference is not None and reference() is positions else None
+
+    def keep(self, positions: Tensor, borders: Borders) -> None:
+        """Remembers them, and forgets those of long ago."""
+        self._known[id(positions)] = (weakref.ref(positions), borders)
+        while len(self._known) > _MOST_SEEN:
+            self._known.popitem(last=False)
 
 
-_last = _Last()
+_seen = _Seen()
+
+
+def measure_ahead(positions: Tensor) -> None:
+    """Reads the borders of a batch when the device is waited for anyway, so that no layer has to wait for them.
+
+    Args:
+        positions: `position_ids` of a batch, [B, T]: the tensor that the model will be given.
+    """
+    _seen.keep(positions, _measure(positions, positions.shape[0]))
 
 
 def register_fast_attention() -> None:
@@ -82,8 +107,6 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it.
@@ -94,9 +117,8 @@ def attend(
         key: Shape [B, G, S, D].
         value: Shape [B, G, S, D].
         attention_mask: That of `build_mask`.
-        dropout: Probability with which a weight is dropped.
-        scaling: Factor of the scores.
-        options: `position_ids`, or `cu_seq_lens_q` and `max_length_q`, say where documents begin.
+        options: `dropout`, the probability with which a weight is dropped; `scaling`, the factor of the scores;
+            `position_ids`, or `cu_seq_lens_q` and `max_length_q`, say where documents begin.
 
     Returns:
         Shape [B, T, H, D], and no weights.
@@ -104,10 +126,9 @@ def attend(
     if attention_mask is not None or query.shape[2] != key.shape[2] or query.shape[2] == 1:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        result, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-        )
+        result, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return result, None
+    dropout, scaling = options.get("dropout", 0.0), options.get("scaling")
     borders = _find_borders(query, options)
     if query.dtype != value.dtype or key.dtype != value.dtype:
         query, key = query.to(value.dtype), key.to(value.dtype)
@@ -152,8 +173,6 @@ def _has_varlen(query: Tensor, dropout: float) -> bool:
 def _attend_documents(
     query: Tensor, key: Tensor, value: Tensor, borders: Borders, scaling: float | None
 ) -> Tensor:
-    import inspect
-
     from torch.nn.attention.varlen import varlen_attn
 
     rows, _, length, _ = query.shape
@@ -179,10 +198,11 @@ def _find_borders(query: Tensor, options: dict[str, Any]) -> Borders:
     positions = options.get("position_ids")
     if positions is None:
         return _WHOLE
-    if _last.positions is None or _last.positions() is not positions:
-        _last.borders = _measure(positions, query.shape[0])
-        _last.positions = weakref.ref(positions)
-    return _last.borders
+    borders = _seen.find(positions)
+    if borders is None:
+        borders = _measure(positions, query.shape[0])
+        _seen.keep(positions, borders)
+    return borders
 
 
 def _measure(positions: Tensor, rows: int) -> Borders:

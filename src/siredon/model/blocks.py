@@ -25,7 +25,13 @@ ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Atte
 _WINDOWED = ("MistralAttention", "Qwen2Attention", "Qwen3Attention")
 
 #: Layers that add what attention gives, and then what the feed-forward layer gives, each of what a norm has made.
-LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GemmaDecoderLayer")
+LAYERS = (
+    "LlamaDecoderLayer",
+    "MistralDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen3DecoderLayer",
+    "GemmaDecoderLayer",
+)
 
 
 @dataclass

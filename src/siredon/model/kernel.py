@@ -75,7 +75,9 @@ class Changes:
         subclass of a layer is recomputed as its parent is.
         """
         parent = type(module)
-        module.__class__ = type(parent.__name__, (parent,), {"forward": forward, "__module__": parent.__module__})
+        module.__class__ = type(
+            parent.__name__, (parent,), {"forward": forward, "__module__": parent.__module__}
+        )
 
         def go_back() -> None:
             module.__class__ = parent

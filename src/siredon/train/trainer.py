@@ -20,6 +20,8 @@ from transformers.trainer_utils import EvalLoopOutput, set_seed
 
 from siredon.data.collate import MixedDataset
 from siredon.data.types import IGNORE, Batch
+from siredon.model.attend import NAME as FAST_ATTENTION
+from siredon.model.attend import measure_ahead
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
 from siredon.train.chance import random_numbers_of
@@ -184,6 +186,9 @@ class SiredonTrainer(GuardedTrainer):
         # What the guard has to know of the step before is read with them: the device is asked once
         codes = [] if self.guard is None else [self.guard.code[None]]
         num_targets, num_tokens, *found = torch.cat([counts, *codes]).tolist()
+        if self.model.config._attn_implementation == FAST_ATTENTION:
+            for batch in batches:
+                measure_ahead(batch["position_ids"])
         self.begin_step_(batches, found[0] if found else 0)
         if not self.passes_over:
             self.num_targets_seen += num_targets

@@ -152,7 +152,7 @@ def test_a_planned_key_that_would_change_something_is_refused(text: str):
         ("use_ray: 0.0\n", ["SD0004", "SD0005"]),
         ("expert_parallel_size: 0\n", ["SD0004", "SD0005"]),
         ("swanlab_mode: foo\n", ["SD0004", "SD0006"]),
-        ("lora_mlp_kernel: 1\n", ["SD0004", "SD0005"]),
+        ("lora_embedding_kernel: 1\n", ["SD0004", "SD0005"]),
     ],
 )
 def test_a_value_that_no_version_could_take_is_reported_beside_that_its_key_is_not_built(

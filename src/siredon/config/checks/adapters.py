@@ -88,7 +88,7 @@ def _check_idle(
     if not adapter.is_lora:
         if adapter.adapter is None:
             yield from find_idle_keys(adapter, keys_asking(adapter, _LORA_KEYS), "`adapter: lora`")
-        yield from find_idle_keys(kernels, _FUSED_KEYS, "`adapter: lora`")
+        yield from find_idle_keys(kernels, keys_asking(kernels, _FUSED_KEYS), "`adapter: lora`")
     if adapter.adapter != "qlora":
         yield from find_idle_keys(quantization, ("qlora_sharded_model_loading",), "`adapter: qlora`")
     if adapter.loraplus_lr_ratio is None:

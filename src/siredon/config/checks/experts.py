@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from siredon.config.idle import find_idle_keys, keys_but, keys_set, list_keys
+from siredon.config.idle import find_idle_keys, keys_asking, keys_but, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.compile import CompileSection
@@ -96,7 +96,7 @@ def _check_merging(
         if not is_there:
             message = f"`nvfp4_merge_aware: true` needs `{needed}`"
             yield Finding("nvfp4_merge_aware", message, f"Write `{needed}`, or remove the key.")
-    for name in keys_set(kernels, _FUSED):
+    for name in keys_asking(kernels, _FUSED):
         message = f"`{name}: true` does not work with `nvfp4_merge_aware`"
         yield Finding(name, message, f"Remove `{name}`.")
 

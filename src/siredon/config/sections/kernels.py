@@ -64,7 +64,9 @@ class LigerSection(Section):
     liger_rms_norm: Bool | None = key("RMS norms fused; the same as `rms_norm` among `kernels`.", None)
     liger_rms_norm_gated: Bool | None = planned("RMS normalization with a gate.")
     liger_layer_norm: Bool | None = key("Layer norms fused; the same as `layer_norm` among `kernels`.", None)
-    liger_glu_activation: Bool | None = key("SwiGLU and GeGLU fused; the same as `glu` among `kernels`.", None)
+    liger_glu_activation: Bool | None = key(
+        "SwiGLU and GeGLU fused; the same as `glu` among `kernels`.", None
+    )
     liger_cross_entropy: Bool | None = planned("Cross-entropy over logits.")
     liger_fused_linear_cross_entropy: Bool | None = planned("Head and cross-entropy at once.")
     liger_use_token_scaling: Bool | None = planned("Each token's loss weighs by the probability it has.")
