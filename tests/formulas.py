@@ -47,3 +47,9 @@ def plain_rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, 
         return torch.cat((x * cos + _rotate_half(x) * sin, rest), dim=-1)
 
     return turn(q), turn(k)
+
+
+def plain_glu(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    if activation == "silu":
+        return torch.nn.functional.silu(gate) * up
+    return torch.nn.functional.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
