@@ -143,3 +143,11 @@ def test_keeps_the_contract_of_ops():
     given = (x.detach(), x.detach(), weight.detach(), make(12), make(12).abs())
     for learns in (True, False):
         torch.library.opcheck(torch.ops.siredon.layer_norm_backward.default, (*given, learns))
+
+
+def test_many_rows_go_through_few_programs(monkeypatch: pytest.MonkeyPatch):
+    import siredon.ops.layer_norm_kernels as kernels
+
+    monkeypatch.setattr(kernels, "count_programs", lambda *_: 3)
+    given = [make(1111, 64), make(64, seed=1), make(64, seed=2)]
+    compare(partial(call, kernel), partial(call, functional.layer_norm), given, factor=IN_INTERPRETER)
