@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -54,6 +55,16 @@ class Hardware:
     def is_gpu(self) -> bool:
         """Whether the device is an NVIDIA or AMD GPU."""
         return self.device == "cuda"
+
+
+@cache
+def count_processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU: as many programs of a kernel run at once, or a few times as many; 4 for a CPU."""
+    import torch
+
+    if device.type != GPU:
+        return 4
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def set_thread_policy() -> None:
