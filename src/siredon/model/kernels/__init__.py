@@ -1,0 +1,1 @@
+"""Fused kernels of `siredon.ops`, put on an instance of a model."""
