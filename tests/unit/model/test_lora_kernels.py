@@ -108,6 +108,10 @@ def hook(projection: Any) -> None:
     projection.lora_A["default"].register_forward_hook(lambda module, args, output: output * 3)
 
 
+def hook_gradient(projection: Any) -> None:
+    projection.register_full_backward_hook(lambda module, to_input, to_output: (to_input[0] * 3,))
+
+
 def replace_forward(projection: Any) -> None:
     old = projection.forward
     projection.forward = lambda x: old(x) * 2
@@ -117,6 +121,7 @@ CHANGES = [
     lambda projection: projection.enable_adapters(False),
     lambda projection: projection.merge(),
     hook,
+    hook_gradient,
     replace_forward,
     lambda projection: projection.set_adapter([]),
     lambda projection: projection.base_layer.requires_grad_(True),
@@ -124,7 +129,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(
-    "change", CHANGES, ids=["disabled", "merged", "hook", "forward", "inactive", "trained"]
+    "change",
+    CHANGES,
+    ids=["disabled", "merged", "hook", "hook of the gradient", "forward", "inactive", "trained"],
 )
 def test_what_changes_later_is_seen(change: Callable[[Any], None]):
     """The modules are called as they are, and the ops again where that is undone."""

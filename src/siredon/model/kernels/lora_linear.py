@@ -29,10 +29,6 @@ class GluMlp(Protocol):
         """[..., I] -> [..., O]; see `lora_glu_mlp`."""
 
 
-#: What runs around a call of a module, and would not see ours.
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 @dataclass(frozen=True, slots=True)
 class Linear:
     """A linear layer that the ops can compute.
@@ -52,17 +48,27 @@ class Linear:
     def find_obstacle(self) -> str | None:
         """Why the ops cannot compute the layer as it is now; None where they can.  Cheap: asked at each call."""
         for part in self._parts():
-            if any(vars(part)[hooks] for hooks in _HOOKS) or "forward" in vars(part):
+            own = vars(part)
+            if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
                 return "a hook on it"
+            if own["_backward_hooks"] or own["_backward_pre_hooks"]:
+                return "a hook on its gradient"
         obstacle = self._find_obstacle_in_base()
         if obstacle is None and self.adapter is not None:
             obstacle = self._find_obstacle_in_adapter(self.adapter)
         return obstacle
 
     def _parts(self) -> tuple[Any, ...]:
-        if self.adapter is None:
-            return (self.base,)
-        return self.base, self.module, self.module.lora_A[self.adapter], self.module.lora_B[self.adapter]
+        return (
+            (self.base,)
+            if self.adapter is None
+            else (self.base, self.module, *self._find_adapter(self.adapter))
+        )
+
+    def _find_adapter(self, name: str) -> tuple[Any, Any]:
+        # Attributes of modules are slow, and this is asked for each layer of each pass
+        parts = self.module._modules
+        return parts["lora_A"]._modules[name], parts["lora_B"]._modules[name]
 
     def _find_obstacle_in_base(self) -> str | None:
         weight, bias = self.base.weight, self.base.bias
@@ -95,10 +101,8 @@ class Linear:
         weight = Weight(base.weight, base.bias, self._find_state() if self.is_4bit else None)
         if self.adapter is None:
             return weight, None
-        module, adapter = self.module, self.adapter
-        return weight, Lora(
-            module.lora_A[adapter].weight, module.lora_B[adapter].weight, module.scaling[adapter]
-        )
+        a, b = self._find_adapter(self.adapter)
+        return weight, Lora(a.weight, b.weight, self.module.scaling[self.adapter])
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether the layer itself would compute in this format."""
