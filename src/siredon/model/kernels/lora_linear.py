@@ -1,0 +1,216 @@
+"""Linear layers and gated MLPs of a model, with the adapters of PEFT, by `siredon.ops.lora_linear`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from siredon.ops.glu import glu
+from siredon.ops.lora_glu_mlp import lora_glu_mlp
+from siredon.ops.lora_linear import Lora, Weight, find_format, lora_linears
+
+
+class Linears(Protocol):
+    """What `build_linears` returns."""
+
+    def __call__(self, x: Tensor, *, skip_output: bool = False) -> tuple[Tensor, ...]:
+        """[..., I] -> [..., O] of each layer; see `lora_linears`."""
+
+
+class GluMlp(Protocol):
+    """What `build_glu_mlp` returns."""
+
+    def __call__(self, x: Tensor, *, skip_output: bool = False) -> Tensor:
+        """[..., I] -> [..., O]; see `lora_glu_mlp`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer that the ops can compute.
+
+    Args:
+        module: As the model has it: PEFT's, or a plain one.
+        base: The frozen layer within, or itself.
+        adapter: The name of the only active adapter; None where it has none.
+        is_4bit: Whether bitsandbytes packed the weight.
+    """
+
+    module: Any
+    base: Any
+    adapter: str | None
+    is_4bit: bool
+
+    def find_obstacle(self) -> str | None:
+        """Why the ops cannot compute the layer as it is now; None where they can.  Cheap: asked at each call."""
+        for part in self._parts():
+            own = vars(part)
+            if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+                return "a hook on it"
+            if own["_backward_hooks"] or own["_backward_pre_hooks"]:
+                return "a hook on its gradient"
+        obstacle = self._find_obstacle_in_base()
+        if obstacle is None and self.adapter is not None:
+            obstacle = self._find_obstacle_in_adapter(self.adapter)
+        return obstacle
+
+    def _parts(self) -> tuple[Any, ...]:
+        return (
+            (self.base,)
+            if self.adapter is None
+            else (self.base, self.module, *self._find_adapter(self.adapter))
+        )
+
+    def _find_adapter(self, name: str) -> tuple[Any, Any]:
+        # Attributes of modules are slow, and this is asked for each layer of each pass
+        parts = self.module._modules
+        return parts["lora_A"]._modules[name], parts["lora_B"]._modules[name]
+
+    def _find_obstacle_in_base(self) -> str | None:
+        weight, bias = self.base.weight, self.base.bias
+        if weight.requires_grad or (bias is not None and bias.requires_grad):
+            return "its own weight or bias is trained"
+        if self.is_4bit:
+            return None if self._find_state() is not None else "its weight is not yet quantized"
+        if type(weight) not in (nn.Parameter, Tensor):
+            return f"a weight of type {type(weight).__name__}"
+        return None if weight.is_floating_point() else f"a weight in {weight.dtype}"
+
+    def _find_obstacle_in_adapter(self, adapter: str) -> str | None:
+        module = self.module
+        if module.disable_adapters:
+            return "its adapter is disabled"
+        if module.merged_adapters:
+            return "its adapter is merged"
+        active = module.active_adapter
+        if active not in (adapter, [adapter]):
+            return f"its active adapters are {active}"
+        return None
+
+    def _find_state(self) -> Any:
+        # Sharding makes the weight anew, without its state: the layer keeps it, too.
+        return vars(self.base.weight).get("quant_state") or self.base.quant_state
+
+    def read(self) -> tuple[Weight, Lora | None]:
+        """Its parameters as they are now: a resumed run and sharding replace them."""
+        base = self.base
+        weight = Weight(base.weight, base.bias, self._find_state() if self.is_4bit else None)
+        if self.adapter is None:
+            return weight, None
+        a, b = self._find_adapter(self.adapter)
+        return weight, Lora(a.weight, b.weight, self.module.scaling[self.adapter])
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Whether the layer itself would compute in this format."""
+        return not self.is_4bit or not self.base.compute_type_is_set or self.base.compute_dtype is dtype
+
+
+def read_linear(module: nn.Module) -> Linear | str:
+    """What the ops take of a layer, or why they cannot compute it.
+
+    Args:
+        module: A `torch.nn.Linear`, or one that PEFT put LoRA beside; its weight as it is or in 4 bits by bitsandbytes.
+    """
+    kind = type(module)
+    if kind.__name__ == "Linear" and kind.__module__ == "peft.tuners.lora.layer":
+        return _read_adapted(module, plain=True)
+    if kind.__name__ == "Linear4bit" and kind.__module__ == "peft.tuners.lora.bnb":
+        return _read_adapted(module, plain=False)
+    if kind is not nn.Linear and not _is_4bit(module):
+        return f"a layer of type {kind.__module__}.{kind.__name__}"
+    linear = Linear(module, module, None, _is_4bit(module))
+    return linear.find_obstacle() or linear
+
+
+def _is_4bit(module: nn.Module) -> bool:
+    # Only where it is loaded: a layer of a package that is not cannot be among ours.
+    package = sys.modules.get("bitsandbytes.nn")
+    return package is not None and type(module) is package.Linear4bit
+
+
+def _read_adapted(module: Any, *, plain: bool) -> Linear | str:
+    base = module.base_layer
+    if type(base) is not nn.Linear if plain else not _is_4bit(base):
+        return f"LoRA beside a layer of type {type(base).__module__}.{type(base).__name__}"
+    names = [name for name in module.active_adapters if name in module.lora_A]
+    if len(module.active_adapters) != 1 or len(names) != 1:
+        return f"its active adapters are {module.active_adapters}, of which it has {names}"
+    linear = Linear(module, base, names[0], not plain)
+    return _find_variant(module, names[0]) or linear.find_obstacle() or linear
+
+
+def _find_variant(module: Any, adapter: str) -> str | None:
+    """What sets an adapter apart from plain LoRA; fixed when it is attached."""
+    if adapter in module.lora_variant:
+        return f"an adapter of another kind: {type(module.lora_variant[adapter]).__name__}"
+    dropout = module.lora_dropout[adapter]
+    if not isinstance(dropout, nn.Identity):
+        return f"dropout on the adapter's input: {dropout}"
+    if module.lora_bias[adapter]:
+        return "an adapter with a bias"
+    if module.fan_in_fan_out:
+        return "a weight that is transposed"
+    for part in (module.lora_A[adapter], module.lora_B[adapter]):
+        if type(part) is not nn.Linear:
+            return f"an adapter of type {type(part).__name__}"
+    return None
+
+
+def build_linears(modules: Sequence[nn.Module]) -> Linears | str:
+    """Layers of one input as one function, or why not.
+
+    It reads their parameters at each call, and calls the modules themselves where the ops cannot stand for them, as
+    while their adapter is disabled or merged.
+
+    Args:
+        modules: Such as q, k and v; one alone is welcome.
+    """
+    linears = _read_all(modules)
+    if isinstance(linears, str):
+        return linears
+
+    def multiply(x: Tensor, *, skip_output: bool = False) -> tuple[Tensor, ...]:
+        if not _can_stand(linears, x):
+            return tuple(linear.module(x) for linear in linears)
+        weights, loras = zip(*(linear.read() for linear in linears), strict=True)
+        return lora_linears(x, weights, loras, skip_output=skip_output)
+
+    return multiply
+
+
+def build_glu_mlp(gate: nn.Module, up: nn.Module, down: nn.Module, activation: str) -> GluMlp | str:
+    """A gated MLP as one function, or why not; see `build_linears`.
+
+    Args:
+        gate: Its output goes through the activation.
+        up: Its output is multiplied by that.
+        down: Takes the product.
+        activation: The name that `siredon.ops.glu` knows.
+    """
+    linears = _read_all((gate, up, down))
+    if isinstance(linears, str):
+        return linears
+
+    def run(x: Tensor, *, skip_output: bool = False) -> Tensor:
+        if not _can_stand(linears, x):
+            output: Tensor = down(glu(gate(x), up(x), activation))
+            return output
+        weights, loras = zip(*(linear.read() for linear in linears), strict=True)
+        return lora_glu_mlp(x, weights, loras, activation, skip_output=skip_output)
+
+    return run
+
+
+def _read_all(modules: Sequence[nn.Module]) -> list[Linear] | str:
+    read = [read_linear(module) for module in modules]
+    reasons = [one for one in read if isinstance(one, str)]
+    return reasons[0] if reasons else [one for one in read if isinstance(one, Linear)]
+
+
+def _can_stand(linears: Sequence[Linear], x: Tensor) -> bool:
+    dtype = find_format(x)
+    return all(linear.fits(dtype) and linear.find_obstacle() is None for linear in linears)

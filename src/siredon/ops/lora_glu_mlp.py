@@ -1,0 +1,107 @@
+"""A gated MLP with low-rank adapters as one function of autograd.
+
+Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs/2002.05202; of the adapters, see
+`siredon.ops.lora_linear`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from siredon.ops.glu import glu, glu_backward
+from siredon.ops.lora_linear import (
+    Lora,
+    Weight,
+    backward_adapters,
+    backward_input,
+    find_format,
+    multiply_back,
+    multiply_down,
+    multiply_up,
+    pack_arguments,
+    slice_down,
+    unpack_layers,
+    without_autocast,
+)
+
+
+def lora_glu_mlp(
+    x: Tensor,
+    weights: Sequence[Weight],
+    loras: Sequence[Lora | None],
+    activation: str,
+    *,
+    skip_output: bool = False,
+) -> Tensor:
+    """Equals `down(glu(gate(x), up(x), activation))`, of three layers as `lora_linears` has them.
+
+    For the backward pass `x`, the outputs of gate and up and the products with all `a` are kept.  The product of gate
+    and up is computed again there, and their gradients take the memory of the outputs: it runs once.
+
+    Args:
+        x: Shape [..., I].
+        weights: Of gate [H, I], up [H, I] and down [O, H].
+        loras: Of the same three; None where a layer has no adapter.
+        activation: See `siredon.ops.glu`.
+        skip_output: See `lora_linears`.
+
+    Returns:
+        Shape [..., O], in the format of `x`.
+
+    Raises:
+        ValueError: A weight or a bias wants a gradient.
+    """
+    x = x.to(find_format(x))
+    with without_autocast(x):
+        output: Tensor = _GluMlp.apply(x, activation, *pack_arguments(weights, loras, skip_output))  # type: ignore[no-untyped-call]
+    return output
+
+
+class _GluMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, activation: str, skip: bool, states: Any, scales: Any, *tensors: Tensor | None
+    ) -> Tensor:
+        layers = unpack_layers(states, scales, tensors)
+        first, last = layers[:2], layers[2]
+        rows = x.reshape(-1, x.shape[-1])
+        into = multiply_down(rows, first)
+        gate, up = (
+            multiply_up(rows, layer, part) for layer, part in zip(first, slice_down(into, first), strict=True)
+        )
+        product = None if skip and last.a is None else glu(gate, up, activation)
+        out_of = None if product is None else multiply_down(product, [last])
+        ctx.activation, ctx.states, ctx.scales = activation, states, scales
+        ctx.save_for_backward(x, gate, up, into, out_of, *tensors)
+        shape = (*x.shape[:-1], last.num_outputs)
+        if skip or product is None:
+            return x.new_empty(shape)
+        return multiply_up(product, last, out_of).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, gate, up, into, out_of, *tensors = ctx.saved_tensors
+        layers = unpack_layers(ctx.states, ctx.scales, tensors)
+        first, last = layers[:2], layers[2:]
+        needed = ctx.needs_input_grad[5:]
+        rows = [gradients[0].reshape(-1, gradients[0].shape[-1])]
+        inputs = x.reshape(-1, x.shape[-1])
+        with without_autocast(x):
+            back = multiply_back(rows, last, x.dtype)
+            to_product = backward_input(rows, last, back)
+            # A compiler decides on memory itself, and does not see that nobody reads the outputs again.
+            inplace = not torch.compiler.is_compiling()
+            options = {"recompute": needed[10], "inplace": inplace}
+            to_gate, to_up, product = glu_backward(gate, up, to_product, ctx.activation, **options)
+            del to_product
+            to_last = backward_adapters(product, (out_of, back), rows, last, needed[8:])
+            del product
+            rows = [to_gate, to_up]
+            back = multiply_back(rows, first, x.dtype)
+            to_first = backward_adapters(inputs, (into, back), rows, first, needed[:8])
+            to_x = backward_input(rows, first, back).view(x.shape) if ctx.needs_input_grad[0] else None
+        return to_x, None, None, None, None, *to_first, *to_last

@@ -1,0 +1,275 @@
+"""Linear layers with low-rank adapters that share an input: forward and backward as few products.
+
+PEFT's chain has, for each layer, five more passes over every output and one more over the gradient of the input.  Here
+the adapter's product is added into the output of the layer's own, and all gradients of the input go into one buffer.
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, https://arxiv.org/abs/2106.09685.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a frozen linear layer multiplies by.
+
+    Args:
+        data: Shape [O, I], in any float format; or, with `state`, what bitsandbytes packed it to.
+        bias: Shape [O].
+        state: The `QuantState` of a weight in NF4 or FP4: it is widened for each product, and not kept.
+    """
+
+    data: Tensor
+    bias: Tensor | None = None
+    state: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A low-rank adapter.
+
+    Args:
+        a: Shape [r, I], in fp32 or in the format of the input.
+        b: Shape [O, r].
+        scale: What its product is multiplied by.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One linear layer within a function of autograd: its tensors and what is no tensor."""
+
+    state: Any
+    scale: float
+    data: Tensor
+    bias: Tensor | None
+    a: Tensor | None
+    b: Tensor | None
+
+    def widen(self, dtype: torch.dtype) -> Tensor:
+        """The weight, [O, I].  The allocator of PyTorch hands the same memory to one layer after another."""
+        if self.state is None:
+            return self.data.to(dtype)
+        from bitsandbytes.functional import dequantize_4bit
+
+        wide: Tensor = dequantize_4bit(self.data, self.state)
+        return wide.to(dtype)
+
+    @property
+    def num_outputs(self) -> int:
+        """O, of a packed weight, too."""
+        shape = self.data.shape if self.state is None else self.state.shape
+        return int(shape[0])
+
+
+def lora_linears(
+    x: Tensor, weights: Sequence[Weight], loras: Sequence[Lora | None], *, skip_output: bool = False
+) -> tuple[Tensor, ...]:
+    """Linear layers of one input, each with its adapter or none.
+
+    Each equals `F.linear(x, W, bias) + scale * F.linear(F.linear(x, a), b)`, with `a` and `b` in the format of `x`.
+    `W` and `bias` get no gradient; those of `a` and `b` are in their own formats.  For the backward pass `x` and the
+    products with all `a` are kept.  Under autocast `x` is cast to its format first.
+
+    Args:
+        x: Shape [..., I].
+        weights: One for each layer.
+        loras: As many; None where a layer has no adapter.
+        skip_output: Leave the outputs uninitialised: for a layer that is computed again, whose outputs nobody reads.
+
+    Returns:
+        Of each layer, shape [..., O], in the format of `x`.
+
+    Raises:
+        ValueError: A weight or a bias wants a gradient.
+    """
+    x = x.to(find_format(x))
+    with without_autocast(x):
+        outputs: tuple[Tensor, ...] = _Linears.apply(x, *pack_arguments(weights, loras, skip_output))  # type: ignore[no-untyped-call]
+    return outputs
+
+
+def find_format(x: Tensor) -> torch.dtype:
+    """In which a product with `x` is computed: that of autocast where it is on, which lets fp64 be."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype is torch.float64:
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """In it, products are in the formats of their operands."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def pack_arguments(
+    weights: Sequence[Weight], loras: Sequence[Lora | None], skip_output: bool
+) -> tuple[Any, ...]:
+    """`skip_output`, states, scales, and then the tensors of each layer: autograd sees tensors only at the top."""
+    tensors: list[Tensor | None] = []
+    for weight, lora in zip(weights, loras, strict=True):
+        if weight.data.requires_grad or (weight.bias is not None and weight.bias.requires_grad):
+            raise ValueError("a layer whose own weight or bias is trained")
+        tensors += (weight.data, weight.bias, *((None, None) if lora is None else (lora.a, lora.b)))
+    states = tuple(weight.state for weight in weights)
+    scales = tuple(0.0 if lora is None else lora.scale for lora in loras)
+    return skip_output, states, scales, *tensors
+
+
+def unpack_layers(states: Sequence[Any], scales: Sequence[float], tensors: Sequence[Any]) -> list[Layer]:
+    """What `pack_arguments` made flat."""
+    return [
+        Layer(state, scale, *tensors[4 * index : 4 * index + 4])
+        for index, (state, scale) in enumerate(zip(states, scales, strict=True))
+    ]
+
+
+def multiply_down(x: Tensor, layers: Sequence[Layer]) -> Tensor | None:
+    """The products with all `a` in one, [N, sum of r]; None without an adapter."""
+    a = _join_a(layers, x.dtype)
+    return None if a is None else x @ a.t()
+
+
+def _join_a(layers: Sequence[Layer], dtype: torch.dtype) -> Tensor | None:
+    parts = [layer.a.to(dtype) for layer in layers if layer.a is not None]
+    if len(parts) > 1:
+        return torch.cat(parts)
+    return parts[0] if parts else None
+
+
+def slice_down(down: Tensor | None, layers: Sequence[Layer]) -> Iterator[Tensor | None]:
+    """The columns of each layer; None where it has no adapter."""
+    begin = 0
+    for layer in layers:
+        if layer.a is None or down is None:
+            yield None
+        else:
+            end = begin + layer.a.shape[0]
+            yield down[:, begin:end]
+            begin = end
+
+
+def multiply_up(x: Tensor, layer: Layer, down: Tensor | None) -> Tensor:
+    """The output of one layer, [N, O]: its own product, and the adapter's added into it."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    y = linear(x, layer.widen(x.dtype), bias)
+    if layer.b is None or down is None:
+        return y
+    add = torch.addmm if _is_watched() else Tensor.addmm_
+    total: Tensor = add(y, down, layer.b.to(x.dtype).t(), alpha=layer.scale)
+    return total
+
+
+def _is_watched() -> bool:
+    """Whether something sees each operation, as selective checkpointing: a result that it keeps is not written over."""
+    return not torch.compiler.is_compiling() and is_in_torch_dispatch_mode()
+
+
+class _Linears(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, skip: bool, states: Any, scales: Any, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        layers = unpack_layers(states, scales, tensors)
+        rows = x.reshape(-1, x.shape[-1])
+        down = multiply_down(rows, layers)
+        ctx.states, ctx.scales = states, scales
+        ctx.save_for_backward(x, down, *tensors)
+        if skip:
+            return tuple(x.new_empty((*x.shape[:-1], layer.num_outputs)) for layer in layers)
+        downs = slice_down(down, layers)
+        return tuple(
+            multiply_up(rows, layer, part).view(*x.shape[:-1], layer.num_outputs)
+            for layer, part in zip(layers, downs, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, down, *tensors = ctx.saved_tensors
+        layers = unpack_layers(ctx.states, ctx.scales, tensors)
+        rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
+        with without_autocast(x):
+            back = multiply_back(rows, layers, x.dtype)
+            inputs = x.reshape(-1, x.shape[-1])
+            to_layers = backward_adapters(inputs, (down, back), rows, layers, ctx.needs_input_grad[4:])
+            to_x = backward_input(rows, layers, back).view(x.shape) if ctx.needs_input_grad[0] else None
+        return to_x, None, None, None, *to_layers
+
+
+def multiply_back(gradients: Sequence[Tensor], layers: Sequence[Layer], dtype: torch.dtype) -> Tensor | None:
+    """The gradients of `multiply_down`, [N, sum of r]: of each adapter `scale * gradient @ b`."""
+    parts = []
+    for gradient, layer in zip(gradients, layers, strict=True):
+        if layer.b is not None:
+            part = gradient @ layer.b.to(dtype)
+            parts.append(part if layer.scale == 1.0 else part.mul_(layer.scale))
+    if len(parts) > 1:
+        return torch.cat(parts, 1)
+    return parts[0] if parts else None
+
+
+def backward_adapters(
+    x: Tensor | None,
+    small: tuple[Tensor | None, Tensor | None],
+    gradients: Sequence[Tensor],
+    layers: Sequence[Layer],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of the tensors of all layers, in the order of `pack_arguments`.
+
+    Args:
+        x: Shape [N, I]; None where no `a` needs a gradient.
+        small: What `multiply_down` and `multiply_back` returned.
+        gradients: Of the outputs, [N, O] each.
+        layers: Those layers.
+        needed: Which tensors need one, in the same order.  A saved tensor does not tell: checkpointing detaches it.
+    """
+    down, back = small
+    downs = slice_down(down, layers)
+    joined = back.t() @ x if x is not None and back is not None and any(needed[2::4]) else None
+    of_a = slice_down(None if joined is None else joined.t(), layers)
+    to_layers: list[Tensor | None] = []
+    for layer, gradient, own_down, to_a, needs_b in zip(
+        layers, gradients, downs, of_a, needed[3::4], strict=True
+    ):
+        to_b = None
+        if needs_b and own_down is not None and layer.b is not None:
+            # Scaled after the cast: of an adapter in fp32 it is rounded once.
+            to_b = (gradient.t() @ own_down).to(layer.b.dtype)
+            to_b = to_b if layer.scale == 1.0 else to_b.mul_(layer.scale)
+        to_a = None if to_a is None or layer.a is None else to_a.t().to(layer.a.dtype)
+        to_layers += (None, None, to_a, to_b)
+    return to_layers
+
+
+def backward_input(gradients: Sequence[Tensor], layers: Sequence[Layer], back: Tensor | None) -> Tensor:
+    """The gradient of the input, [N, I], of all layers in one buffer.
+
+    Args:
+        gradients: Of the outputs, [N, O] each.
+        layers: Those layers.
+        back: What `multiply_back` returned.
+    """
+    dtype = gradients[0].dtype
+    to_x = gradients[0] @ layers[0].widen(dtype)
+    for gradient, layer in zip(gradients[1:], layers[1:], strict=True):
+        to_x.addmm_(gradient, layer.widen(dtype))
+    a = _join_a(layers, dtype)
+    if a is not None and back is not None:
+        to_x.addmm_(back, a)
+    return to_x

@@ -1,0 +1,323 @@
+"""Linear layers with adapters, and gated MLPs of them, against the plain formula in fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, linear, silu
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from siredon.ops.lora_glu_mlp import lora_glu_mlp
+from siredon.ops.lora_linear import Lora, Weight, lora_linears
+
+BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
+Layers = Sequence[tuple[Weight, Lora | None]]
+
+
+def draw(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
+    return torch.randn(shape, dtype=FP64).to(dtype)
+
+
+def layer(
+    inputs: int, outputs: int, rank: int | None, scale: float = 0.7, **how: Any
+) -> tuple[Weight, Lora | None]:
+    """A layer with random parameters; `base` and `adapter` are their formats."""
+    base, adapter = how.get("base", FP32), how.get("adapter", FP32)
+    bias = draw(outputs, dtype=base) if how.get("bias") else None
+    weight = Weight((draw(outputs, inputs) / inputs**0.5).to(base), bias)
+    if rank is None:
+        return weight, None
+    a, b = (draw(rank, inputs) / inputs**0.5).to(adapter), (draw(outputs, rank) / rank**0.5).to(adapter)
+    return weight, Lora(a.requires_grad_(), b.requires_grad_(), scale)
+
+
+def naive(x: Tensor, weight: Weight, lora: Lora | None) -> Tensor:
+    """PEFT's chain, with the adapter in the format of the input."""
+    y = linear(x, weight.data.to(x.dtype), None if weight.bias is None else weight.bias.to(x.dtype))
+    return y if lora is None else y + linear(linear(x, lora.a.to(x.dtype)), lora.b.to(x.dtype)) * lora.scale
+
+
+def naive_mlp(x: Tensor, layers: Layers, activation: str) -> Tensor:
+    gate, up = naive(x, *layers[0]), naive(x, *layers[1])
+    act = silu(gate) if activation == "silu" else gelu(gate, approximate="tanh")
+    return naive(act * up, *layers[2])
+
+
+def fused(x: Tensor, layers: Layers, **options: Any) -> tuple[Tensor, ...]:
+    return lora_linears(x, [weight for weight, _ in layers], [lora for _, lora in layers], **options)
+
+
+def fused_mlp(x: Tensor, layers: Layers, activation: str, **options: Any) -> Tensor:
+    return lora_glu_mlp(
+        x, [weight for weight, _ in layers], [lora for _, lora in layers], activation, **options
+    )
+
+
+def trained(layers: Layers) -> list[Tensor]:
+    return [
+        tensor
+        for _, lora in layers
+        if lora is not None
+        for tensor in (lora.a, lora.b)
+        if tensor.requires_grad
+    ]
+
+
+def in_fp64(x: Tensor, layers: Layers) -> tuple[Tensor, Layers]:
+    wide: list[tuple[Weight, Lora | None]] = []
+    for weight, lora in layers:
+        bias = None if weight.bias is None else weight.bias.double()
+        if lora is not None:
+            a, b = (t.detach().double().requires_grad_(t.requires_grad) for t in (lora.a, lora.b))
+            lora = replace(lora, a=a, b=b)
+        wide.append((Weight(weight.data.double(), bias), lora))
+    return x.detach().double().requires_grad_(x.requires_grad), wide
+
+
+def run(compute: Callable[..., Any], x: Tensor, layers: Layers) -> list[Tensor]:
+    """Outputs, the gradient of `x`, those of the adapters; each output is weighed with fixed numbers."""
+    outputs = compute(x, layers)
+    outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    generator = torch.Generator().manual_seed(7)
+    weights = [torch.randn(y.shape, dtype=FP64, generator=generator).to(BF16).to(y.dtype) for y in outputs]
+    wanted = ([x] if x.requires_grad else []) + trained(layers)
+    weighed = [(y, weight) for y, weight in zip(outputs, weights, strict=True) if y.requires_grad]
+    gradients = torch.autograd.grad([y for y, _ in weighed], wanted, [weight for _, weight in weighed])
+    return [*(y.detach() for y in outputs), *gradients]
+
+
+def check(ours: Callable[..., Any], plain: Callable[..., Any], x: Tensor, layers: Layers) -> None:
+    """Our error against fp64 is at most that of the plain chain in the same format, but for half and a rounding."""
+    truth, theirs, found = run(plain, *in_fp64(x, layers)), run(plain, x, layers), run(ours, x, layers)
+    assert len(found) == len(truth)
+    for right, usual, value in zip(truth, theirs, found, strict=True):
+        assert value.shape == right.shape
+        assert value.dtype == usual.dtype
+        allowed = 1.5 * float((usual - right).norm()) + (4 if x.dtype is FP64 else 1) * torch.finfo(
+            x.dtype
+        ).eps * float(right.norm())
+        assert float((value - right).norm()) <= allowed
+
+
+def each(x: Tensor, layers: Layers) -> list[Tensor]:
+    return [naive(x, *one) for one in layers]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+FORMATS = [(FP32, FP32, FP32), (BF16, BF16, FP32), (BF16, BF16, BF16), (BF16, FP32, FP32), (FP64, FP64, FP64)]
+
+
+@pytest.mark.parametrize(("dtype", "base", "adapter"), FORMATS)
+@pytest.mark.parametrize("ranks", [(4,), (4, 7), (3, 8, 1), (4, None, 2), (None,)], ids=str)
+def test_layers_of_one_input(
+    dtype: torch.dtype, base: torch.dtype, adapter: torch.dtype, ranks: tuple[int | None, ...]
+):
+    how = {"base": base, "adapter": adapter}
+    layers = [layer(33, 17 + 10 * i, rank, 0.7 + i, bias=i != 1, **how) for i, rank in enumerate(ranks)]
+    check(fused, each, draw(2, 19, 33, dtype=dtype).requires_grad_(), layers)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(33,), (1, 33), (0, 33), (2, 0, 33), (3, 2, 5, 33)],
+    ids=["vector", "one", "none", "empty", "deep"],
+)
+def test_any_number_of_rows(shape: tuple[int, ...]):
+    layers = [layer(33, 17, 4), layer(33, 9, 2)]
+    check(fused, each, draw(*shape).requires_grad_(), layers)
+    check(lambda x, layers: fused_mlp(x, layers, "silu"), lambda x, layers: naive_mlp(x, layers, "silu"),
+          draw(*shape).requires_grad_(), [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)])  # fmt: skip
+
+
+def test_input_and_gradients_may_be_strided():
+    def strided(compute: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x, layers: [y.transpose(0, 1) for y in compute(x.transpose(0, 2), layers)]
+
+    check(strided(fused), strided(each), draw(33, 5, 6).requires_grad_(), [layer(33, 17, 4), layer(33, 9, 2)])
+
+
+def test_gradient_of_a_sum_is_expanded():
+    x, layers = draw(5, 33).requires_grad_(), [layer(33, 17, 4)]
+    found = torch.autograd.grad(fused(x, layers)[0].sum(), [x, *trained(layers)])
+    right = torch.autograd.grad(each(x, layers)[0].sum(), [x, *trained(layers)])
+    torch.testing.assert_close(found, right)
+
+
+def test_frozen_parts_have_no_gradient():
+    layers = [layer(33, 17, 4), layer(33, 9, 2)]
+    check(fused, each, draw(5, 33), layers)
+    layers[0][1].a.requires_grad_(False)
+    layers[1][1].b.requires_grad_(False)
+    check(fused, each, draw(5, 33).requires_grad_(), layers)
+    layers[1][1].a.requires_grad_(False)
+    check(fused, each, draw(5, 33), layers)
+
+
+def test_a_trained_weight_is_refused():
+    weight, lora = layer(33, 17, 4)
+    weight.data.requires_grad_()
+    with pytest.raises(ValueError, match="is trained"):
+        lora_linears(draw(5, 33), [weight], [lora])
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize(("dtype", "base", "adapter"), [one for one in FORMATS if one[0] is not FP64])
+@pytest.mark.parametrize("ranks", [(4, 7, 3), (None, 4, None), (None, None, 2), (None, None, None)], ids=str)
+def test_gated_mlp(activation: str, dtype: Any, base: Any, adapter: Any, ranks: tuple[int | None, ...]):
+    sizes = [(33, 45), (33, 45), (45, 29)]
+    how = {"base": base, "adapter": adapter, "bias": True}
+    layers = [
+        layer(*size, rank, 0.5 + i, **how) for i, (size, rank) in enumerate(zip(sizes, ranks, strict=True))
+    ]
+    x = draw(2, 19, 33, dtype=dtype).requires_grad_()
+    check(
+        lambda x, layers: fused_mlp(x, layers, activation),
+        lambda x, layers: naive_mlp(x, layers, activation),
+        x,
+        layers,
+    )
+
+
+def test_gated_mlp_of_a_frozen_input():
+    layers = [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)]
+    check(lambda x, layers: fused_mlp(x, layers, "silu"), lambda x, layers: naive_mlp(x, layers, "silu"),
+          draw(5, 33), layers)  # fmt: skip
+
+
+def test_only_small_things_are_kept():
+    """Beside what lives anyway: the input, the outputs of gate and up, and the products with `a`."""
+    kept: dict[int, Tensor] = {}
+    x, layers = draw(50, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)]
+    own = {id(x), *(id(t) for weight, lora in layers for t in (weight.data, lora.a, lora.b))}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own:
+            kept[id(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = fused(x, layers[:2])
+    assert sorted(t.numel() for t in kept.values()) == [50 * 6]
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = fused_mlp(x, layers, "silu")
+    assert sorted(t.numel() for t in kept.values()) == [50 * 3, 50 * 6, 50 * 17, 50 * 17]
+    del outputs, output
+
+
+def test_autocast_casts_the_input_and_the_gradient_returns_in_fp32():
+    x, layers = draw(2, 19, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 9, 2)]
+
+    def cast(compute: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Tensor, layers: Layers) -> Any:
+            with torch.autocast("cpu", BF16, enabled=x.dtype is not FP64):
+                return compute(x, layers)
+
+        return call
+
+    truth, theirs, found = (
+        run(cast(each), *in_fp64(x, layers)),
+        run(cast(each), x, layers),
+        run(cast(fused), x, layers),
+    )
+    assert found[0].dtype is BF16
+    assert found[2].dtype is FP32
+    for right, usual, value in zip(truth, theirs, found, strict=True):
+        allowed = 1.5 * float((usual - right).norm()) + torch.finfo(BF16).eps * float(right.norm())
+        assert float((value - right).norm()) <= allowed
+
+
+def test_the_backward_pass_ignores_autocast():
+    x, layers = draw(5, 33).requires_grad_(), [layer(33, 17, 4)]
+    right = torch.autograd.grad(each(x, layers)[0].sum(), [x, *trained(layers)])
+    output = fused(x, layers)[0].sum()
+    with torch.autocast("cpu", BF16):
+        found = torch.autograd.grad(output, [x, *trained(layers)])
+    torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_checkpointing_without_the_last_output(skip: bool):
+    """A layer that is computed again need not compute the value of its last part: no gradient reads it."""
+    x = draw(2, 19, 33).requires_grad_()
+    layers = [layer(33, 33, 4), layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)]
+    calls: list[bool] = []
+
+    def block(x: Tensor) -> Tensor:
+        calls.append(True)
+        again = skip and len(calls) > 1
+        hidden = x + fused(x, layers[:1])[0]
+        return hidden + fused_mlp(hidden, layers[1:], "silu", skip_output=again)
+
+    def plain(x: Tensor) -> Tensor:
+        hidden = x + naive(x, *layers[0])
+        return hidden + naive_mlp(hidden, layers[1:], "silu")
+
+    found = run(lambda x, _: checkpoint(block, x, use_reentrant=False), x, layers)
+    assert len(calls) == 2
+    torch.testing.assert_close(found, run(lambda x, _: plain(x), x, layers), rtol=1e-4, atol=1e-4)
+
+
+def test_skipped_outputs_keep_the_graph():
+    """Gradients do not depend on what the outputs hold."""
+    x, layers = draw(2, 5, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 9, None)]
+    found, right = run(lambda x, y: fused(x, y, skip_output=True), x, layers), run(fused, x, layers)
+    assert [y.shape for y in found[:2]] == [y.shape for y in right[:2]]
+    torch.testing.assert_close(found[2:], right[2:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rank", [3, None])
+def test_a_skipped_mlp_keeps_the_graph(rank: int | None):
+    x, layers = draw(5, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, rank)]
+    found = run(lambda x, y: fused_mlp(x, y, "silu", skip_output=True), x, layers)
+    right = run(lambda x, y: fused_mlp(x, y, "silu"), x, layers)
+    assert found[0].shape == right[0].shape
+    torch.testing.assert_close(found[1:], right[1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kept", ["aten.mm.default", "siredon.glu.default"])
+def test_selective_checkpointing_keeps_results(kept: str):
+    """What it keeps is what the operation gave: an adapter that is added into it would be added twice."""
+    layers = [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)]
+    x = draw(5, 33).requires_grad_()
+    seen: set[str] = set()
+
+    def decide(context: Any, operation: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        seen.add(str(operation))
+        return CheckpointPolicy.MUST_SAVE if str(operation) == kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def block(x: Tensor) -> Tensor:
+        return fused_mlp(x, layers, "silu") + sum(y.sum() for y in fused(x, layers[:2]))
+
+    contexts = partial(create_selective_checkpoint_contexts, decide)
+    found = run(lambda x, _: checkpoint(block, x, use_reentrant=False, context_fn=contexts), x, layers)
+    assert kept in seen
+    torch.testing.assert_close(found, run(lambda x, _: block(x), x, layers))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_weights_in_4_bits(kind: str):
+    bitsandbytes = pytest.importorskip("bitsandbytes.functional")
+    layers = [layer(64, 32, 4, bias=True), layer(64, 32, 2), layer(32, 64, None)]
+    packed: list[tuple[Weight, Lora | None]] = []
+    wide: list[tuple[Weight, Lora | None]] = []
+    for weight, lora in layers:
+        data, state = bitsandbytes.quantize_4bit(weight.data, quant_type=kind, compress_statistics=True)
+        packed.append((Weight(data, weight.bias, state), lora))
+        wide.append((Weight(bitsandbytes.dequantize_4bit(data, state), weight.bias), lora))
+    x = draw(5, 64).requires_grad_()
+    torch.testing.assert_close(run(fused, x, packed[:2]), run(fused, x, wide[:2]), rtol=0, atol=0)
+    found, right = (run(lambda x, y: fused_mlp(x, y, "silu"), x, one) for one in (packed, wide))
+    torch.testing.assert_close(found, right, rtol=0, atol=0)
+    skipped = fused(x, packed[:1], skip_output=True)
+    assert skipped[0].shape == (5, 32)
