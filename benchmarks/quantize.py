@@ -3,7 +3,8 @@
     python benchmarks/quantize.py RUN [--methods int8,nf4,...] [--output benchmarks/results/quantize_....md]
 
 RUN is the folder of a run, such as `outputs/smollm2-life` of `examples/smollm2/life.sh`.  Each method writes a folder
-of its own into a temporary one; the figures are those of its `quantize.json`.
+of its own into a temporary one; the figures are those of its `quantize.json`.  A method that this machine does not
+have, or that is refused, is named below the table with the reason.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from report import write_report
 
 from siredon import release
 from siredon.config.artifact import load_target
+from siredon.errors import SiredonError
 from siredon.export.quantize_wanted import Quantize
 from siredon.hardware import probe_hardware
 
@@ -55,14 +57,18 @@ def main() -> None:
     parser.add_argument("--compressor-env", type=Path, help="for the method gptq")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    reports, refused = [], []
     with tempfile.TemporaryDirectory() as name:
-        env = options.compressor_env
-        reports = [measure(options.run, method, Path(name), env) for method in options.methods.split(",")]
-    write_page(reports, options.run.name, options.output)
+        for method in options.methods.split(","):
+            try:
+                reports.append(measure(options.run, method, Path(name), options.compressor_env))
+            except SiredonError as error:
+                refused.append(f"`{method}` was refused: {error.message.replace(name, '')}")
+    write_page(reports, refused, options.run.name, options.output)
 
 
-def write_page(reports: list[dict[str, Any]], run: str, output: Path | None) -> None:
-    """The page of some methods."""
+def write_page(reports: list[dict[str, Any]], refused: list[str], run: str, output: Path | None) -> None:
+    """The page of some methods, and of those that were refused."""
     first = reports[0]
     before, hardware = first["checked"]["before"], probe_hardware()
     share = 100 * first["rounded_weights"] / first["weights"]
@@ -90,6 +96,7 @@ def write_page(reports: list[dict[str, Any]], run: str, output: Path | None) -> 
             *map(describe, reports),
             "",
             "The model before was timed once beside each method, which shows how far speeds on this machine vary.",
+            *(line for text in refused for line in ("", text)),
         ],
         output,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.unit.train.test_optimizers import (
     take_steps,
 )
 
+from siredon.config.optimizer_words import find_package
 from siredon.hardware import probe_hardware
 
 DEVICE = probe_hardware().device
@@ -32,7 +34,16 @@ pytestmark = [
 DRAWN = ("apollo_adamw", "apollo_adamw_layerwise", "adamw_bf16_sr", "rmsprop_bnb_8bit")
 
 
-@pytest.mark.parametrize("name", WORDS)
+def marked(name: str) -> Any:
+    """An optimizer, skipped where the optional package is missing that it is of."""
+    package = find_package(name)
+    is_missing = package is not None and importlib.util.find_spec(package) is None
+    return pytest.param(
+        name, marks=pytest.mark.skipif(is_missing, reason=f"the package {package} is not installed")
+    )
+
+
+@pytest.mark.parametrize("name", list(map(marked, WORDS)))
 def test_an_optimizer_has_the_losses_of_the_cpu_and_goes_on_bit_for_bit(name: str):
     torch.use_deterministic_algorithms(True, warn_only=True)
     plan = plan_of(name)
@@ -54,7 +65,7 @@ def test_an_optimizer_has_the_losses_of_the_cpu_and_goes_on_bit_for_bit(name: st
         assert losses == pytest.approx(golden, rel=0.05, abs=0.02)
 
 
-@pytest.mark.parametrize("name", [word for word in WORDS if word.startswith("paged_")])
+@pytest.mark.parametrize("name", [marked(word) for word in WORDS if word.startswith("paged_")])
 def test_the_state_of_a_large_matrix_is_paged(name: str):
     large = torch.nn.Linear(1024, 1024, bias=False, device=DEVICE)
     optimizer = build(_Wrapped(large), plan_of(name))
@@ -67,7 +78,10 @@ def test_the_state_of_a_large_matrix_is_paged(name: str):
 
 def test_states_in_few_bits_are_as_small_as_they_say():
     bytes_of: dict[str, float] = {}
-    for name in ("adamw_torch", "ao_adamw_8bit", "ao_adamw_fp8", "ao_adamw_4bit", "adamw_bnb_8bit"):
+    names = ("adamw_torch", "ao_adamw_8bit", "ao_adamw_fp8", "ao_adamw_4bit", "adamw_bnb_8bit")
+    for package in filter(None, map(find_package, names)):
+        pytest.importorskip(package)
+    for name in names:
         large = torch.nn.Linear(2048, 2048, bias=False, device=DEVICE)
         optimizer = build(_Wrapped(large), plan_of(name))
         large(torch.ones(2, 2048, device=DEVICE)).sum().backward()

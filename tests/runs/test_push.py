@@ -89,7 +89,7 @@ def test_a_run_ends_with_a_card_that_the_hub_reads(run: Path, model_folder: Path
     for said in (
         f"A LoRA adapter for `{model_folder.name}`",
         f"| validation, first | 0 | {losses[0]:.4f} |",
-        f"| validation, best | 2 | {min(losses):.4f} |",
+        f"| validation, last and best | 2 | {min(losses):.4f} |",
         "![Loss over the steps of the run](loss.png)",
         f"| `talks.jsonl` | 24 | {counts['num_tokens']:,} | {counts['num_targets']:,} | unknown |",
         "rank 4, alpha 8, on all linear layers",

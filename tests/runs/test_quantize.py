@@ -156,6 +156,36 @@ def test_a_model_from_elsewhere_has_no_rows_and_is_measured_on_texts(model_folde
     assert load_target(str(tmp_path / "few"))[0].first_dataset.type == "chat_template"
 
 
+def test_outliers_that_make_8_bits_mix_packed_rows_do_not_end_the_command(
+    tokenizer: Any, write_config: Any, tmp_path: Path, capsys: Any
+):
+    base = tmp_path / "base"
+    model = build_model(len(tokenizer), dtype=torch.bfloat16)
+    # Columns of inputs that pass 6, after which bitsandbytes keeps them whole for every token of a batch
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data[::9] = 4
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    keys = {"sample_packing": True, "val_set_size": 4}
+    config = config_of(write_config(**keys))
+    wanted = Quantize("llm_int8", base_model=str(base), output=tmp_path / "few")
+    release.quantize(config, wanted)
+    assert "the loss is that of rows by themselves" in capsys.readouterr().err
+    checked = report_of(tmp_path / "few")["checked"]
+    assert checked["rows"] == "4 validation sequences"
+    assert 0 < abs(checked["after"]["loss"] - checked["before"]["loss"]) < 0.05
+    # Trained or judged in packs, that is refused with its cause
+    config = config_of(write_config(**keys, base_model=str(tmp_path / "few"), **LORA))
+    with pytest.raises(
+        ModelError, match="an outlier in one keeps a column of all from being rounded"
+    ) as found:
+        pipeline.train(config)
+    assert "llm_int8_threshold: 0" in str(found.value.fix)
+    # And is not, where outliers are rounded too
+    options = {"bnb_config_kwargs": {"llm_int8_threshold": 0}, "load_in_8bit": True, "max_steps": 1}
+    pipeline.train(config_of(write_config(**keys, base_model=str(base), **LORA, **options)))
+
+
 def test_axolotls_options_are_those_of_the_block(write_config: Any, model_folder: Path, tmp_path: Path):
     run = CliRunner().invoke
     words = ["quantize", str(write_config()), "--base-model", str(model_folder), "--no-verify"]

@@ -425,6 +425,30 @@ def test_one_question_is_asked_as_in_training_and_no_more(write_config: Any, mod
                 render(ASKED)
 
 
+@pytest.mark.parametrize("method", ["int8", "int4", "nf4", "llm_int8"])
+def test_weights_in_few_bits_answer_as_plain_transformers_has_them(
+    model_folder: Path, tmp_path: Path, tokenizer: Any, method: str
+):
+    from transformers import AutoModelForCausalLM
+
+    from siredon import release
+    from siredon.export.quantize_wanted import Quantize
+
+    few = tmp_path / f"few-{method}"
+    release.quantize(load_target(str(model_folder))[0], Quantize(method, output=few, verify=False))
+    ids = render(tokenizer, ASKED)
+    new = go_on(AutoModelForCausalLM.from_pretrained(few).eval(), ids, 12)
+    with serving(load_models(target_of(few, bf16="false"), probe_cpu(), Wanted()), Wanted()) as running:
+        client = running.client()
+        assert [model.id for model in client.models.list()] == [few.name]
+        reply = client.chat.completions.create(model=few.name, messages=ASKED, **GREEDY)
+        stream = client.chat.completions.create(model=few.name, messages=ASKED, stream=True, **GREEDY)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert reply.choices[0].message.content == tokenizer.decode(new, skip_special_tokens=True)
+    assert "".join(pieces) == reply.choices[0].message.content
+    assert reply.usage.completion_tokens == len(new)
+
+
 def test_two_models_of_one_name_are_refused(folders: dict[str, Path]):
     from siredon.errors import ModelError
     from siredon.serve.names import name_models

@@ -42,7 +42,7 @@ def build_8bit_method() -> Method:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_kept(layers))
 
     described = "weights in int8, a scale for each row, inputs rounded to int8 as it runs"
-    return Method("bitsandbytes", lambda options: described, build)
+    return Method("bitsandbytes", lambda options: described, build, mixes_tokens=True)
 
 
 def _kept(layers: Layers) -> list[str]:

@@ -115,29 +115,50 @@ def _use(facts: Facts) -> Iterator[str]:
             f"tokenizer.apply_chat_template(\n    {asked},\n"
             '    add_generation_prompt=True, return_tensors="pt", return_dict=True,\n)'
         )
+    packages = " ".join(["transformers", *_find_packages(facts)])
     yield (
-        f'## Use\n\n```python\n{imports}\n\nname = "{repo}"\ntokenizer = AutoTokenizer.from_pretrained(name)\n'
+        f"## Use\n\nWith `pip install {packages}`:\n\n"
+        f'```python\n{imports}\n\nname = "{repo}"\ntokenizer = AutoTokenizer.from_pretrained(name)\n'
         f'model = {made}.from_pretrained(name, dtype="auto")\ninputs = {ids}\n'
         "answer = model.generate(**inputs, max_new_tokens=100)\n"
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n```'
     )
 
 
+def _find_packages(facts: Facts) -> Iterator[str]:
+    """What the weights take beside transformers."""
+    if facts.kind == "adapter":
+        yield "peft"
+        held = (
+            ("load_in_4bit", "bitsandbytes"),
+            ("load_in_8bit", "bitsandbytes"),
+            ("load_in_torchao", "torchao"),
+        )
+        yield from dict.fromkeys(package for key, package in held if facts.setting("quantization", key))
+    if library := str(facts.quantize.get("library") or "").split():
+        yield "compressed-tensors" if library[0] == "llm-compressor" else library[0]
+
+
 def _results(facts: Facts) -> Iterator[str]:
     rows = []
     judged = [line for line in facts.logged if "eval_loss" in line]
-    named = {}
+    places: dict[int, list[str]] = {}
     if judged:
-        best = min(judged, key=lambda line: line["eval_loss"])
-        named = {"first": judged[0], "best": best, "last": judged[-1]}
-    for name, line in named.items():
-        rows.append([f"validation, {name}", _step(line), *_loss(line["eval_loss"])])
+        best = min(range(len(judged)), key=lambda place: judged[place]["eval_loss"])
+        for name, place in (("first", 0), ("last", len(judged) - 1), ("best", best)):
+            places.setdefault(place, []).append(name)
+    for place, names in places.items():
+        line = judged[place]
+        shown = f", {' and '.join(names)}" if len(places) > 1 else ""
+        rows.append([f"validation{shown}", _step(line), *_loss(line["eval_loss"])])
     if trained := [line for line in facts.logged if "loss" in line]:
         rows.append(["training, last", _step(trained[-1]), *_loss(trained[-1]["loss"])])
     if not rows:
         return
     plot = "\n\n![Loss over the steps of the run](loss.png)" if facts.has_plot else ""
     about = "Means over learned tokens, in nats; the perplexity is the exponential of the loss."
+    if facts.quantize:
+        about = f"Of the run, before the weights were rounded. {about}"
     yield f"## Loss\n\n{table(['', ' step', ' loss', ' perplexity'], rows)}\n\n{about}{plot}"
 
 
@@ -170,7 +191,7 @@ def _data(facts: Facts) -> Iterator[str]:
         share = f"{100 * held:g} % of the samples" if held < 1 else f"{held:g} samples"
         lines.append(f"For validation {share} were held out.")
     if whole := (facts.record.get("data") or {}).get("fingerprint"):
-        lines.append(f"The prepared samples as a whole: `{whole}`.")
+        lines.append(f"Fingerprint of all prepared samples together: `{whole}`.")
     yield "## Data\n\n" + "\n\n".join(lines)
 
 
@@ -210,13 +231,7 @@ def _list_settings(facts: Facts) -> Iterator[tuple[str, str]]:
     micro, accumulated = get("batch", "micro_batch_size"), get("batch", "gradient_accumulation_steps")
     ranks = int(facts.record.get("num_ranks") or 1)
     if micro and accumulated:
-        yield (
-            "batch",
-            (
-                f"{micro * accumulated * ranks:,} = {micro} a device x {accumulated} accumulated x {ranks} "
-                f"device{'s' if ranks > 1 else ''}"
-            ),
-        )
+        yield "sequences a step", _tell_batch(micro, accumulated, ranks)
     length = get("data", "sequence_len")
     yield (
         "sequence length",
@@ -228,10 +243,17 @@ def _list_settings(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "optimizer", f"{get('optimizer', 'optimizer')}, weight decay {decay or 0:g}" if rate else ""
     formats = [name for name in ("bf16", "fp16", "fp8") if get("precision", name)]
     yield (
-        "numbers",
+        "number format",
         f"{formats[0]}: {get('precision', formats[0])}".replace(": True", "") if formats else "fp32",
     )
     yield "seed", str(facts.record.get("seed", ""))
+
+
+def _tell_batch(micro: int, accumulated: int, ranks: int) -> str:
+    """How many sequences, and of which factors; none of them is named that is 1."""
+    factors = ((micro, "a device"), (accumulated, "accumulated"), (ranks, "devices"))
+    shown = " x ".join(f"{count} {what}" for count, what in factors if count > 1)
+    return f"{micro * accumulated * ranks:,}{f': {shown}' if ' x ' in shown else ''}"
 
 
 def _warmup(facts: Facts) -> str:
@@ -289,13 +311,15 @@ def _tell_quantization(found: Mapping[str, Any]) -> str:
         for name in ("loss", "perplexity")
     ]
     rows = [
-        ["weights", str(found.get("described") or found.get("method") or "")],
-        ["rounded by", str(found.get("library") or "")],
-        ["weights on disk", _change(found.get("bytes_before"), found.get("bytes_after"), show_size)],
-        ["loss", _change(*pairs[0], show_figure)],
-        ["perplexity", _change(*pairs[1], show_figure)],
+        ["weights on disk", *_change(found.get("bytes_before"), found.get("bytes_after"), show_size)],
+        ["loss", *_change(*pairs[0], show_figure)],
+        ["perplexity", *_change(*pairs[1], show_figure)],
     ]
-    told = table(["what", "value"], [row for row in rows if row[1]])
+    how = str(found.get("described") or found.get("method") or "")
+    by = f", by {found['library']}" if found.get("library") else ""
+    told = f"{how[:1].upper()}{how[1:]}{by}."
+    if rows := [row for row in rows if len(row) > 1]:
+        told += f"\n\n{table(['', ' before', ' after'], rows)}"
     for name, about in (
         ("agreement", "Held against the model before it was rounded:"),
         ("agreement_with_training", "Held against the model as it was trained, with layers that round:"),
@@ -310,10 +334,10 @@ def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _change(before: object, after: object, shown: Callable[[Any], str]) -> str:
+def _change(before: object, after: object, shown: Callable[[Any], str]) -> list[str]:
     """What a figure was, and what it is; empty where one is missing."""
     figures = [value for value in (before, after) if isinstance(value, (int, float))]
-    return f"{shown(figures[0])}, then {shown(figures[1])}" if len(figures) == 2 else ""
+    return list(map(shown, figures)) if len(figures) == 2 else []
 
 
 def _tell_scores(scores: Sequence[Mapping[str, Any]]) -> str:
@@ -386,7 +410,7 @@ def _origin(facts: Facts) -> Iterator[str]:
     rows = [
         ["hardware", f"{devices} x {machine.get('name', '')}" if machine.get("name") else ""],
         ["began", str(record.get("started", ""))[:10]],
-        ["time", str(timedelta(seconds=round(seconds))) if seconds else ""],
+        ["time", f"{timedelta(seconds=round(seconds))} (h:mm:ss)" if seconds else ""],
         ["Siredon", f"{record.get('siredon', '')}{f', commit {commit[:12]}' if commit else ''}"],
         ["libraries", ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)],
     ]

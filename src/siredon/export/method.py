@@ -96,6 +96,8 @@ class Method:
         formats: Those of weights and inputs, as `quantization:` says them; None where that has no words for it.
         device: What it needs to compute; None where any device will do.
         recipe: How llm-compressor rounds by rows of data; None where no data is needed.
+        mixes_tokens: Whether inputs are rounded by what all tokens of a batch hold, so that rows in one sequence would
+            change each other's logits.
     """
 
     package: str
@@ -104,6 +106,7 @@ class Method:
     formats: tuple[str, str | None] | None = None
     device: Device | None = None
     recipe: Recipe | None = None
+    mixes_tokens: bool = False
 
     @property
     def maker(self) -> str:

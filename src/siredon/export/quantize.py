@@ -246,7 +246,8 @@ def write_quantized(
         calibration: For a method that rounds by rows of data.
 
     Raises:
-        ModelError: The library cannot round this model, or what it wrote is read back as another one.
+        ModelError: The library cannot round this model, or the rounded one computes no numbers, or what was written is
+            read back as another one.
     """
     note(f"rounding {source.folder}: {chosen.describe()}")
     recipe = chosen.method.recipe
@@ -263,6 +264,8 @@ def write_quantized(
         note("the head stays whole, as a tensor of its own: it had the weights of the embedding")
         rest = Source(untie(source, layers, folder / ".untied"), source.run, source.trusts_code)
     model = _round(rest, chosen, layers, hardware)
+    said = compute_logits(model, _PROBE).cpu()
+    _check_numbers(said, source, chosen)
     copy_rest(source, folder, None)
     mend_generation_(model.generation_config)
     model.save_pretrained(folder)
@@ -270,10 +273,21 @@ def write_quantized(
         shutil.rmtree(rest.folder)
     rounded = [module.get_parameter("weight") for _, module in find_rounded(model)]
     counts = len(rounded), sum(map(count_weights, rounded)), sum(map(count_weights, model.parameters()))
-    said = compute_logits(model, _PROBE).cpu()
     del model, rounded
     release_memory(hardware)
     return Written(source, chosen, folder, *counts, _read_back(source, folder, said, chosen, hardware))
+
+
+def _check_numbers(logits: torch.Tensor, source: Source, chosen: Chosen) -> None:
+    """What the rounded model says, [tokens, vocabulary], is made of numbers."""
+    bad = int((~logits.isfinite()).any(-1).sum())
+    if bad:
+        raise ModelError(
+            f"{source.folder} rounded by {chosen.name} computes no numbers: NaN or infinite after {bad} of "
+            f"{len(logits)} tokens; nothing was written",
+            "Use another method, such as `--method int8`. If `siredon evaluate` has no loss of the whole model either, "
+            "its weights are broken.",
+        )
 
 
 def _read_back(

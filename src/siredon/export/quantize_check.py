@@ -98,6 +98,11 @@ def check_quantized(config: Config, written: Written, hardware: Hardware, max_kl
         ModelError: They are further apart than is allowed, or one cannot be loaded.
     """
     chosen, source = written.chosen, written.source
+    if chosen.method.mixes_tokens and config.shares_sequences:
+        note(
+            f"the loss is that of rows by themselves, not packed: {chosen.name} rounds by all tokens of a batch"
+        )
+        config = unpack(config)
     # There they go with the rest if the process is killed
     with tempfile.TemporaryDirectory(dir=written.folder) as name:
         whole, felt = Path(name) / "whole", Path(name) / "felt"
@@ -127,6 +132,12 @@ def check_quantized(config: Config, written: Written, hardware: Hardware, max_kl
             "`qat:`. Or allow more with `--max-kl`.",
         )
     return Checked(_describe(rows), what, before, after, agreement, learned, max_kl, hardware.describe())
+
+
+def unpack(config: Config) -> Config:
+    """The same, with each row in a sequence of its own."""
+    changes = {"sample_packing": False, "eval_sample_packing": False, "batch_flattening": None}
+    return config.model_copy(update={"packing": config.packing.model_copy(update=changes)})
 
 
 def _load(config: Config, folder: Path, hardware: Hardware) -> Candidate:

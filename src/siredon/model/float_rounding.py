@@ -28,6 +28,10 @@ from siredon.config.sections.quantization import PtqOptions, QatOptions
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
+#: Taken as the largest number of a row that has only smaller ones: one of zeros, as the embedding of a padding token
+#: often is, would be divided by 0, and NaN reaches every token after it through attention.
+LEAST = 1e-12
+
 
 class StraightThrough(FakeQuantizerBase):
     """Rounds a tensor; its gradient is that of the identity.
@@ -64,14 +68,16 @@ class _Rounded(torch.autograd.Function):
 
 def round_fp8(x: torch.Tensor) -> torch.Tensor:
     """Each row over its largest number, to E4M3 floats up to 448, and back."""
-    rounded: torch.Tensor = Float8Tensor.from_hp(x, torch.float8_e4m3fn, PerRow()).dequantize()
+    rounded: torch.Tensor = Float8Tensor.from_hp(
+        x, torch.float8_e4m3fn, PerRow(), hp_value_lb=LEAST
+    ).dequantize()
     return rounded
 
 
 def round_nvfp4(x: torch.Tensor) -> torch.Tensor:
     """Blocks of 16 to E2M1 floats up to 6, a scale in E4M3 for each and one in fp32 for the whole tensor, and back."""
     wide = x.float().contiguous()
-    whole = per_tensor_amax_to_scale(wide.abs().max())
+    whole = per_tensor_amax_to_scale(wide.abs().max().clamp(min=LEAST))
     rounded: torch.Tensor = NVFP4Tensor.to_nvfp4(wide, per_tensor_scale=whole).dequantize(torch.float32)
     return rounded.to(x.dtype)
 
@@ -129,7 +135,9 @@ def build_float_config(options: QatOptions | PtqOptions) -> Any:
     configs: dict[tuple[str, str | None], Callable[[], Any]] = {
         ("int4", "fp8"): Float8DynamicActivationInt4WeightConfig,
         ("fp8", None): Float8WeightOnlyConfig,
-        ("fp8", "fp8"): lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()),
+        ("fp8", "fp8"): lambda: Float8DynamicActivationFloat8WeightConfig(
+            granularity=PerRow(), activation_value_lb=LEAST
+        ),
         ("nvfp4", None): NVFP4WeightOnlyConfig,
         ("nvfp4", "nvfp4"): NVFP4DynamicActivationNVFP4WeightConfig,
         ("mxfp4", "mxfp4"): lambda: MXDynamicActivationMXWeightConfig(activation_dtype=fp4, weight_dtype=fp4),

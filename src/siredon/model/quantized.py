@@ -224,6 +224,17 @@ def find_rounded(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
             yield name, module
 
 
+def mixes_tokens(model: Any) -> bool:
+    """Whether a product rounds a token's input by what the others of the batch hold.
+
+    LLM.int8() keeps every column whole that holds an outlier, of whichever token.
+    """
+    rounded: Iterator[tuple[str, Any]] = find_rounded(model)
+    return any(
+        type(layer.weight).__name__ == "Int8Params" and layer.state.threshold > 0 for _, layer in rounded
+    )
+
+
 def count_weights(parameter: torch.Tensor) -> int:
     """How many weights a tensor stands for: one of 4-bit weights packs two into each byte."""
     state = vars(parameter).get("quant_state")

@@ -17,6 +17,7 @@ import torch
 from siredon.data.collate import Collator
 from siredon.data.types import Batch, Sample
 from siredon.errors import ModelError
+from siredon.model.quantized import mixes_tokens
 from siredon.train.trainer import SiredonTrainer
 
 #: Three documents a pack; each pack of a batch has them in another order.
@@ -44,6 +45,14 @@ def check_isolation(trainer: SiredonTrainer, attention: str) -> None:
         if leak is None:
             continue
         assert trainer.model is not None
+        if mixes_tokens(trainer.model):
+            raise ModelError(
+                "packing: with bitsandbytes' 8-bit products documents in one sequence change each other, as an outlier "
+                f"in one keeps a column of all from being rounded: {leak}",
+                "Set `sample_packing: false` and `eval_sample_packing: false`. Training from 16-bit weights can pack "
+                "with `bnb_config_kwargs: {llm_int8_threshold: 0}`, which rounds outliers too, or with "
+                "`load_in_torchao: int8`.",
+            )
         fix = "Set `sample_packing: false` and `eval_sample_packing: false` (and no `batch_flattening`), or try "
         if size > 1 and not _flattens(trainer) and find_leak(trainer, 1) is None:
             fix += "`multipack_real_batches: false`: a single pack passes, a batch of them does not."

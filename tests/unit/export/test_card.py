@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,45 @@ def test_rows_tokens_and_what_nobody_counted(tmp_path: Path):
         "| `mine\\|own.jsonl` | not counted | not counted | not counted | unknown | `bbbbbbbbbbbbbbbb` |"
         in text
     )
-    assert "| time | 1:01:01 |" in text
+    assert "| time | 1:01:01 (h:mm:ss) |" in text
     cells = MarkdownIt("commonmark").enable("table").render(table(["a", " b"], [["x|y", "1"]]))
     assert cells.count("<td") == 2
+
+
+def test_figures_that_are_one_are_one_line_and_factors_of_one_are_none(tmp_path: Path):
+    run = tmp_path / "run"
+
+    def write(micro: int, num_ranks: int) -> None:
+        batch = {"micro_batch_size": micro, "gradient_accumulation_steps": 4}
+        write_run(run, config={"batch": batch}, num_ranks=num_ranks)
+
+    write(2, 1)
+    losses = {0: 3.0, 5: 1.0, 10: 2.0}
+    for kept, shown in (
+        ((0, 5, 10), ["first | 0", "last | 10", "best | 5"]),
+        ((0, 5), ["first | 0", "last and best | 5"]),
+        ((5, 10), ["first and best | 5", "last | 10"]),
+    ):
+        lines = [json.dumps({"step": step, "eval_loss": losses[step]}) for step in kept]
+        (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        text = build_card(run)
+        assert re.findall(r"\| validation, (.*? \| \d+)", text) == shown
+    (run / "metrics.jsonl").write_text('{"step": 5, "eval_loss": 1.0}\n')
+    assert "| validation | 5 | 1.0000 |" in build_card(run)
+    assert "| sequences a step | 8: 2 a device x 4 accumulated |" in text
+    write(1, 2)
+    assert "| sequences a step | 8: 4 accumulated x 2 devices |" in build_card(run)
+    write(1, 1)
+    assert "| sequences a step | 4 |" in build_card(run)
+
+
+def test_the_packages_that_the_weights_take_are_named(tmp_path: Path):
+    run = write_run(tmp_path / "run", config={"quantization": {"load_in_4bit": True}})
+    assert "`pip install transformers peft bitsandbytes`" in build_card(run)
+    whole = write_run(tmp_path / "whole", "model")
+    assert "`pip install transformers`:" in build_card(whole)
+    (whole / "quantize.json").write_text(json.dumps({"method": "gptq", "library": "llm-compressor"}))
+    assert "`pip install transformers compressed-tensors`" in build_card(whole)
 
 
 def test_licences_are_those_of_cards_and_else_unknown(tmp_path: Path, own_cache: Path):
@@ -164,6 +201,7 @@ def test_reports_that_lie_beside_are_told(tmp_path: Path):
     report = {
         "method": "int8",
         "described": "weights in int8, a scale for each row",
+        "library": "torchao 0.18.0",
         "bytes_before": 2_000_000,
         "bytes_after": 1_100_000,
         "read_back": {**agreement, "kl": 0.7},
@@ -200,9 +238,10 @@ def test_reports_that_lie_beside_are_told(tmp_path: Path):
         (run / "lm_eval_results" / time / "results.json").write_text(json.dumps(marks))
     text = build_card(run)
     assert ModelCard(text).data.base_model_relation == "quantized"
-    assert "| weights | weights in int8, a scale for each row |" in text
-    assert "| weights on disk | 2.0 MB, then 1.1 MB |" in text
-    assert "| loss | 1.5000, then 1.7500 |" in text
+    assert "\nWeights in int8, a scale for each row, by torchao 0.18.0.\n" in text
+    assert "| weights on disk | 2.0 MB | 1.1 MB |" in text
+    assert "| loss | 1.5000 | 1.7500 |" in text
+    assert "`pip install transformers torchao`" in text
     assert "0.7 |" not in text  # what was read back is not what it cost
     assert "| perplexity | " not in text.partition("## Evaluation")[0]
     assert "| Kullback-Leibler divergence, nats a token | 0.0021 |" in text

@@ -270,6 +270,31 @@ def test_a_folder_that_is_read_back_as_another_model_is_refused(
         write(sources[True], tmp_path / "few", "int8")
 
 
+def test_a_model_that_computes_no_numbers_is_refused_before_anything_is_written(
+    tokenizer: Any, tmp_path: Path
+):
+    model = build_model(len(tokenizer))
+    model.model.norm.weight.data[3] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    source = Source(tmp_path / "broken", tmp_path / "broken")
+    with pytest.raises(ModelError, match=r"computes no numbers: NaN or infinite after 24 of 24 tokens"):
+        write(source, tmp_path / "few", "int8")
+    assert list((tmp_path / "few").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["int8", "int4", "fp8", "nvfp4", "nf4", "fp4", "llm_int8"])
+def test_a_row_of_zeros_stays_one(method: str, tokenizer: Any, tmp_path: Path):
+    model = build_model(len(tokenizer))
+    name = "model.layers.1.mlp.up_proj"
+    model.get_submodule(name).weight.data[5] = 0
+    model.save_pretrained(tmp_path / "whole")
+    written = write(Source(tmp_path / "whole", tmp_path / "whole"), tmp_path / "few", method)
+    layer = read(written.folder).get_submodule(name)
+    widened = widen(layer)
+    assert (widened[5] == 0).all()
+    assert widened.isfinite().all()
+
+
 def test_the_config_tells_others_how_the_weights_are_held(sources: dict[bool, Source], tmp_path: Path):
     written = write(sources[False], tmp_path / "few", "int8")
     config = json.loads((written.folder / "config.json").read_text())

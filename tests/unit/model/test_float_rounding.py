@@ -83,6 +83,29 @@ def test_numbers_are_those_of_the_formula_and_the_gradient_passes(
     assert torch.equal(x.grad, torch.full_like(x, 1e-6))
 
 
+@pytest.mark.parametrize("ours", [round_fp8, round_nvfp4, round_mxfp4, round_int4_by_fp8])
+def test_zeros_stay_zeros_and_change_nothing_beside_them(ours: Callable[[torch.Tensor], torch.Tensor]):
+    x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    x[1] = 0
+    rounded = ours(x)
+    assert torch.equal(rounded[1], x[1])
+    rest = [0, 2, 3]
+    assert torch.equal(rounded[rest], ours(x[rest]))
+    assert torch.equal(ours(torch.zeros(2, 256)), torch.zeros(2, 256))
+
+
+def test_torchao_rounds_inputs_as_training_felt_them_rows_of_zeros_too():
+    from torchao.quantization.quantize_.workflows import Float8Tensor
+
+    config = build_layer_rounding(build_options(("fp8", "fp8")))
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x[0] = 0
+    inputs = Float8Tensor.from_hp(
+        x, config.activation_dtype, config.granularity[0], hp_value_lb=config.activation_value_lb
+    )
+    assert torch.equal(inputs.dequantize(), round_fp8(x))
+
+
 def build_options(formats: tuple[str, str | None]) -> QatOptions:
     return QatOptions(weight_dtype=formats[0], activation_dtype=formats[1])  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import torch
 
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.errors import ModelError
-from siredon.model.quantized import Quantizer
+from siredon.model.quantized import Quantizer, find_rounded
 
 _KINDS = {"int8": "8-bit whole numbers", "fp8": "8-bit floats", "int4": "4-bit whole numbers, 32 to a scale"}
 
@@ -39,7 +39,7 @@ def widen_torchao(layer: Any) -> torch.Tensor:
 
 
 def settle_torchao_(model: Any) -> None:
-    """Lets products keep no wide copies of weights; says that 4-bit ones can be trained beside.
+    """Makes rows of zeros zero again; lets products keep no wide copies; says that 4-bit ones can be trained beside.
 
     Raises:
         ModelError: Inputs of a layer that come in no whole groups of 4-bit weights.
@@ -49,6 +49,7 @@ def settle_torchao_(model: Any) -> None:
     from siredon.model.packed_int4 import GROUP, PackedInt4WeightConfig, TrainableQuantizer, find_unfit
     from siredon.model.widened_products import keep_no_wide_copies_
 
+    mend_empty_rows_(model)
     settings = model.hf_quantizer.quantization_config
     if isinstance(settings.quant_type, PackedInt4WeightConfig):
         unfit = find_unfit(model)
@@ -64,6 +65,22 @@ def settle_torchao_(model: Any) -> None:
         settings.quant_type, (PackedInt4WeightConfig, Float8WeightOnlyConfig, Int8WeightOnlyConfig)
     ):
         keep_no_wide_copies_(model)
+
+
+def mend_empty_rows_(model: Any) -> None:
+    """Makes rows of 8-bit floats zero whose scale is 0: torchao divides by it, and holds NaN for a row of zeros.
+
+    Args:
+        model: As transformers has read or rounded it.
+    """
+    from torchao.quantization.quantize_.workflows import Float8Tensor
+
+    for _, layer in find_rounded(model):
+        weight = layer.get_parameter("weight").data
+        if isinstance(weight, Float8Tensor):
+            empty = weight.scale == 0
+            weight.qdata.view(torch.uint8).masked_fill_(empty, 0)
+            weight.scale.masked_fill_(empty, 1.0)
 
 
 def _choose(section: QuantizationSection) -> Any:
