@@ -206,8 +206,7 @@ class Planner:
         retries = count_retries(self.hardware)
         peak: Peak | None = None
         try:
-            # The second pass begins with a cache in pieces, as every step but the first does.
-            peak = self.prober.measure(batch, num_passes=2)
+            peak = self.prober.measure(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -113,16 +113,16 @@ class Prober:
         state = self.count_state()
         return state - min(state, self._count_present())
 
-    def measure(
-        self, batch: Batch, *, learns: bool = True, accumulates: bool = False, num_passes: int = 1
-    ) -> Peak:
+    def measure(self, batch: Batch, *, learns: bool = True, accumulates: bool = False) -> Peak:
         """What a batch takes: forward and backward, or forward alone as in a validation.
+
+        On a GPU it is trained on twice: the second time the allocator's cache is in pieces, as it is in every step but
+        the first, and memory may run out that was enough in one piece.
 
         Args:
             batch: The batch.
             learns: With a backward pass.
             accumulates: Beside the gradients of micro-batches before, also where the run has none.
-            num_passes: How often, one after the other.
 
         Raises:
             torch.OutOfMemoryError: It does not fit; on a CPU a RuntimeError of the allocator.  See
@@ -135,7 +135,7 @@ class Prober:
             room = torch.empty(waiting, dtype=torch.uint8, device=self.trainer.args.device)
             held = read_memory(self.hardware).own - (waiting if self.hardware.is_gpu else 0)
             forget_peak(self.hardware)
-            for _ in range(num_passes):
+            for _ in range(2 if learns and self.hardware.is_gpu else 1):
                 self._run(batch, learns=learns, accumulates=accumulates or self.accumulates)
             peak = read_peak_bytes(self.hardware) - (waiting if self.hardware.is_gpu else 0)
             del room

@@ -263,7 +263,7 @@ class Device:
         self.parked = True
         return lambda: setattr(self, "parked", False)
 
-    def measure(self, batch: Batch, num_passes: int = 1) -> Peak:
+    def measure(self, batch: Batch) -> Peak:
         count = sum(self.recomputed)
         assert self.recomputed == [index < count for index in range(NUM_LAYERS)]
         self.measured.append(count)
@@ -317,7 +317,7 @@ def test_a_plan_that_fits_only_without_a_cache_does_not_fit(monkeypatch: pytest.
     device = Device(monkeypatch, build_llama(), 20 * GIB, lambda k: (18 - 2 * k) * GIB)
     measure = device.measure
 
-    def run_short(batch: Batch, num_passes: int = 1) -> Peak:
+    def run_short(batch: Batch) -> Peak:
         peak = measure(batch)
         device.retries += peak.work > 17 * GIB
         return peak
@@ -345,5 +345,11 @@ def test_without_trying_the_count_decides(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert plan.recomputed <= count
         assert device.measured == []
         assert "(estimated from what its layers keep)" in capsys.readouterr().err
+    enough = Device(monkeypatch, model, int((state + sizes.predict(0)) / USABLE) + 2, lambda k: 0)
+    with monkeypatch.context() as patch:  # On another rank a layer less has room
+        patch.setattr(
+            activation_plan, "largest_of_ranks", lambda value, device: value + sizes.layers.inputs[0]
+        )
+        assert enough.plan(tmp_path, tries=False).recomputed == 1
     Device(monkeypatch, model, state, lambda k: 0).plan(tmp_path, tries=False)
     assert "memory may run out in the longest batch" in capsys.readouterr().err
