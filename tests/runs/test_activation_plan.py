@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.runs.test_out_of_memory import Shortage
 from tests.runs.test_train import LORA, config_of
 from tests.runs.test_watching import same, untimed
 
 from siredon import pipeline
+from siredon.errors import TrainingError
 from siredon.train import activation_plan
 
 KEYS = {**LORA, "lora_dropout": 0.2, "max_steps": 4, "micro_batch_size": 2, "save_strategy": "no"}
@@ -48,9 +51,38 @@ def test_a_plan_that_is_tried_anyway_is_not_chosen_by_resident_memory(write_conf
     assert "longest batch: 2 x " in said
 
 
-def test_compiled_layers_have_a_plan(write_config: Any, tmp_path: Path, capsys: Any):
+def test_a_plan_that_runs_out_all_the_same_is_told_of_recomputing_every_layer(
+    write_config: Any, monkeypatch: pytest.MonkeyPatch
+):
+    config = config_of(write_config(**AUTO))
+    with monkeypatch.context() as patch:
+        counted = Shortage(patch, at=-1)
+        pipeline.train(config)
+    steps = 4 * 2
+    with monkeypatch.context() as patch:
+        Shortage(patch, at=counted.calls - steps + 3)
+        with pytest.raises(TrainingError) as caught:
+            pipeline.train(config)
+    assert "a batch of step 2" in str(caught.value)
+    assert "gradient_checkpointing: true  #" in str(caught.value)
+
+
+def test_compiled_layers_have_a_plan(write_config: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    torch.compiler.reset()
     keys = {**AUTO, "max_steps": 1, "torch_compile": True, "torch_compile_backend": "eager"}
+    calls: list[int] = []
+    count = activation_plan.count_sizes
+
+    def count_without_compiling(*args: Any) -> Any:
+        sizes = count(*args)
+        calls.append(sum(torch._dynamo.utils.counters["frames"].values()))
+        return sizes
+
+    monkeypatch.setattr(activation_plan, "count_sizes", count_without_compiling)
+    before = sum(torch._dynamo.utils.counters["frames"].values())
     pipeline.train(config_of(write_config(**keys)))
+    assert calls == [before], "counting compiles nothing"
+    assert sum(torch._dynamo.utils.counters["frames"].values()) > before, "training does"
     said = capsys.readouterr().err
     assert "gradient_checkpointing auto: no layer recomputed" in said
     assert "2 layers compiled by eager" in said

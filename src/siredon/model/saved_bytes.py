@@ -24,6 +24,11 @@ class Saved:
     largest: tuple[int, ...]
     outside: int
 
+    @property
+    def total(self) -> int:
+        """By all of it."""
+        return sum(self.layers) + self.outside
+
 
 class _Counter:
     """Sees every tensor that autograd saves, and knows which layer runs."""
@@ -78,7 +83,8 @@ def count_saved(
 ) -> Saved:
     """Runs a forward pass, and counts what it keeps until its result is let go.
 
-    Compiled layers run as they are written: what the compiler would keep is not more.
+    Compiled layers run as they are written: what the compiler would keep is not more.  (`torch.compiler.set_stance`
+    would also run flex attention as it is written, which keeps the square of the length.)
 
     Args:
         model: Its parameters and buffers are not counted.
@@ -87,13 +93,15 @@ def count_saved(
     """
     counter = _Counter(model, len(layers))
     handles = [handle for index, layer in enumerate(layers) for handle in counter.watch_(layer, index)]
+    compiled = [(layer, layer._compiled_call_impl) for layer in layers]
     try:
-        with (
-            torch.compiler.set_stance("force_eager"),
-            saved_tensors_hooks(counter.pack, lambda tensor: tensor),
-        ):
+        for layer, _ in compiled:
+            layer._compiled_call_impl = None
+        with saved_tensors_hooks(counter.pack, lambda tensor: tensor):
             run()
     finally:
+        for layer, code in compiled:
+            layer._compiled_call_impl = code
         for handle in handles:
             handle.remove()
     return Saved(tuple(counter.layers), tuple(counter.largest), counter.outside)

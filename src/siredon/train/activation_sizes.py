@@ -97,21 +97,25 @@ def count_sizes(prober: Prober, base: Any, batch: Batch) -> Sizes:
 
     with prober.unchanged():
         whole = [count(length, recomputed=False) for length in widths]
-        inputs = [count(length, recomputed=True) for length in widths]
-        bare = [count(length, recomputed=True, targets=False) for length in widths]
+        bare = [count(length, recomputed=False, targets=False) for length in widths]
+        again = [count(length, recomputed=True) for length in widths]
 
     def extend(values: Sequence[int]) -> int:
         return extrapolate_rows(widths, values, rows, width)
 
-    def extend_each(found: list[Saved], name: Callable[[Saved], tuple[int, ...]]) -> tuple[int, ...]:
-        return tuple(extend(values) for values in zip(*map(name, found), strict=True))
+    def extend_each(name: Callable[[Saved], tuple[int, ...]]) -> tuple[int, ...]:
+        return tuple(extend(values) for values in zip(*map(name, whole), strict=True))
 
     outside = extend([found.outside for found in bare])
-    head = max(0, extend([found.outside for found in inputs]) - outside)
-    largest = extend_each(whole, lambda found: found.largest)
+    head = max(0, extend([found.outside for found in whole]) - outside)
+    # Evenly over those that ran: transformers keeps the input of a layer within it or before, by version
+    inputs = extend([part.total - found.outside for part, found in zip(again, whole, strict=True)])
+    kept = extend_each(lambda found: found.layers)
+    share = inputs // max(1, sum(map(bool, kept)))
+    largest = extend_each(lambda found: found.largest)
     sizes = LayerSizes(
-        extend_each(whole, lambda found: found.layers),
-        extend_each(inputs, lambda found: found.layers),
+        kept,
+        tuple(share * bool(size) for size in kept),
         tuple(_PIECES_AT_WORK * size for size in largest),
         tuple(_count_gradients(layer) for layer in layers),
     )

@@ -17,6 +17,7 @@ from siredon.distributed.ranks import num_ranks, rank
 from siredon.errors import TrainingError
 from siredon.hardware import Hardware, forget_peak, is_out_of_memory, read_memory, release_memory
 from siredon.log import note, warn
+from siredon.model.recompute import find_layers, recompute_first_
 from siredon.train.activation_plan import Planner
 from siredon.train.callbacks.longest_batch import LongestBatch
 from siredon.train.memory_guard import Failure, MemoryGuard, read_failure, take_rows, take_tokens
@@ -161,12 +162,22 @@ class Doctor:
         return None
 
     def _try_recomputing(self, batch: Batch, limit: int) -> Change | None:
-        if self.config.memory.gradient_checkpointing or not self.base.supports_gradient_checkpointing:
+        asked = self.config.memory.gradient_checkpointing
+        if (asked and asked != "auto") or not self.base.supports_gradient_checkpointing:
             return None
-        options = {"use_reentrant": False}
-        self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-        peak = self._fits(batch, limit)
-        self.base.gradient_checkpointing_disable()
+        if asked == "auto":
+            layers = find_layers(self.base)
+            planned = sum(layer.gradient_checkpointing for layer in layers)
+            if planned == len(layers):
+                return None
+            recompute_first_(self.base, len(layers))
+            peak = self._fits(batch, limit)
+            recompute_first_(self.base, planned)
+        else:
+            options = {"use_reentrant": False}
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            peak = self._fits(batch, limit)
+            self.base.gradient_checkpointing_disable()
         if peak is None:
             return None
         return Change(
