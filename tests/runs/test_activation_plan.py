@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.runs.test_out_of_memory import Shortage
+from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of
 from tests.runs.test_watching import same, untimed
 
@@ -86,3 +87,11 @@ def test_compiled_layers_have_a_plan(write_config: Any, capsys: Any, monkeypatch
     said = capsys.readouterr().err
     assert "gradient_checkpointing auto: no layer recomputed" in said
     assert "2 layers compiled by eager" in said
+
+
+@pytest.mark.long
+def test_ranks_have_one_plan(write_config: Any, tmp_path: Path):
+    for name, keys in (("plain", KEYS), ("planned", AUTO)):
+        said = train_on_two_ranks(write_config(f"{name}.yml", **keys, output_dir=str(tmp_path / name)))
+        assert said.count("gradient_checkpointing auto: no layer recomputed") == (name == "planned")
+    assert same(tmp_path / "plain", tmp_path / "planned")

@@ -23,6 +23,8 @@ from siredon.train.record import extend_record
 
 #: The part of the memory that a plan may use.  What is given up, a layer or two, is cheaper than a run that ends.
 USABLE = 0.95
+#: The same for a plan that is not tried: workspaces and gaps are not counted.
+USABLE_UNTRIED = 0.85
 #: How often plans are tried, if trying does not show earlier that none is cheaper.
 MOST_TRIES = 4
 #: More than any device has: what stands for a figure where memory ran out.
@@ -162,7 +164,8 @@ class Planner:
         sizes = count_sizes(self.prober, self.base, batch)
         memory, fixed = read_memory(self.hardware), self._count_fixed()
         # The tightest of all ranks
-        search = Search(sizes, -self._largest(fixed - int(memory.limit * USABLE)))
+        usable = USABLE if self.tries else USABLE_UNTRIED
+        search = Search(sizes, -self._largest(fixed - int(memory.limit * usable)))
         plan = self._try_(search, batch) if self.tries else _estimate(search, fixed)
         recompute_first_(self.base, plan.recomputed)
         if is_main_process() and self.record.is_file():

@@ -16,7 +16,7 @@ from siredon.data.types import IGNORE, Batch
 from siredon.hardware import Hardware, Memory
 from siredon.model.recompute import find_layers, recompute_activations_, recompute_first_
 from siredon.train import activation_plan
-from siredon.train.activation_plan import MOST_TRIES, USABLE, Planner, Search
+from siredon.train.activation_plan import MOST_TRIES, USABLE, USABLE_UNTRIED, Planner, Search
 from siredon.train.activation_sizes import (
     LayerSizes,
     Sizes,
@@ -338,14 +338,14 @@ def test_without_trying_the_count_decides(monkeypatch: pytest.MonkeyPatch, tmp_p
     sizes = count_sizes(build_prober(model), model, build_batch(100, 100))
     state = 2 * sum(weight.nbytes for weight in model.parameters())
     for count in (0, 2):
-        limit = int((state + sizes.predict(count)) / USABLE) + 2
+        limit = int((state + sizes.predict(count)) / USABLE_UNTRIED) + 2
         device = Device(monkeypatch, model, limit, lambda k: 0)
         plan = device.plan(tmp_path, tries=False)
         assert sizes.predict(plan.recomputed) <= sizes.predict(count)
         assert plan.recomputed <= count
         assert device.measured == []
         assert "(estimated from what its layers keep)" in capsys.readouterr().err
-    enough = Device(monkeypatch, model, int((state + sizes.predict(0)) / USABLE) + 2, lambda k: 0)
+    enough = Device(monkeypatch, model, int((state + sizes.predict(0)) / USABLE_UNTRIED) + 2, lambda k: 0)
     with monkeypatch.context() as patch:  # On another rank a layer less has room
         patch.setattr(
             activation_plan, "largest_of_ranks", lambda value, device: value + sizes.layers.inputs[0]
