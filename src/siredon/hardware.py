@@ -250,6 +250,15 @@ def forget_peak(hardware: Hardware) -> None:
             return
 
 
+def count_retries(hardware: Hardware) -> int:
+    """How often memory was found only after the allocator had given back all that it had cached; 0 without a GPU."""
+    if not hardware.is_gpu:
+        return 0
+    import torch
+
+    return int(torch.cuda.memory_stats().get("num_alloc_retries", 0))
+
+
 def release_memory(hardware: Hardware) -> None:
     """Gives back what is held for later: what nothing refers to any more, and the allocator's cache.  Imports torch."""
     import torch

@@ -65,6 +65,24 @@ def test_a_probe_leaves_no_trace(write_config: Any, tmp_path: Path, capsys: Any)
         assert [row[name] for row in other if name in row] == pytest.approx(expected, abs=1e-4), name
 
 
+def test_the_longest_batch_is_tried_twice_in_a_row(write_config: Any, monkeypatch: pytest.MonkeyPatch):
+    from tests.runs.test_train import config_of
+
+    from siredon import pipeline
+    from siredon.train.trainer import SiredonTrainer
+
+    whole, rows = SiredonTrainer.compute_loss, []
+
+    def compute_loss(trainer: Any, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        rows.append(len(inputs["input_ids"]))
+        return whole(trainer, model, inputs, *args, **options)
+
+    monkeypatch.setattr(SiredonTrainer, "compute_loss", compute_loss)
+    keys = {**KEYS, "micro_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 1}
+    pipeline.train(config_of(write_config("a.yml", **keys)))
+    assert rows == [8] * (2 + 2)
+
+
 def test_a_batch_that_does_not_fit_is_refused_with_changes_of_which_each_fits(
     write_config: Any, tighten: Callable[[], None], capsys: Any
 ):

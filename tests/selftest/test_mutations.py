@@ -163,9 +163,10 @@ def test_dropout_that_is_drawn_anew_for_layers_that_are_recomputed(rig: Rig, mon
 
     plain = memory.recompute_activations_
 
-    def forget(model: Any, section: Any, *args: Any) -> str:
+    def forget(model: Any, section: Any, *args: Any, **keys: Any) -> str:
         options = {**section.gradient_checkpointing_kwargs, "preserve_rng_state": False}
-        return plain(model, section.model_copy(update={"gradient_checkpointing_kwargs": options}), *args)
+        changed = section.model_copy(update={"gradient_checkpointing_kwargs": options})
+        return plain(model, changed, *args, **keys)
 
     monkeypatch.setattr(memory, "recompute_activations_", forget)
     failed = find_failures(rig, "recompute", Cell())

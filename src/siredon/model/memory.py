@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,21 @@ def _apply_(model: Any, base: Any, config: Config, hardware: Hardware) -> Iterat
     if section.layer_offloading:
         yield _offload_layers_(model, base, hardware)
     yield compile_layers_(base, config.compile, hardware)
+
+
+def offload_activations_(model: torch.nn.Module, hardware: Hardware) -> Callable[[], None]:
+    """Parks what a GPU keeps for the backward pass in pinned RAM, as `activation_offloading: true` does.
+
+    Args:
+        model: The module that is called.
+        hardware: A GPU.
+
+    Returns:
+        Takes it back.
+    """
+    return park_activations_(
+        model, Saver(RamPark(open_side_stream(hardware), pinned=True), model, hardware.device)
+    )
 
 
 def _build_saver(

@@ -50,10 +50,23 @@ def choose_layers(num_layers: int, section: MemorySection) -> tuple[int, ...]:
     if section.gradient_checkpointing_every_n_layers is not None:
         return tuple(range(0, num_layers, section.gradient_checkpointing_every_n_layers))
     wanted = section.gradient_checkpointing
+    if wanted == "auto":  # Until the plan is made
+        return tuple(range(num_layers))
     if isinstance(wanted, bool):
         return tuple(range(num_layers)) if wanted else ()
     count = min(num_layers, max(1, round(wanted * num_layers)))
     return tuple(index * num_layers // count for index in range(count))
+
+
+def recompute_first_(model: Any, count: int) -> None:
+    """Has the first `count` layers recomputed, and no other; after `recompute_activations_`.
+
+    The first ones, as memory is fullest where the forward pass ends and the backward pass begins: the last layers then
+    run backward without being computed again beside all that the others keep, and let go what they have kept before
+    the first recomputed layer holds a layer's activations once more.
+    """
+    for index, layer in enumerate(find_layers(model)):
+        layer.gradient_checkpointing = index < count
 
 
 def recompute_activations_(
@@ -74,7 +87,7 @@ def recompute_activations_(
         compiles: Layers will be compiled: their operations are not told in which pass they are.
 
     Returns:
-        What is recomputed, for people; empty for nothing.
+        What is recomputed, for people; empty for nothing, and where `auto` is to choose: until then, all is.
 
     Raises:
         ModelError: The model cannot recompute, or not what the config names.
@@ -105,6 +118,8 @@ def recompute_activations_(
     for index in chosen if saving or keeper else ():
         kept_here = keeper if index in kept else None
         layers[index]._gradient_checkpointing_func = _build_function(options, kept_here, saving, contexts)
+    if section.gradient_checkpointing == "auto":
+        return ""  # The plan speaks for itself
     if len(chosen) == len(layers):
         shown = "every layer recomputed"
     else:

@@ -17,6 +17,8 @@ from siredon.distributed.ranks import num_ranks, rank
 from siredon.errors import TrainingError
 from siredon.hardware import Hardware, forget_peak, is_out_of_memory, read_memory, release_memory
 from siredon.log import note, warn
+from siredon.model.recompute import find_layers, recompute_first_
+from siredon.train.activation_plan import Planner
 from siredon.train.callbacks.longest_batch import LongestBatch
 from siredon.train.memory_guard import Failure, MemoryGuard, read_failure, take_rows, take_tokens
 from siredon.train.probe import Peak, Prober, describe_batch, fill_batch, find_longest, is_probed, show_gib
@@ -160,12 +162,22 @@ class Doctor:
         return None
 
     def _try_recomputing(self, batch: Batch, limit: int) -> Change | None:
-        if self.config.memory.gradient_checkpointing or not self.base.supports_gradient_checkpointing:
+        asked = self.config.memory.gradient_checkpointing
+        if (asked and asked != "auto") or not self.base.supports_gradient_checkpointing:
             return None
-        options = {"use_reentrant": False}
-        self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-        peak = self._fits(batch, limit)
-        self.base.gradient_checkpointing_disable()
+        if asked == "auto":
+            layers = find_layers(self.base)
+            planned = sum(layer.gradient_checkpointing for layer in layers)
+            if planned == len(layers):
+                return None
+            recompute_first_(self.base, len(layers))
+            peak = self._fits(batch, limit)
+            recompute_first_(self.base, planned)
+        else:
+            options = {"use_reentrant": False}
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            peak = self._fits(batch, limit)
+            self.base.gradient_checkpointing_disable()
         if peak is None:
             return None
         return Change(
@@ -214,8 +226,14 @@ def extrapolate(count: int, points: list[tuple[int, int]]) -> int:
     return max(last[1], int(last[1] + slope * (count - last[0])))
 
 
-def probe_longest(doctor: Doctor, batch: Batch, validation: Batch | None) -> str:
+def probe_longest(doctor: Doctor, batch: Batch, validation: Batch | None, found: Peak | None = None) -> str:
     """Tries the longest batches before the first step.
+
+    Args:
+        doctor: Tries them.
+        batch: The longest of training.
+        validation: The longest of validation, if there is any.
+        found: What the first one takes, if that was measured already.
 
     Returns:
         What they take, for people.
@@ -223,7 +241,8 @@ def probe_longest(doctor: Doctor, batch: Batch, validation: Batch | None) -> str
     Raises:
         TrainingError: They do not fit, with the numbers and changes with which they would.
     """
-    peak = _measure(doctor, batch, learns=True)
+    fits = found is not None and found.total <= _find_limit(doctor, found)
+    peak = found if found is not None and fits else _measure(doctor, batch, learns=True)
     line = f"longest batch: {describe_batch(batch)}, {show_gib(peak.bare)} of {{}} GiB at its peak"
     line += f", with the optimizer {show_gib(peak.total)}" if peak.waiting else ""
     if validation is not None:
@@ -320,18 +339,28 @@ def guard_memory_(
     )
     compiles = bool(config.compile.torch_compile)
     # A backward pass that updates weights cannot be tried without doing so
-    if not optimizer.updates_in_backward and is_probed(
+    tries = not optimizer.updates_in_backward and is_probed(
         memory.probe_longest_batch, hardware, compiles=compiles
-    ):
-        trainer.add_callback(LongestBatch(partial(_probe, doctor, prepared)))
+    )
+    planner = None
+    if memory.gradient_checkpointing == "auto":
+        record = config.checkpoint.output_folder / "run.json"
+        # Resident memory is too coarse to choose by: what was freed counts as held, and nothing else may run
+        planner = Planner(doctor.prober, base, hardware, tries and hardware.is_gpu, record)
+    if tries or planner:
+        trainer.add_callback(LongestBatch(partial(_probe, doctor, prepared, planner, tries=tries)))
 
 
-def _probe(doctor: Doctor, prepared: Prepared) -> str:
+def _probe(doctor: Doctor, prepared: Prepared, planner: Planner | None, *, tries: bool) -> str:
     batch, length = doctor.config.batch, doctor.config.data.sequence_len
     train, collator = prepared.train, doctor.trainer.data_collator
     if isinstance(train, Stream):
         longest = fill_batch(length, collator, batch.micro_batch_size)
     else:
         longest = find_longest(train, collator, batch.micro_batch_size)
+    plan = planner.plan_(longest) if planner else None
+    if not tries:
+        return ""
     rows = prepared.validation if doctor.config.eval_strategy != "no" else None
-    return probe_longest(doctor, longest, find_longest(rows, collator, batch.eval_size) if rows else None)
+    validation = find_longest(rows, collator, batch.eval_size) if rows else None
+    return probe_longest(doctor, longest, validation, plan.peak if plan else None)

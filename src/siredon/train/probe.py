@@ -108,8 +108,16 @@ class Prober:
             if isinstance(value, torch.Tensor)
         )
 
+    def count_waiting(self) -> int:
+        """Bytes of the optimizer's state that are not there yet."""
+        state = self.count_state()
+        return state - min(state, self._count_present())
+
     def measure(self, batch: Batch, *, learns: bool = True, accumulates: bool = False) -> Peak:
         """What a batch takes: forward and backward, or forward alone as in a validation.
+
+        On a GPU it is trained on twice: the second time the allocator's cache is in pieces, as it is in every step but
+        the first, and memory may run out that was enough in one piece.
 
         Args:
             batch: The batch.
@@ -120,36 +128,43 @@ class Prober:
             torch.OutOfMemoryError: It does not fit; on a CPU a RuntimeError of the allocator.  See
                 `hardware.is_out_of_memory`.
         """
-        waiting = self.count_state() - min(self.count_state(), self._count_present())
+        waiting = self.count_waiting()
         release_memory(self.hardware)
-        with self._unchanged(learns=learns):
+        with self.unchanged(learns=learns):
             # On a GPU the room is really taken.  In RAM nothing is taken before it is written.
             room = torch.empty(waiting, dtype=torch.uint8, device=self.trainer.args.device)
             held = read_memory(self.hardware).own - (waiting if self.hardware.is_gpu else 0)
             forget_peak(self.hardware)
-            self._run(batch, learns=learns, accumulates=accumulates or self.accumulates)
+            for _ in range(2 if learns and self.hardware.is_gpu else 1):
+                self._run(batch, learns=learns, accumulates=accumulates or self.accumulates)
             peak = read_peak_bytes(self.hardware) - (waiting if self.hardware.is_gpu else 0)
             del room
         return Peak(held, max(0, peak - held), waiting)
 
     def _run(self, batch: Batch, *, learns: bool, accumulates: bool) -> None:
         trainer = self.trainer
-        inputs = trainer._prepare_inputs(batch)
-        num_targets = (inputs["labels"] != IGNORE).sum().clamp(min=1)
-        trainer.model.train(learns)
         if not learns:
+            inputs = trainer._prepare_inputs(batch)
+            trainer.model.eval()
             with torch.no_grad(), trainer.compute_loss_context_manager():
                 trainer._sum_rows(trainer.model, inputs)
             return
-        if accumulates:
-            for weight in self.trained:
-                weight.grad = torch.zeros_like(weight)
+        for weight in self.trained:
+            weight.grad = torch.zeros_like(weight) if accumulates else None
+        self.run_forward(batch).backward()
+
+    def run_forward(self, batch: Batch) -> Any:
+        """The forward pass of training; gives the loss, a scalar.  To be called inside of `unchanged`."""
+        trainer = self.trainer
+        inputs = trainer._prepare_inputs(batch)
+        num_targets = (inputs["labels"] != IGNORE).sum().clamp(min=1)
+        trainer.model.train()
         with trainer.compute_loss_context_manager():
-            loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=num_targets)
-        loss.backward()
+            return trainer.compute_loss(trainer.model, inputs, num_items_in_batch=num_targets)
 
     @contextmanager
-    def _unchanged(self, *, learns: bool) -> Iterator[None]:
+    def unchanged(self, *, learns: bool = True) -> Iterator[None]:
+        """What runs inside leaves no trace: counts, random numbers, gradients and buffers are put back behind it."""
         trainer, model = self.trainer, self.trainer.model
         was_training, go_back = model.training, trainer.mark_counts()
         gradients = [(weight, weight.grad) for weight in self.trained] if learns else []

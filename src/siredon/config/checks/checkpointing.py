@@ -9,8 +9,10 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.compile import CompileSection
+from siredon.config.sections.distributed import DeepspeedSection, FsdpSection
 from siredon.config.sections.freezing import FreezingSection, ReloraSection
 from siredon.config.sections.memory import MemorySection, SelectiveCheckpointing
+from siredon.config.sections.placement import PlacementSection
 from siredon.registry import suggest
 
 _REENTRANT = "gradient_checkpointing_kwargs.use_reentrant"
@@ -227,7 +229,75 @@ def _check_compiled_parking(memory: MemorySection, compile: CompileSection) -> I
         )
 
 
+def _check_plan(memory: MemorySection) -> Iterator[Finding]:
+    """`gradient_checkpointing: auto` chooses itself what is kept, and where.
+
+    `selective_checkpointing` and `activation_offloading` say it too.
+    """
+    for name, is_on in (
+        ("selective_checkpointing", memory.selective_checkpointing),
+        ("activation_offloading", memory.activation_offloading),
+    ):
+        if memory.gradient_checkpointing == "auto" and is_on:
+            yield Finding(
+                name,
+                f"`{name}` and `gradient_checkpointing: auto` exclude each other",
+                "Write `gradient_checkpointing: true`, or remove the key.",
+            )
+
+
+def _check_plan_kind(memory: MemorySection) -> Iterator[Finding]:
+    """`gradient_checkpointing: auto` is not reentrant.
+
+    A reentrant layer gives frozen layers before it no gradients unless its input has one, and a plan recomputes some
+    layers only.
+    """
+    if memory.gradient_checkpointing == "auto" and _is_reentrant(memory):
+        yield Finding(
+            _REENTRANT,
+            "`use_reentrant: true` and `gradient_checkpointing: auto` exclude each other",
+            "Remove `use_reentrant`.",
+        )
+
+
+def _check_plan_place(memory: MemorySection, placement: PlacementSection) -> Iterator[Finding]:
+    """`gradient_checkpointing: auto` plans for one GPU per process.
+
+    Weights that are spread over several leave each of them other room, and a layer's activations lie where it does.
+    """
+    if memory.gradient_checkpointing == "auto" and placement.spread_by:
+        yield Finding(
+            "gradient_checkpointing",
+            f"`gradient_checkpointing: auto` does not work with `{placement.spread_by}`, which spreads the model",
+            "Write `gradient_checkpointing: true`, or a fraction.",
+        )
+
+
+def _check_plan_sharding(
+    memory: MemorySection, fsdp: FsdpSection, deepspeed: DeepspeedSection
+) -> Iterator[Finding]:
+    """`gradient_checkpointing: auto` plans for weights that are whole on each GPU.
+
+    FSDP and DeepSpeed gather them layer by layer, which the plan does not count, and can recompute by themselves.
+    """
+    if memory.gradient_checkpointing != "auto":
+        return
+    for name, is_on in (
+        ("deepspeed", deepspeed.deepspeed),
+        ("fsdp_config", fsdp.fsdp_config),
+        ("fsdp", fsdp.fsdp),
+    ):
+        if is_on:
+            yield Finding(
+                "gradient_checkpointing",
+                f"`gradient_checkpointing: auto` does not work with `{name}`",
+                "Write `gradient_checkpointing: true`, or a fraction.",
+            )
+            return
+
+
 _ON = "gradient_checkpointing: true\n"
+_AUTO = "gradient_checkpointing: auto\n"
 _KWARGS = "gradient_checkpointing_kwargs:\n  use_reentrant: "
 _LORA = "adapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\n"
 _UNFROZEN = "unfrozen_parameters:\n  - layers.31.\n"
@@ -298,5 +368,29 @@ RULES = (
         _check_compiled_parking,
         wrong=_ON + "activation_offloading: hidden_states\ntorch_compile: true",
         right=_ON + "activation_offloading: true\ntorch_compile: true",
+    ),
+    Rule(
+        "SD0570",
+        _check_plan,
+        wrong=_AUTO + "selective_checkpointing: true",
+        right=_ON + "selective_checkpointing: true",
+    ),
+    Rule(
+        "SD0571",
+        _check_plan_kind,
+        wrong=_AUTO + _KWARGS + "true",
+        right=_AUTO + _KWARGS + "false",
+    ),
+    Rule(
+        "SD0572",
+        _check_plan_place,
+        wrong=_AUTO + "device_map: auto",
+        right=_ON + "device_map: auto",
+    ),
+    Rule(
+        "SD0573",
+        _check_plan_sharding,
+        wrong=_AUTO + "deepspeed: deepspeed_configs/zero2.json",
+        right=_ON + "deepspeed: deepspeed_configs/zero2.json",
     ),
 )

@@ -30,8 +30,10 @@ Fraction = Annotated[Float, Field(gt=0, lt=1)]
 class MemorySection(Section):
     """What is recomputed instead of kept."""
 
-    gradient_checkpointing: Bool | Fraction = key(
-        "Recompute activations in the backward pass; a fraction, such as 0.5, is that of the layers.", False
+    gradient_checkpointing: Bool | Fraction | Literal["auto"] = key(
+        "Recompute activations in the backward pass; a fraction, such as 0.5, is that of the layers; `auto` recomputes "
+        "as few of them as the longest batch needs.",
+        False,
     )
     gradient_checkpointing_every_n_layers: Int | None = key(
         "Recompute every n-th layer only; the others keep their activations.", None, ge=2

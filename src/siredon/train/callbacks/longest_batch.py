@@ -14,7 +14,7 @@ class LongestBatch(TrainerCallback):
     """Tries it, fresh or resumed, and says in a line what it takes.
 
     Args:
-        probe: Tries it; gives the line.
+        probe: Tries it; gives the line, empty for none.
     """
 
     def __init__(self, probe: Callable[[], str]) -> None:
@@ -28,4 +28,5 @@ class LongestBatch(TrainerCallback):
         Raises:
             TrainingError: It does not fit.
         """
-        note(self.probe())
+        if line := self.probe():
+            note(line)
