@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siredon.config.fields import Bool, Section, planned
+from siredon.config.fields import Bool, Section, key, planned
 
 
 class KernelSection(Section):
@@ -26,5 +26,7 @@ class LigerSection(Section):
     liger_layer_norm: Bool | None = planned("Layer normalization.")
     liger_glu_activation: Bool | None = planned("Gated activations: SwiGLU and GeGLU.")
     liger_cross_entropy: Bool | None = planned("Cross-entropy over logits.")
-    liger_fused_linear_cross_entropy: Bool | None = planned("Head and cross-entropy at once.")
+    liger_fused_linear_cross_entropy: Bool | None = key(
+        "Another name for `chunked_cross_entropy: true`; Liger's kernel is not used.", None
+    )
     liger_use_token_scaling: Bool | None = planned("Each token's loss weighs by the probability it has.")
