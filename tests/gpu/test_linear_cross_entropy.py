@@ -75,6 +75,10 @@ def test_no_further_from_the_truth_than_the_plain_operation(
     assert abs(found - wanted) <= abs(naive - wanted) * 1.5 + 2e-6 * abs(wanted)
     for ours, theirs in zip(errors(mine, exact), errors(plain, exact), strict=True):
         assert ours <= theirs * 1.5 + 1e-6
+    # And no error that all have alike, as of a factor in few bits
+    for one, truth in zip(mine, exact, strict=True):
+        scale = (one.grad.double() * truth.grad).sum() / truth.grad.square().sum()
+        assert abs(float(scale) - 1) < 1e-3
 
 
 def test_the_logits_never_exist_together():

@@ -267,7 +267,8 @@ def _scale_gradients(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tu
             if ctx.learns[number]:
                 # Into the format of the weight at once: a copy in fp32 would be of the size of two heads
                 out = torch.empty_like(gradient, dtype=ctx.formats[number])
-                found[number] = torch.mul(gradient, factor, out=out)
+                # A factor without dimensions would be rounded to fewer bits first
+                found[number] = torch.mul(gradient, factor.view([1] * gradient.dim()), out=out)
     return found[0], found[1], None, found[2], None, None, None
 
 

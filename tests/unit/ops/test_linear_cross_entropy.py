@@ -146,6 +146,8 @@ def test_fewer_bits_lose_no_more_than_the_plain_operation(dtype: torch.dtype):
     assert abs(found - wanted) <= abs(naive - wanted) * 1.5 + 1e-6 * abs(wanted)
     for ours, theirs, truth in zip(mine, plain, exact, strict=True):
         assert ours.grad.dtype == dtype
+        scale = (ours.grad.double() * truth.grad).sum() / truth.grad.square().sum()
+        assert abs(scale - 1) < 1e-3
         error, other = ((each.grad.double() - truth.grad).norm() for each in (ours, theirs))
         assert error <= other * 1.5
 

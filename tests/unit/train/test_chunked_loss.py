@@ -19,6 +19,7 @@ from siredon.model.head import Head, find_head
 from siredon.train.chunked_loss import ChunkedLoss, choose_loss_
 from siredon.train.trainer import SiredonTrainer
 
+HEAD = "model.embed_tokens.weight"
 SINGLES = [[index] for index in range(8)]
 
 
@@ -144,6 +145,34 @@ def test_sources_have_the_losses_that_logits_give():
         assert trainer._by_source[0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
     assert sums[0][0].tolist() == pytest.approx(sums[1][0].tolist(), abs=1e-4)
     assert sums[0][1].tolist() == sums[1][1].tolist()
+
+
+@pytest.mark.parametrize("accelerated", [False, True], ids=["ours", "of accelerate"])
+def test_under_autocast_the_head_multiplies_in_the_format_of_autocast(
+    accelerated: bool, monkeypatch: pytest.MonkeyPatch
+):
+    model = build_model()
+    if accelerated:  # Which opens it inside the forward pass, and so around the head only
+        plain = model.forward
+        monkeypatch.setattr(
+            model, "forward", torch.autocast("cpu", dtype=torch.bfloat16)(plain), raising=False
+        )
+    trainer = steps.build_steps_trainer(model)
+    trainer._autocast = None if accelerated else torch.bfloat16
+    inputs = trainer._prepare_inputs(trainer.data_collator([(UNEQUAL[0],)]))
+    truth, wanted = true_step(build_model(), UNEQUAL[:1])
+    losses, errors = [], []
+    for one in (ChunkedLoss(Head(model.lm_head, torch.bfloat16)), None):
+        trainer.chunked = one
+        model.zero_grad()
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=90)
+        loss.backward()
+        losses.append(loss.item())
+        errors.append(largest_difference({"head": model.lm_head.weight.grad}, {"head": wanted[HEAD]}))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(truth, rel=1e-2)
+    assert errors[0] <= 1.5 * errors[1]
 
 
 @pytest.mark.usefixtures("chunked")
