@@ -25,8 +25,8 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap")
 #: the other in a model, which the trial shows.
 _FACTORS = ("logit_scale", "lm_head_multiplier")
 _DIVISORS = ("logits_scaling",)
-#: How far logits may be apart, as a share of the largest one: some roundings of a format.
-_ROUNDING = {torch.bfloat16: 2**-5, torch.float16: 2**-8, torch.float32: 1e-4}
+#: How far logits may be apart, as a share of the largest one, some roundings of a format; 1e-4 in others.
+_ROUNDING = {torch.bfloat16: 2**-5, torch.float16: 2**-8}
 
 
 @dataclass(frozen=True)
@@ -151,4 +151,4 @@ def _gives(head: Head, hidden: Tensor, logits: Tensor) -> bool:
     if values.shape != logits.shape:
         return False
     error = (values - logits.float()).abs().max()
-    return bool(error <= _ROUNDING.get(hidden.dtype, 0.0) * logits.float().abs().max())
+    return bool(error <= _ROUNDING.get(hidden.dtype, 1e-4) * logits.float().abs().max())
