@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_train import LORA, config_of, metrics_of
 
 from siredon import pipeline
@@ -59,3 +60,26 @@ def test_a_run_goes_on_with_the_other_loss(write_config: Any, tmp_path: Path):
     pipeline.train(config_of(again))
     rows = [row["loss"] for row in metrics_of(tmp_path / "out") if "loss" in row]
     assert rows == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
+def test_two_ranks_have_the_losses_of_one_over_logits(
+    write_config: Any, tmp_path: Path, adapter: dict[str, Any]
+):
+    keys = {**KEYS, "max_steps": 3, "save_strategy": "no", **adapter}
+    one = write_config("one.yml", **keys, gradient_accumulation_steps=4, output_dir=str(tmp_path / "one"))
+    two = write_config(
+        "two.yml",
+        **keys,
+        gradient_accumulation_steps=2,
+        chunked_cross_entropy=True,
+        output_dir=str(tmp_path / "two"),
+    )
+    pipeline.train(config_of(one))
+    assert train_on_two_ranks(two).count("loss: chunked linear cross-entropy, ") == 1
+    first, second = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    for name in ("loss", "eval_loss", "grad_norm"):
+        found = [[row[name] for row in rows if name in row] for rows in (first, second)]
+        assert found[0]
+        assert found[1] == pytest.approx(found[0], rel=1e-4)
