@@ -34,13 +34,15 @@ def choose_chunk_rows(num_rows: int, num_ids: int, num_bytes: int) -> int:
 
 
 def match_formats(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The three in one format: under autocast that of autocast, else that of the hidden states.
+    """The first three in one format: under autocast that of autocast, else that of the hidden states.
 
     Raises:
-        ValueError: Hidden states and weights are in different formats.
+        ValueError: Hidden states and weights are in different formats, or there is not one target for each row.
     """
+    if hidden.shape[:1] != targets.shape:
+        raise ValueError(f"hidden states of shape {[*hidden.shape]} have targets of shape {[*targets.shape]}")
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         wanted = torch.get_autocast_dtype(kind)

@@ -229,10 +229,13 @@ def test_an_id_that_is_none_is_seen():
     assert found.isnan().tolist() == [True, True, False]
 
 
-def test_formats_that_differ_are_refused_unless_autocast_makes_them_one():
+def test_what_does_not_fit_together_is_refused_unless_autocast_makes_it_fit():
     hidden, weight, _, targets, _ = build()
     with pytest.raises(ValueError, match="bfloat16"):
         linear_cross_entropy(hidden.bfloat16(), weight.float(), targets)
+    for wrong in (targets[1:], targets[:, None]):
+        with pytest.raises(ValueError, match="targets of shape"):
+            linear_cross_entropy(hidden, weight, wrong)
     mine = leaves(hidden, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = linear_cross_entropy(mine[0], mine[1], targets)
