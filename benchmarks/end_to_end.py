@@ -108,7 +108,7 @@ def main() -> None:
     head = [
         "# `siredon train`, end to end",
         "",
-        f"{datetime.date.today()}, Llama {options.shape}, random weights, bf16, {options.steps} steps, a log line every "
+        f"{datetime.date.today()}, Llama {options.shape}, random weights, bf16, {options.steps} steps, a log every "
         f"{options.log}, median after step {options.warmup}.",
         "",
         "| cell | useful tok/s | peak GiB | loss step 1 |",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from siredon.ops.linear_cross_entropy import linear_cross_entropy
 
 from siredon.config.sections.kernels import WORDS
 from siredon.config.sections.memory import MemorySection
@@ -18,6 +17,7 @@ from siredon.hardware import probe_hardware
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
 from siredon.model.recompute import recompute_activations_
+from siredon.ops.linear_cross_entropy import linear_cross_entropy
 
 
 def fuse_(base: Any, without: tuple[str, ...] = ()) -> Installed:

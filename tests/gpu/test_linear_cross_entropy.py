@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from tests.runs.test_train import LORA, config_of, metrics_of
 from torch import Tensor
 from torch.nn import functional
 
+from siredon import pipeline
 from siredon.hardware import forget_peak, probe_hardware, read_peak_bytes
 from siredon.ops.linear_cross_entropy import IGNORE, LossOptions, linear_cross_entropy
 from siredon.ops.token_statistics import token_statistics
@@ -75,6 +80,10 @@ def test_no_further_from_the_truth_than_the_plain_operation(
     assert abs(found - wanted) <= abs(naive - wanted) * 1.5 + 2e-6 * abs(wanted)
     for ours, theirs in zip(errors(mine, exact), errors(plain, exact), strict=True):
         assert ours <= theirs * 1.5 + 1e-6
+    # And no error that all have alike, as of a factor in few bits
+    for one, truth in zip(mine, exact, strict=True):
+        scale = (one.grad.double() * truth.grad).sum() / truth.grad.square().sum()
+        assert abs(float(scale) - 1) < 1e-3
 
 
 def test_the_logits_never_exist_together():
@@ -138,3 +147,28 @@ def test_statistics_are_no_further_from_the_truth_than_the_plain_operation(entro
     assert (found - wanted).norm() <= (naive - wanted).norm() * 1.5 + 1e-6 * wanted.norm()
     for ours, theirs in zip(errors(mine, exact), errors(plain, exact), strict=True):
         assert ours <= theirs * 1.5 + 1e-6
+
+
+@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "keys", [{"bf16": True}, {"bf16": False, "fp16": True}, {"bf16": False, "tf32": False}]
+)
+def test_a_run_takes_chunks_by_itself_and_has_the_losses_of_logits(
+    write_config: Any,
+    tmp_path: Path,
+    adapter: dict[str, Any],
+    keys: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+):
+    found = []
+    for name, chunked in (("chunks", {}), ("logits", {"chunked_cross_entropy": False})):
+        output = str(tmp_path / name)
+        settings = {"max_steps": 4, "learning_rate": 1e-3, "val_set_size": 4, "eval_steps": 2}
+        path = write_config(f"{name}.yml", output_dir=output, **settings, **adapter, **keys, **chunked)
+        pipeline.train(config_of(path))
+        rows = metrics_of(tmp_path / name)
+        found.append([row[key] for row in rows for key in ("loss", "eval_loss") if key in row])
+        assert len(found[-1]) >= 6
+    assert capsys.readouterr().err.count("loss: chunked linear cross-entropy, ") == 1
+    exact = keys == {"bf16": False, "tf32": False}
+    assert found[0] == pytest.approx(found[1], rel=1e-4 if exact else 5e-3)

@@ -103,6 +103,9 @@ _KEYS: dict[str, Kind] = {
     "greater_is_better": "watched",
     "early_stopping_patience": "watched",
     "loss_watchdog_threshold": "watched",
+    "chunked_cross_entropy": "rounding",
+    "chunked_cross_entropy_num_chunks": "rounding",
+    "cut_cross_entropy": "rounding",
     "loss_watchdog_patience": "watched",
 }
 #: A schedule that looks at the validations makes these a part of the training.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +14,7 @@ _BLOCK = 1024
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _activate(x: Any, activation: tl.constexpr) -> Any:
+def _activate(x: tl.tensor, activation: tl.constexpr) -> tl.tensor:
     """The activation and its derivative, fp32."""
     if activation == "gelu":
         share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
@@ -35,13 +33,13 @@ def _activate(x: Any, activation: tl.constexpr) -> Any:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    gate: Any,
-    up: Any,
-    product: Any,
-    dim: Any,
-    num_blocks: Any,
-    gate_stride: Any,
-    up_stride: Any,
+    gate: tl.tensor,
+    up: tl.tensor,
+    product: tl.tensor,
+    dim: tl.tensor,
+    num_blocks: tl.tensor,
+    gate_stride: tl.tensor,
+    up_stride: tl.tensor,
     activation: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
@@ -58,19 +56,19 @@ def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    gate: Any,
-    up: Any,
-    grad: Any,
-    dgate: Any,
-    dup: Any,
-    product: Any,
-    dim: Any,
-    num_blocks: Any,
-    gate_stride: Any,
-    up_stride: Any,
-    grad_stride: Any,
-    dgate_stride: Any,
-    dup_stride: Any,
+    gate: tl.tensor,
+    up: tl.tensor,
+    grad: tl.tensor,
+    dgate: tl.tensor,
+    dup: tl.tensor,
+    product: tl.tensor,
+    dim: tl.tensor,
+    num_blocks: tl.tensor,
+    gate_stride: tl.tensor,
+    up_stride: tl.tensor,
+    grad_stride: tl.tensor,
+    dgate_stride: tl.tensor,
+    dup_stride: tl.tensor,
     activation: tl.constexpr,
     recompute: tl.constexpr,
     block: tl.constexpr,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -33,13 +34,15 @@ def choose_chunk_rows(num_rows: int, num_ids: int, num_bytes: int) -> int:
 
 
 def match_formats(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The three in one format: under autocast that of autocast, else that of the hidden states.
+    """The first three in one format: under autocast that of autocast, else that of the hidden states.
 
     Raises:
-        ValueError: Hidden states and weights are in different formats.
+        ValueError: Hidden states and weights are in different formats, or there is not one target for each row.
     """
+    if hidden.shape[:1] != targets.shape:
+        raise ValueError(f"hidden states of shape {[*hidden.shape]} have targets of shape {[*targets.shape]}")
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         wanted = torch.get_autocast_dtype(kind)
@@ -70,7 +73,7 @@ def split_rows(targets: Tensor, num_targets: int, chunk_rows: int) -> Iterator[s
 
 def empty_logits(hidden: Tensor, weight: Tensor, num_rows: int) -> Tensor:
     """Room for a chunk of logits, [rows, V], whose rows begin where products are fast."""
-    width = -(-len(weight) // 8) * 8
+    width = -(-len(weight) // 16) * 16
     return hidden.new_empty(num_rows, width)[:, : len(weight)]
 
 
@@ -82,11 +85,23 @@ def multiply_(logits: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None)
     return torch.addmm(bias, rows, weight.T, out=out)
 
 
+@cache
+def _adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a product of few bits can be added to fp32 here: not with every version, nor on every maker's GPUs."""
+    small = torch.zeros(16, 16, dtype=dtype, device=device)
+    total = torch.zeros(16, 16, dtype=torch.float32, device=device)
+    try:
+        torch.addmm(total, small, small, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
 def add_product_(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Adds `left.T @ right` to a sum in fp32, also where both are in fewer bits."""
     if left.dtype == torch.float32:
         total.addmm_(left.T, right)
-    elif left.device.type == GPU and torch.version.hip is None:
+    elif left.device.type == GPU and _adds_wide(left.device, left.dtype):
         torch.addmm(total, left.T, right, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(left.T.float(), right.float())

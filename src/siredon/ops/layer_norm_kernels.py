@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,18 +13,18 @@ from siredon.ops.tiles import choose_tile, count_programs
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    x: Any,
-    weight: Any,
-    bias: Any,
-    y: Any,
-    mean: Any,
-    rstd: Any,
-    num_rows: Any,
-    dim: Any,
-    x_inner: Any,
-    x_outer: Any,
-    x_step: Any,
-    eps: Any,
+    x: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    y: tl.tensor,
+    mean: tl.tensor,
+    rstd: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    x_inner: tl.tensor,
+    x_outer: tl.tensor,
+    x_step: tl.tensor,
+    eps: tl.tensor,
     weighs: tl.constexpr,
     shifts: tl.constexpr,
     rows: tl.constexpr,
@@ -54,21 +52,21 @@ def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    grad: Any,
-    x: Any,
-    weight: Any,
-    mean: Any,
-    rstd: Any,
-    dx: Any,
-    sums: Any,
-    num_rows: Any,
-    dim: Any,
-    grad_inner: Any,
-    grad_outer: Any,
-    grad_step: Any,
-    x_inner: Any,
-    x_outer: Any,
-    x_step: Any,
+    grad: tl.tensor,
+    x: tl.tensor,
+    weight: tl.tensor,
+    mean: tl.tensor,
+    rstd: tl.tensor,
+    dx: tl.tensor,
+    sums: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    grad_inner: tl.tensor,
+    grad_outer: tl.tensor,
+    grad_step: tl.tensor,
+    x_inner: tl.tensor,
+    x_outer: tl.tensor,
+    x_step: tl.tensor,
     weighs: tl.constexpr,
     learns: tl.constexpr,
     rows: tl.constexpr,

@@ -105,7 +105,7 @@ def linear_cross_entropy(
         A scalar, fp32; 0 without targets.
 
     Raises:
-        ValueError: Hidden states and weights are in different formats.
+        ValueError: Hidden states and weights are in different formats, or there is not one target for each row.
     """
     return linear_cross_entropy_rows(
         hidden, weight, targets, options=options, bias=bias, token_weights=token_weights
@@ -122,7 +122,7 @@ def linear_cross_entropy_rows(
     token_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same, and beside the sum the loss of each row, [N], fp32: for looking at, it has no gradient."""
-    hidden, weight, bias = match_formats(hidden, weight, bias)
+    hidden, weight, bias = match_formats(hidden, weight, bias, targets)
     learns = torch.is_grad_enabled()
     with torch.autocast(hidden.device.type, enabled=False):
         total, losses, *_ = _linear_cross_entropy(
@@ -267,7 +267,8 @@ def _scale_gradients(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tu
             if ctx.learns[number]:
                 # Into the format of the weight at once: a copy in fp32 would be of the size of two heads
                 out = torch.empty_like(gradient, dtype=ctx.formats[number])
-                found[number] = torch.mul(gradient, factor, out=out)
+                # A factor without dimensions would be rounded to fewer bits first
+                found[number] = torch.mul(gradient, factor.view([1] * gradient.dim()), out=out)
     return found[0], found[1], None, found[2], None, None, None
 
 

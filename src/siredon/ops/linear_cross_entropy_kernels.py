@@ -6,7 +6,7 @@ Gimelshein, "Online normalizer calculation for softmax", 2018, https://arxiv.org
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -24,7 +24,7 @@ _GRADIENT_BLOCK = 1024
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _bend(raw: Any, softcap: Any) -> Any:
+def _bend(raw: tl.tensor, softcap: tl.tensor) -> tl.tensor:
     """tanh(raw / softcap): near 0 as a series, where the exponential's rounding is as large as the result."""
     x = raw / softcap
     square = x * x
@@ -34,17 +34,17 @@ def _bend(raw: Any, softcap: Any) -> Any:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _score_kernel(  # noqa: PLR0913, C901 - a kernel takes pointers and numbers; its branches are constants
-    logits: Any,
-    targets: Any,
-    weights: Any,
-    losses: Any,
-    num_ids: Any,
-    stride: Any,
-    softcap: Any,
-    scale: Any,
-    smoothing: Any,
-    z_loss: Any,
-    unit: Any,
+    logits: tl.tensor,
+    targets: tl.tensor,
+    weights: tl.tensor,
+    losses: tl.tensor,
+    num_ids: tl.tensor,
+    stride: tl.tensor,
+    softcap: tl.tensor,
+    scale: tl.tensor,
+    smoothing: tl.tensor,
+    z_loss: tl.tensor,
+    unit: tl.tensor,
     caps: tl.constexpr,
     smooths: tl.constexpr,
     weighs: tl.constexpr,
@@ -114,15 +114,15 @@ def _score_kernel(  # noqa: PLR0913, C901 - a kernel takes pointers and numbers;
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _statistics_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    logits: Any,
-    targets: Any,
-    log_probs: Any,
-    log_sums: Any,
-    entropies: Any,
-    num_ids: Any,
-    stride: Any,
-    softcap: Any,
-    scale: Any,
+    logits: tl.tensor,
+    targets: tl.tensor,
+    log_probs: tl.tensor,
+    log_sums: tl.tensor,
+    entropies: tl.tensor,
+    num_ids: tl.tensor,
+    stride: tl.tensor,
+    softcap: tl.tensor,
+    scale: tl.tensor,
     caps: tl.constexpr,
     measures: tl.constexpr,
     ignore: tl.constexpr,
@@ -165,16 +165,16 @@ def _statistics_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _statistics_gradient_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    logits: Any,
-    targets: Any,
-    log_sums: Any,
-    entropies: Any,
-    upstream: Any,
-    entropy_upstream: Any,
-    num_ids: Any,
-    stride: Any,
-    softcap: Any,
-    scale: Any,
+    logits: tl.tensor,
+    targets: tl.tensor,
+    log_sums: tl.tensor,
+    entropies: tl.tensor,
+    upstream: tl.tensor,
+    entropy_upstream: tl.tensor,
+    num_ids: tl.tensor,
+    stride: tl.tensor,
+    softcap: tl.tensor,
+    scale: tl.tensor,
     caps: tl.constexpr,
     measures: tl.constexpr,
     ignore: tl.constexpr,
@@ -212,8 +212,8 @@ def score_rows_(logits: Tensor, targets: Tensor, weights: Tensor | None, options
     block, num_warps = _choose_block(logits.shape[1])
     _score_kernel[(len(logits),)](
         logits,
-        targets,
-        targets if weights is None else weights,
+        targets.contiguous(),
+        targets if weights is None else weights.contiguous(),
         losses,
         logits.shape[1],
         logits.stride(0),
@@ -243,7 +243,7 @@ def read_statistics(
         block, num_warps = _choose_block(logits.shape[1])
         _statistics_kernel[(num,)](
             logits,
-            targets,
+            targets.contiguous(),
             log_probs,
             log_sums,
             entropies,
@@ -271,7 +271,7 @@ def write_gradients_(
     measures = given.entropy_upstream is not None
     _statistics_gradient_kernel[(num, triton.cdiv(num_ids, block))](
         logits,
-        targets,
+        targets.contiguous(),
         given.log_sums,
         given.entropies if measures else given.log_sums,
         given.upstream,

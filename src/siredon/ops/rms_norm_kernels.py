@@ -6,8 +6,6 @@ programs for each multiprocessor; each goes through many rows and leaves one sum
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,22 +17,22 @@ from siredon.ops.tiles import choose_tile, count_programs
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    x: Any,
-    residual: Any,
-    weight: Any,
-    y: Any,
-    total: Any,
-    rstd: Any,
-    num_rows: Any,
-    dim: Any,
-    x_inner: Any,
-    x_outer: Any,
-    x_step: Any,
-    residual_inner: Any,
-    residual_outer: Any,
-    residual_step: Any,
-    eps: Any,
-    offset: Any,
+    x: tl.tensor,
+    residual: tl.tensor,
+    weight: tl.tensor,
+    y: tl.tensor,
+    total: tl.tensor,
+    rstd: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    x_inner: tl.tensor,
+    x_outer: tl.tensor,
+    x_step: tl.tensor,
+    residual_inner: tl.tensor,
+    residual_outer: tl.tensor,
+    residual_step: tl.tensor,
+    eps: tl.tensor,
+    offset: tl.tensor,
     adds: tl.constexpr,
     rounds_first: tl.constexpr,
     rows: tl.constexpr,
@@ -67,22 +65,22 @@ def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    grad: Any,
-    grad_total: Any,
-    x: Any,
-    weight: Any,
-    rstd: Any,
-    dx: Any,
-    sums: Any,
-    num_rows: Any,
-    dim: Any,
-    grad_inner: Any,
-    grad_outer: Any,
-    grad_step: Any,
-    x_inner: Any,
-    x_outer: Any,
-    x_step: Any,
-    offset: Any,
+    grad: tl.tensor,
+    grad_total: tl.tensor,
+    x: tl.tensor,
+    weight: tl.tensor,
+    rstd: tl.tensor,
+    dx: tl.tensor,
+    sums: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    grad_inner: tl.tensor,
+    grad_outer: tl.tensor,
+    grad_step: tl.tensor,
+    x_inner: tl.tensor,
+    x_outer: tl.tensor,
+    x_step: tl.tensor,
+    offset: tl.tensor,
     adds: tl.constexpr,
     rounds_first: tl.constexpr,
     learns: tl.constexpr,

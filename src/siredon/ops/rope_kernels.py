@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,14 +13,14 @@ _MOST_PAIRS = 2048
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _turn_heads(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    x: Any,
-    out: Any,
-    num_heads: Any,
-    stride: Any,
-    dim: Any,
-    half: Any,
-    cos: Any,
-    sin: Any,
+    x: tl.tensor,
+    out: tl.tensor,
+    num_heads: tl.tensor,
+    stride: tl.tensor,
+    dim: tl.tensor,
+    half: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
     rest: tl.constexpr,
     heads: tl.constexpr,
     block: tl.constexpr,
@@ -49,28 +47,28 @@ def _turn_heads(  # noqa: PLR0913 - a kernel takes pointers and numbers
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _turn_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
-    q: Any,
-    k: Any,
-    cos: Any,
-    sin: Any,
-    q_out: Any,
-    k_out: Any,
-    length: Any,
-    dim: Any,
-    half: Any,
-    q_heads: Any,
-    k_heads: Any,
-    q_batch: Any,
-    q_head: Any,
-    q_token: Any,
-    k_batch: Any,
-    k_head: Any,
-    k_token: Any,
-    cos_batch: Any,
-    cos_token: Any,
-    sin_batch: Any,
-    sin_token: Any,
-    sign: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    q_out: tl.tensor,
+    k_out: tl.tensor,
+    length: tl.tensor,
+    dim: tl.tensor,
+    half: tl.tensor,
+    q_heads: tl.tensor,
+    k_heads: tl.tensor,
+    q_batch: tl.tensor,
+    q_head: tl.tensor,
+    q_token: tl.tensor,
+    k_batch: tl.tensor,
+    k_head: tl.tensor,
+    k_token: tl.tensor,
+    cos_batch: tl.tensor,
+    cos_token: tl.tensor,
+    sin_batch: tl.tensor,
+    sin_token: tl.tensor,
+    sign: tl.tensor,
     rest: tl.constexpr,
     heads: tl.constexpr,
     block: tl.constexpr,

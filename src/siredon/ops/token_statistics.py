@@ -83,9 +83,9 @@ def token_statistics(
         Log-probabilities [N] and entropies [N], both fp32 and with gradients for hidden states, weight and bias.
 
     Raises:
-        ValueError: Hidden states and weights are in different formats.
+        ValueError: Hidden states and weights are in different formats, or there is not one target for each row.
     """
-    hidden, weight, bias = match_formats(hidden, weight, bias)
+    hidden, weight, bias = match_formats(hidden, weight, bias, targets)
     num_targets = -1 if options.num_targets is None else options.num_targets
     with torch.autocast(hidden.device.type, enabled=False):
         log_probs, entropies, _ = _token_statistics(

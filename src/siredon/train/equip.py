@@ -38,6 +38,7 @@ from siredon.train.callbacks.samples import SampleWriter
 from siredon.train.callbacks.stall import StallWatch
 from siredon.train.callbacks.stream import StreamKeeper
 from siredon.train.checkpoint import IdentityWriter, read_stream_state, restore_token_count_
+from siredon.train.chunked_loss import choose_loss_
 from siredon.train.interrupt import Interruption
 from siredon.train.isolation import check_isolation
 from siredon.train.optimize import OptimizerPlan
@@ -115,6 +116,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     if parts.scores and config.eval_strategy != "no":
         longest = config.evaluation.eval_max_new_tokens
         trainer.score_answers = AnswerScorer(trainer, parts.tokenizer, parts.scores, longest).measure
+    choose_loss_(trainer, parts.base, config, hardware)
     guard_memory_(trainer, parts.prepared, parts.base, config, hardware)
     # Behind all others, which decide what is due at a step
     trainer.listen_to_(parts.interruption, parts.resume)

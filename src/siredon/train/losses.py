@@ -69,5 +69,16 @@ def sum_by_source(
     return sums
 
 
+def sum_losses_by_source(
+    losses: torch.Tensor, targets: torch.Tensor, sources: torch.Tensor, num_sources: int
+) -> torch.Tensor:
+    """The same as `sum_by_source`, from the loss of each token, of shape [...] like targets and sources."""
+    sums = torch.zeros(2, num_sources, dtype=torch.float64, device=losses.device)
+    source = sources.reshape(-1)
+    sums[0].index_add_(0, source, losses.detach().reshape(-1).double())
+    sums[1].index_add_(0, source, (targets.reshape(-1) != IGNORE).double())
+    return sums
+
+
 def _chunk_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")

@@ -25,9 +25,10 @@ from siredon.model.attend import measure_ahead
 from siredon.model.noise import EmbeddingNoise
 from siredon.model.relora import RELORA, read_base_
 from siredon.train.chance import random_numbers_of
+from siredon.train.chunked_loss import ChunkedLoss
 from siredon.train.guarded import GuardedTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
-from siredon.train.losses import cross_entropy_sum, sum_by_source
+from siredon.train.losses import cross_entropy_sum, sum_by_source, sum_losses_by_source
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler, ShuffledSampler
 
@@ -71,6 +72,10 @@ class SiredonTrainer(GuardedTrainer):
         #: Scores of the model's own answers, which are measured with the validation loss, if any.
         self.score_answers: Callable[[], dict[str, float]] | None = None
         self.num_targets_seen = 0
+        #: Computes the loss from hidden states, in chunks; None for a loss over the model's logits.
+        self.chunked: ChunkedLoss | None = None
+        # Labels of this step's micro-batches, and how many of each are targets: so that nothing need ask the device
+        self._counted: list[tuple[torch.Tensor, int]] = []
         self._num_micro_batches = 0  # of the optimizer step in hand, so far
         # Share of this rank in the loss of the optimizer step; its mean over ranks is that loss
         self.step_loss = torch.zeros((), device=self.args.device)
@@ -185,11 +190,14 @@ class SiredonTrainer(GuardedTrainer):
             counts = self.accelerator.reduce(counts, reduction="sum")
         # What the guard has to know of the step before is read with them: the device is asked once
         codes = [] if self.guard is None else [self.guard.code[None]]
-        num_targets, num_tokens, *found = torch.cat([counts, *codes]).tolist()
+        own = [] if self.chunked is None else [_count_targets(batches, device)]
+        num_targets, num_tokens, *found = torch.cat([counts, *codes, *own]).tolist()
+        self.begin_step_(batches, found[0] if codes else 0)
+        labels = [batch["labels"] for batch in batches] if own else []
+        self._counted = list(zip(labels, found[len(codes) :], strict=True)) if own else []
         if self.model.config._attn_implementation == FAST_ATTENTION:
             for batch in batches:
                 measure_ahead(batch["position_ids"])
-        self.begin_step_(batches, found[0] if found else 0)
         if not self.passes_over:
             self.num_targets_seen += num_targets
             self.num_tokens_seen += num_tokens
@@ -218,16 +226,38 @@ class SiredonTrainer(GuardedTrainer):
     ) -> Any:
         """The share of this rank in the step's loss, scaled so that the mean over ranks is the step's loss."""
         with self._noise_on(inputs):
-            logits, targets, places = self._predict(model, inputs)
-        if self._sources:
-            # No target is the first token of its document: it is of the data set of the token that predicts it.
-            sources = inputs["sources"][:, places]
-            self._by_source += sum_by_source(logits, targets, sources, len(self._sources))
-        total = cross_entropy_sum(logits, targets)
+            total = (
+                self._sum_logits(model, inputs) if self.chunked is None else self._sum_chunks(model, inputs)
+            )
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
         self.step_loss += loss.detach()
         return (loss, {}) if return_outputs else loss
+
+    def _sum_logits(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
+        logits, targets, places = self._predict(model, inputs)
+        if self._sources:
+            # No target is the first token of its document: it is of the data set of the token that predicts it.
+            sources = inputs["sources"][:, places]
+            self._by_source += sum_by_source(logits, targets, sources, len(self._sources))
+        return cross_entropy_sum(logits, targets)
+
+    def _sum_chunks(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
+        total, losses, targets = self._measure(model, inputs)
+        if self._sources:
+            self._by_source += sum_losses_by_source(losses, targets, inputs["sources"], len(self._sources))
+        return total
+
+    def _measure(
+        self, model: torch.nn.Module, inputs: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Summed loss, with its gradient; the loss of each token and the ids that are predicted, [B, T]."""
+        assert self.chunked is not None
+        labels = inputs["labels"]
+        known = next((count for counted, count in self._counted if counted is labels), None)
+        targets = _shift(labels)
+        total, losses = self.chunked.measure(lambda: self.run_model(model, inputs), targets, known)
+        return total, losses, targets
 
     def mark_counts(self) -> Callable[[], None]:
         """What has been counted and summed up so far; calling it goes back there."""
@@ -364,8 +394,7 @@ class SiredonTrainer(GuardedTrainer):
         self, model: torch.nn.Module, inputs: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits of shape [B, K, V], the ids that they predict, [B, K], and at which tokens they stand, [K]."""
-        labels = inputs["labels"]
-        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+        targets = _shift(inputs["labels"])
         places = torch.arange(targets.shape[1], device=targets.device)
         if not self._selects_logits:
             return self.run_model(model, inputs), targets, places
@@ -377,6 +406,9 @@ class SiredonTrainer(GuardedTrainer):
 
     def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss and number of targets of each pack of a batch, also where all lie end to end in one row."""
+        if self.chunked is not None:
+            _, each, wanted = self._measure(model, inputs)
+            return _sum_packs(each, inputs["num_tokens"]), _sum_packs(wanted != IGNORE, inputs["num_tokens"])
         logits, targets, places = self._predict(model, inputs)
         rows = list(zip(logits, targets, strict=True))
         num_tokens = inputs["num_tokens"]
@@ -385,3 +417,24 @@ class SiredonTrainer(GuardedTrainer):
             rows = [(logits[0, pack == index], targets[0, pack == index]) for index in range(len(num_tokens))]
         losses = [cross_entropy_sum(found, wanted) for found, wanted in rows]
         return torch.stack(losses), torch.stack([(wanted != IGNORE).sum() for _, wanted in rows])
+
+
+def _shift(labels: torch.Tensor) -> torch.Tensor:
+    """The ids that tokens predict, [B, T]: the labels of those behind them."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def _count_targets(batches: Sequence[Batch], device: torch.device) -> torch.Tensor:
+    """Tokens of each batch that predict a target, on the device."""
+    return torch.stack([(batch["labels"][:, 1:] != IGNORE).sum().to(device) for batch in batches])
+
+
+def _sum_packs(values: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:
+    """Sums [packs] of values [B, T], of whose packs each is a row, or all lie end to end in one."""
+    if len(values) == len(num_tokens):
+        return values.sum(1)
+    places = torch.arange(values.shape[1], device=values.device)
+    # Padding at the end goes with the last: nothing of it is learned
+    pack = torch.searchsorted(num_tokens.cumsum(0), places, right=True).clamp(max=len(num_tokens) - 1)
+    sums = torch.zeros(len(num_tokens), dtype=values.sum().dtype, device=values.device)
+    return sums.index_add_(0, pack, values[0].to(sums.dtype))

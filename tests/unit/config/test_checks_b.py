@@ -428,7 +428,7 @@ ATTENTION = [
     idle(
         "SD0334",
         "chunked_cross_entropy_num_chunks",
-        "chunked_cross_entropy_num_chunks: 4\n",
+        "chunked_cross_entropy: false\nchunked_cross_entropy_num_chunks: 4\n",
         "chunked_cross_entropy: true\nchunked_cross_entropy_num_chunks: 4\n",
     ),
     Case(
@@ -467,6 +467,12 @@ ATTENTION = [
         "liger_cross_entropy",
         "flash_attn_cross_entropy: true\nliger_cross_entropy: true\n",
         "liger_cross_entropy: true\n",
+    ),
+    Case(
+        "SD0576",
+        "liger_fused_linear_cross_entropy",
+        "liger_fused_linear_cross_entropy: true\nchunked_cross_entropy: false\n",
+        "liger_fused_linear_cross_entropy: false\nchunked_cross_entropy: true\n",
     ),
     Case(
         "SD0342",

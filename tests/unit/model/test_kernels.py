@@ -40,9 +40,7 @@ def learn(model: Any) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss = model(input_ids=ids, position_ids=positions, labels=ids, use_cache=False).loss
     loss.backward()
-    found = {
-        key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None
-    }
+    found = {key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None}
     return float(loss), found
 
 

@@ -146,6 +146,8 @@ def test_fewer_bits_lose_no_more_than_the_plain_operation(dtype: torch.dtype):
     assert abs(found - wanted) <= abs(naive - wanted) * 1.5 + 1e-6 * abs(wanted)
     for ours, theirs, truth in zip(mine, plain, exact, strict=True):
         assert ours.grad.dtype == dtype
+        scale = (ours.grad.double() * truth.grad).sum() / truth.grad.square().sum()
+        assert abs(scale - 1) < 1e-3
         error, other = ((each.grad.double() - truth.grad).norm() for each in (ours, theirs))
         assert error <= other * 1.5
 
@@ -227,10 +229,13 @@ def test_an_id_that_is_none_is_seen():
     assert found.isnan().tolist() == [True, True, False]
 
 
-def test_formats_that_differ_are_refused_unless_autocast_makes_them_one():
+def test_what_does_not_fit_together_is_refused_unless_autocast_makes_it_fit():
     hidden, weight, _, targets, _ = build()
     with pytest.raises(ValueError, match="bfloat16"):
         linear_cross_entropy(hidden.bfloat16(), weight.float(), targets)
+    for wrong in (targets[1:], targets[:, None]):
+        with pytest.raises(ValueError, match="targets of shape"):
+            linear_cross_entropy(hidden, weight, wrong)
     mine = leaves(hidden, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = linear_cross_entropy(mine[0], mine[1], targets)

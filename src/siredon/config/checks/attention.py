@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from siredon.config.attentions import KNOWN_OWNER, find_need, is_hub_id
 from siredon.config.checks.distributed import fsdp_generation
-from siredon.config.idle import find_idle_keys, find_useless_keys, keys_set, list_keys
+from siredon.config.idle import find_idle_keys, find_useless_keys, keys_asking, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.attention import AttentionSection
@@ -52,9 +52,9 @@ def _check_idle(attention: AttentionSection, packing: PackingSection, loss: Loss
         yield from find_useless_keys(attention, ("sdpa_varlen",), why)
     elif not (packing.sample_packing or packing.batch_flattening):
         yield from find_idle_keys(attention, ("sdpa_varlen",), "`sample_packing: true`")
-    if not loss.chunked_cross_entropy:
+    if loss.chunked_cross_entropy is False:
         chunks = ("chunked_cross_entropy_num_chunks",)
-        yield from find_idle_keys(loss, chunks, "`chunked_cross_entropy: true`")
+        yield from find_useless_keys(loss, chunks, "with `chunked_cross_entropy: false`")
     if not loss.use_eaft:
         yield from find_idle_keys(loss, ("eaft_alpha", "eaft_k"), "`use_eaft: true`")
 
@@ -145,18 +145,22 @@ def _check_losses(loss: LossSection, liger: LigerSection) -> Iterator[Finding]:
     Of several, one would be taken and the others passed over.
     """
     own = ("cut_cross_entropy", "chunked_cross_entropy", "flash_attn_cross_entropy")
-    found = keys_set(loss, own)
-    found += keys_set(liger, ("liger_cross_entropy", "liger_fused_linear_cross_entropy"))
+    found = keys_asking(loss, own)
+    found += keys_asking(liger, ("liger_cross_entropy", "liger_fused_linear_cross_entropy"))
     if len(found) > 1:
         yield Finding(found[-1], f"{list_keys(found)} exclude each other", "Keep one of them.")
 
 
-def _check_cut(loss: LossSection, precision: PrecisionSection) -> Iterator[Finding]:
-    """Cut cross-entropy computes in 16 bits."""
-    half = precision.bf16 or precision.fp16 or precision.bfloat16 or precision.float16
-    if loss.cut_cross_entropy and not half:
-        message = "`cut_cross_entropy: true` has no backward pass in float32"
-        yield Finding("cut_cross_entropy", message, "Set `bf16: auto` or `fp16: true`, or remove the key.")
+def _check_chunks(loss: LossSection, liger: LigerSection) -> Iterator[Finding]:
+    """A loss in chunks is asked for or ruled out, not both.
+
+    `cut_cross_entropy` and `liger_fused_linear_cross_entropy` are other names for `chunked_cross_entropy: true`.
+    """
+    found = keys_asking(loss, ("cut_cross_entropy",))
+    found += keys_asking(liger, ("liger_fused_linear_cross_entropy",))
+    if found and loss.chunked_cross_entropy is False:
+        message = f"`{found[0]}: true` contradicts `chunked_cross_entropy: false`"
+        yield Finding(found[0], message, "Remove one of them.")
 
 
 def _check_tiles(liger: LigerSection, memory: MemorySection) -> Iterator[Finding]:
@@ -178,7 +182,7 @@ def _check_tensors(liger: LigerSection, distributed: DistributedSection) -> Iter
     Those kernels take the part of a tensor that a GPU holds for the whole.
     """
     size = distributed.tensor_parallel_size or 1
-    names = keys_set(liger, ("liger_rms_norm", "liger_fused_linear_cross_entropy"))
+    names = keys_asking(liger, ("liger_rms_norm", "liger_fused_linear_cross_entropy"))
     for name in names if size > 1 else ():
         message = f"`{name}: true` does not work with `tensor_parallel_size: {size}`"
         yield Finding(name, message, f"Remove `{name}`.")
@@ -288,10 +292,10 @@ RULES = (
         right="cut_cross_entropy: true",
     ),
     Rule(
-        "SD0340",
-        _check_cut,
-        wrong="cut_cross_entropy: true\nbf16: false",
-        right="cut_cross_entropy: true\nbf16: auto",
+        "SD0576",
+        _check_chunks,
+        wrong="cut_cross_entropy: true\nchunked_cross_entropy: false",
+        right="cut_cross_entropy: true",
     ),
     Rule(
         "SD0341",

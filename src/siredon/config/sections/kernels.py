@@ -68,7 +68,9 @@ class LigerSection(Section):
         "SwiGLU and GeGLU fused; the same as `glu` among `kernels`.", None
     )
     liger_cross_entropy: Bool | None = planned("Cross-entropy over logits.")
-    liger_fused_linear_cross_entropy: Bool | None = planned("Head and cross-entropy at once.")
+    liger_fused_linear_cross_entropy: Bool | None = key(
+        "Another name for `chunked_cross_entropy: true`; Liger's kernel is not used.", None
+    )
     liger_use_token_scaling: Bool | None = planned("Each token's loss weighs by the probability it has.")
 
     @property

@@ -9,9 +9,17 @@ from siredon.config.fields import Bool, Float, Int, Section, key, planned
 class LossSection(Section):
     """How the loss is computed."""
 
-    cut_cross_entropy: Bool | None = planned("Cross-entropy that never holds all logits, by Apple's kernel.")
-    chunked_cross_entropy: Bool | None = planned("Cross-entropy piece by piece, each in float32.")
-    chunked_cross_entropy_num_chunks: Int | None = planned("Pieces per batch.")
+    cut_cross_entropy: Bool | None = key(
+        "Another name for `chunked_cross_entropy: true`; Apple's kernel is not used.", None
+    )
+    chunked_cross_entropy: Bool | None = key(
+        "Cross-entropy from hidden states and the head's weights, some rows at a time, so that the logits never exist "
+        "together; default: on a GPU where the model's head allows it.",
+        None,
+    )
+    chunked_cross_entropy_num_chunks: Int | None = key(
+        "Pieces per batch; default: pieces of about 256 MiB of logits, with 1,024 to 4,096 rows.", None, ge=1
+    )
     flash_attn_cross_entropy: Bool | None = planned("Cross-entropy by the kernel of flash-attn.")
     use_eaft: Bool | None = planned("EAFT: tokens weigh by how unsure the model is.")
     eaft_alpha: Float = planned("EAFT: exponent of the entropy.", 1.0)

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from siredon.model.blocks import Blocks, MlpBlock
+from siredon.model.kernel import Changes, Kernel, Outcome, Situation
 from siredon.ops.glu import glu
 from siredon.ops.lora_glu_mlp import lora_glu_mlp
 from siredon.ops.lora_linear import Lora, Weight, find_format, lora_linears
@@ -49,7 +51,8 @@ class Linear:
         """Why the ops cannot compute the layer as it is now; None where they can.  Cheap: asked at each call."""
         for part in self._parts():
             own = vars(part)
-            if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+            replaced = "forward" in own and not isinstance(own["forward"], _Single)
+            if own["_forward_hooks"] or own["_forward_pre_hooks"] or replaced:
                 return "a hook on it"
             if own["_backward_hooks"] or own["_backward_pre_hooks"]:
                 return "a hook on its gradient"
@@ -175,7 +178,7 @@ def build_linears(modules: Sequence[nn.Module]) -> Linears | str:
 
     def multiply(x: Tensor, *, skip_output: bool = False) -> tuple[Tensor, ...]:
         if not _can_stand(linears, x):
-            return tuple(linear.module(x) for linear in linears)
+            return tuple(_call(linear.module, x) for linear in linears)
         weights, loras = zip(*(linear.read() for linear in linears), strict=True)
         return lora_linears(x, weights, loras, skip_output=skip_output)
 
@@ -211,6 +214,97 @@ def _read_all(modules: Sequence[nn.Module]) -> list[Linear] | str:
     return reasons[0] if reasons else [one for one in read if isinstance(one, Linear)]
 
 
+def _call(module: Any, x: Tensor) -> Tensor:
+    """The module's own output, also where `_Single` stands for it."""
+    own = vars(module).get("forward")
+    output: Tensor = type(module).forward(module, x) if isinstance(own, _Single) else module(x)
+    return output
+
+
 def _can_stand(linears: Sequence[Linear], x: Tensor) -> bool:
     dtype = find_format(x)
     return all(linear.fits(dtype) and linear.find_obstacle() is None for linear in linears)
+
+
+def install(blocks: Blocks, situation: Situation, changes: Changes) -> Outcome:
+    """Lays them over attention and feed-forward layers of known kinds, and over any other layer with an adapter."""
+    outcome = Outcome()
+    done: set[int] = set()
+    for attention in blocks.attentions:
+        module = attention.module
+        _place(
+            attention,
+            "project",
+            (module.q_proj, module.k_proj, module.v_proj),
+            "qkv",
+            (situation, outcome, done),
+        )
+        _place(attention, "finish", (module.o_proj,), "o", (situation, outcome, done))
+    for mlp in blocks.mlps:
+        _place_mlp(mlp, (situation, outcome, done))
+    for module in blocks.base.modules():
+        if _is_adapted(module) and id(module) not in done:
+            found = build_linears([module])
+            if isinstance(found, str):
+                outcome.leave_out(found)
+            else:
+                changes.set_forward(module, _Single(found))
+                outcome.num_places += 1
+    outcome.what = f"{outcome.num_places} layers with adapters"
+    if not outcome.num_places and not outcome.reasons:
+        outcome.leave_out("no LoRA is trained")
+    return outcome
+
+
+#: The situation, what became of the kernel so far, and the layers that are settled, by identity.
+_Progress = tuple[Situation, Outcome, set[int]]
+
+
+def _is_adapted(module: Any) -> bool:
+    return "lora_A" in module._modules and "base_layer" in module._modules
+
+
+def _place(block: Any, piece: str, modules: tuple[Any, ...], part: str, progress: _Progress) -> None:
+    situation, outcome, done = progress
+    adapted = [module for module in modules if _is_adapted(module)]
+    if not adapted or part in situation.plain_lora:
+        done.update(map(id, adapted))
+        return
+    found = build_linears(modules)
+    if isinstance(found, str):
+        return  # each alone, later
+    done.update(map(id, adapted))
+    outcome.num_places += len(adapted)
+    setattr(block, piece, _Single(found) if piece == "finish" else found)
+
+
+def _place_mlp(mlp: MlpBlock, progress: _Progress) -> None:
+    situation, outcome, done = progress
+    module = mlp.module
+    modules = (module.gate_proj, module.up_proj, module.down_proj)
+    adapted = [module for module in modules if _is_adapted(module)]
+    if not adapted or "mlp" in situation.plain_lora:
+        done.update(map(id, adapted))
+        return
+    found = build_glu_mlp(*modules, mlp.activation) if mlp.glu is not None else "gated layers are not fused"
+    if not isinstance(found, str):
+        mlp.run = found
+        done.update(map(id, adapted))
+        outcome.num_places += len(adapted)
+
+
+class _Single:
+    """One layer: what `build_linears` gives, without its tuple."""
+
+    def __init__(self, run: Linears) -> None:
+        self.run = run
+
+    def __call__(self, x: Tensor, *, skip_output: bool = False) -> Tensor:
+        return self.run(x, skip_output=skip_output)[0]
+
+
+KERNEL = Kernel(
+    title="Linear layers with LoRA",
+    gain="",
+    install=install,
+)

@@ -1,0 +1,128 @@
+"""The loss of a batch from hidden states, a chunk at a time, where a model's head allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from siredon.config.schema import Config
+from siredon.data.types import IGNORE
+from siredon.hardware import Hardware
+from siredon.log import note, warn
+from siredon.model.head import Head, catch_hidden, find_head
+from siredon.ops.head_rows import choose_chunk_rows
+from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
+
+if TYPE_CHECKING:
+    from siredon.train.trainer import SiredonTrainer
+
+#: Tokens with which a head is tried out, and the first of their ids.
+_NUM_TRIED, _FIRST_ID = 8, 3
+
+
+@dataclass(frozen=True)
+class ChunkedLoss:
+    """Cross-entropy through the head's weights, in place of the head.
+
+    Args:
+        head: The head.
+        num_chunks: Chunks of a batch; None for chunks of a size that is good for this head.
+    """
+
+    head: Head
+    num_chunks: int | None = None
+
+    def measure(
+        self, run: Callable[[], Any], targets: Tensor, num_targets: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Summed loss of a batch, a scalar with its gradient, and the loss of each token, [B, T], without; fp32.
+
+        Args:
+            run: The forward pass of the model, over [B, T] tokens.
+            targets: Ids that they predict, [B, T]; `IGNORE` is no target.
+            num_targets: How many are targets, where it is known.
+        """
+        with catch_hidden(self.head.layer) as caught:
+            run()
+        (hidden,) = caught.hidden
+        # Under autocast the head would do the same
+        weight = self.head.weight.to(hidden.dtype)
+        options = LossOptions(
+            softcap=self.head.softcap,
+            scale=self.head.scale,
+            chunk_rows=self.chunk_rows(targets.numel() if num_targets is None else num_targets),
+            num_targets=num_targets,
+        )
+        total, losses = linear_cross_entropy_rows(
+            hidden.flatten(0, 1), weight, targets.flatten(), options=options, bias=self.head.bias
+        )
+        return total, losses.view_as(targets)
+
+    def chunk_rows(self, num_rows: int) -> int | None:
+        """Rows of a chunk of so many in all; None leaves it to the op."""
+        return None if self.num_chunks is None else max(1, -(-num_rows // self.num_chunks))
+
+    def describe(self, num_tokens: int) -> str:
+        """For people, of a batch of so many tokens."""
+        rows = self.chunk_rows(num_tokens)
+        rows = rows or choose_chunk_rows(num_tokens, len(self.head.weight), self.head.dtype.itemsize)
+        return f"chunked linear cross-entropy, {rows:,} rows at a time"
+
+
+def asks_for_chunks(config: Config) -> bool | None:
+    """Whether the file asks for a chunked loss, by any of its names; None if it leaves it open."""
+    if config.loss.cut_cross_entropy or config.liger.liger_fused_linear_cross_entropy:
+        return True
+    return config.loss.chunked_cross_entropy
+
+
+def choose_loss_(trainer: SiredonTrainer, base: Any, config: Config, hardware: Hardware) -> None:
+    """Lets a trainer compute its loss in chunks where the file asks for it, and by itself on a GPU; says which it is.
+
+    Args:
+        trainer: Holds the model, on its device.
+        base: The model of transformers inside it.
+        config: What the file says.
+        hardware: Where.
+    """
+    asked = asks_for_chunks(config)
+    if asked is False or (asked is None and not hardware.is_gpu):
+        return
+    found = _find_head(trainer, base)
+    if isinstance(found, str):
+        tell = warn if asked else note
+        tell(f"loss: cross-entropy over logits, because {found}")
+        return
+    trainer.chunked = ChunkedLoss(found, config.loss.chunked_cross_entropy_num_chunks)
+    num_tokens = config.batch.micro_batch_size * config.data.sequence_len
+    note(f"loss: {trainer.chunked.describe(num_tokens)}")
+
+
+def _find_head(trainer: SiredonTrainer, base: Any) -> Head | str:
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return "weights are sharded"
+    if trainer.args.ddp_find_unused_parameters:
+        return "weights that take no part in a step are looked for, which the head would seem to be"
+    model = trainer.model
+    ids = torch.arange(_FIRST_ID, _FIRST_ID + _NUM_TRIED, device=trainer.args.device)[None]
+    batch: Any = {
+        "input_ids": ids,
+        "labels": torch.full_like(ids, IGNORE),
+        "position_ids": ids - _FIRST_ID,
+        "num_tokens": torch.full_like(ids[0, :1], _NUM_TRIED),
+    }
+
+    def run() -> Tensor:
+        with trainer.compute_loss_context_manager():
+            return trainer.run_model(model, batch)
+
+    was_training = model.training
+    model.eval()
+    try:
+        return find_head(base, run)
+    finally:
+        model.train(was_training)
