@@ -198,7 +198,7 @@ REASONS: list[tuple[dict[str, Any], Callable[[Any], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "change", "reason"), REASONS, ids=lambda one: str(one)[:40])
+@pytest.mark.parametrize(("keys", "change", "reason"), REASONS, ids=[reason for *_, reason in REASONS])
 def test_reasons(keys: dict[str, Any], change: Callable[[Any], Any], reason: str):
     adapted = adapt(**keys)
     change(adapted)

@@ -33,6 +33,9 @@ def _build_norm(norm: Any) -> Callable[[Tensor], Tensor]:
 def _add_norm(output: Tensor, residual: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
     epsilon = read_epsilon(norm)
     assert epsilon is not None
+    if output.dtype != residual.dtype:  # as under autocast, beside weights in fp32
+        summed = residual + output
+        return rms_norm(summed, norm.weight, epsilon, **_settings(norm)), summed
     return add_rms_norm(output, residual, norm.weight, epsilon, **_settings(norm))
 
 
