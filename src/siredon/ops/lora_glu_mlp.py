@@ -7,13 +7,16 @@ Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from siredon.hardware import GPU
 from siredon.ops.glu import glu, glu_backward
 from siredon.ops.lora_linear import (
+    Layer,
     Lora,
     Weight,
     backward_adapters,
@@ -27,6 +30,9 @@ from siredon.ops.lora_linear import (
     unpack_layers,
     without_autocast,
 )
+
+#: Most columns of an adapter whose product is added while gate and up are read.
+_MOST_RANK = 64
 
 
 def lora_glu_mlp(
@@ -51,9 +57,6 @@ def lora_glu_mlp(
 
     Returns:
         Shape [..., O], in the format of `x`.
-
-    Raises:
-        ValueError: A weight or a bias wants a gradient.
     """
     x = x.to(find_format(x))
     with without_autocast(x):
@@ -70,10 +73,12 @@ class _GluMlp(torch.autograd.Function):
         first, last = layers[:2], layers[2]
         rows = x.reshape(-1, x.shape[-1])
         into = multiply_down(rows, first)
-        gate, up = (
-            multiply_up(rows, layer, part) for layer, part in zip(first, slice_down(into, first), strict=True)
-        )
-        product = None if skip and last.a is None else glu(gate, up, activation)
+        ctx.adds = adds = _adds_while_reading(rows, first)
+        parts = (None, None) if adds else slice_down(into, first)
+        gate, up = (multiply_up(rows, layer, part) for layer, part in zip(first, parts, strict=True))
+        product = None
+        if not skip or last.a is not None:
+            product = _multiply_low(gate, up, into, first, activation) if adds else glu(gate, up, activation)
         out_of = None if product is None else multiply_down(product, [last])
         ctx.activation, ctx.states, ctx.scales = activation, states, scales
         ctx.save_for_backward(x, gate, up, into, out_of, *tensors)
@@ -93,10 +98,15 @@ class _GluMlp(torch.autograd.Function):
         with without_autocast(x):
             back = multiply_back(rows, last, x.dtype)
             to_product = backward_input(rows, last, back)
-            # A compiler decides on memory itself, and does not see that nobody reads the outputs again.
-            inplace = not torch.compiler.is_compiling()
-            options = {"recompute": needed[10], "inplace": inplace}
-            to_gate, to_up, product = glu_backward(gate, up, to_product, ctx.activation, **options)
+            if ctx.adds:
+                to_gate, to_up, product = _differentiate_low_(
+                    gate, up, into, first, (to_product, ctx.activation)
+                )
+            else:
+                # A compiler decides on memory itself, and does not see that nobody reads the outputs again.
+                inplace = not torch.compiler.is_compiling()
+                options = {"recompute": needed[8] or needed[10], "inplace": inplace}
+                to_gate, to_up, product = glu_backward(gate, up, to_product, ctx.activation, **options)
             del to_product
             to_last = backward_adapters(product, (out_of, back), rows, last, needed[8:])
             del product
@@ -105,3 +115,30 @@ class _GluMlp(torch.autograd.Function):
             to_first = backward_adapters(inputs, (into, back), rows, first, needed[:8])
             to_x = backward_input(rows, first, back).view(x.shape) if ctx.needs_input_grad[0] else None
         return to_x, None, None, None, None, *to_first, *to_last
+
+
+def _adds_while_reading(x: Tensor, layers: Sequence[Layer]) -> bool:
+    """Whether the products of both adapters are added to gate and up where these are read, by a kernel of ours."""
+    if x.device.type != GPU or torch.compiler.is_compiling() or find_spec("triton") is None:
+        return False
+    return all(layer.b is not None and layer.b.shape[1] <= _MOST_RANK for layer in layers)
+
+
+def _lay_out(layers: Sequence[Layer], dtype: torch.dtype) -> tuple[Any, Any]:
+    bs = tuple(layer.b.to(dtype).contiguous() for layer in layers if layer.b is not None)
+    return bs, tuple(layer.scale for layer in layers)
+
+
+def _multiply_low(gate: Tensor, up: Tensor, low: Any, layers: Sequence[Layer], activation: str) -> Tensor:
+    from siredon.ops.low_rank_glu_kernels import launch_forward
+
+    return launch_forward((gate, up), low, *_lay_out(layers, gate.dtype), activation)
+
+
+def _differentiate_low_(
+    gate: Tensor, up: Tensor, low: Any, layers: Sequence[Layer], given: tuple[Tensor, str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    from siredon.ops.low_rank_glu_kernels import launch_backward_
+
+    product = launch_backward_((gate, up), low, *_lay_out(layers, gate.dtype), *given)
+    return gate, up, product

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What a frozen linear layer multiplies by.
+    """What a linear layer multiplies by.
 
     Args:
         data: Shape [O, I], in any float format; or, with `state`, what bitsandbytes packed it to.
@@ -82,7 +82,7 @@ def lora_linears(
     """Linear layers of one input, each with its adapter or none.
 
     Each equals `F.linear(x, W, bias) + scale * F.linear(F.linear(x, a), b)`, with `a` and `b` in the format of `x`.
-    `W` and `bias` get no gradient; those of `a` and `b` are in their own formats.  For the backward pass `x` and the
+    Gradients are in the formats of what they are of; where `W` is trained, too.  For the backward pass `x` and the
     products with all `a` are kept.  Under autocast `x` is cast to its format first.
 
     Args:
@@ -93,9 +93,6 @@ def lora_linears(
 
     Returns:
         Of each layer, shape [..., O], in the format of `x`.
-
-    Raises:
-        ValueError: A weight or a bias wants a gradient.
     """
     x = x.to(find_format(x))
     with without_autocast(x):
@@ -123,8 +120,6 @@ def pack_arguments(
     """`skip_output`, states, scales, and then the tensors of each layer: autograd sees tensors only at the top."""
     tensors: list[Tensor | None] = []
     for weight, lora in zip(weights, loras, strict=True):
-        if weight.data.requires_grad or (weight.bias is not None and weight.bias.requires_grad):
-            raise ValueError("a layer whose own weight or bias is trained")
         tensors += (weight.data, weight.bias, *((None, None) if lora is None else (lora.a, lora.b)))
     states = tuple(weight.state for weight in weights)
     scales = tuple(0.0 if lora is None else lora.scale for lora in loras)
@@ -233,7 +228,7 @@ def backward_adapters(
     """The gradients of the tensors of all layers, in the order of `pack_arguments`.
 
     Args:
-        x: Shape [N, I]; None where no `a` needs a gradient.
+        x: Shape [N, I]; None where neither `a` nor a weight needs a gradient.
         small: What `multiply_down` and `multiply_back` returned.
         gradients: Of the outputs, [N, O] each.
         layers: Those layers.
@@ -244,17 +239,24 @@ def backward_adapters(
     joined = back.t() @ x if x is not None and back is not None and any(needed[2::4]) else None
     of_a = slice_down(None if joined is None else joined.t(), layers)
     to_layers: list[Tensor | None] = []
-    for layer, gradient, own_down, to_a, needs_b in zip(
-        layers, gradients, downs, of_a, needed[3::4], strict=True
+    for layer, gradient, own_down, to_a, needs in zip(
+        layers, gradients, downs, of_a, _fours(needed), strict=True
     ):
+        needs_data, needs_bias, _, needs_b = needs
+        to_data = (gradient.t() @ x).to(layer.data.dtype) if needs_data and x is not None else None
+        to_bias = gradient.sum(0).to(layer.bias.dtype) if needs_bias and layer.bias is not None else None
         to_b = None
         if needs_b and own_down is not None and layer.b is not None:
             # Scaled after the cast: of an adapter in fp32 it is rounded once.
             to_b = (gradient.t() @ own_down).to(layer.b.dtype)
             to_b = to_b if layer.scale == 1.0 else to_b.mul_(layer.scale)
         to_a = None if to_a is None or layer.a is None else to_a.t().to(layer.a.dtype)
-        to_layers += (None, None, to_a, to_b)
+        to_layers += (to_data, to_bias, to_a, to_b)
     return to_layers
+
+
+def _fours(needed: Sequence[bool]) -> Iterator[Sequence[bool]]:
+    return (needed[index : index + 4] for index in range(0, len(needed), 4))
 
 
 def backward_input(gradients: Sequence[Tensor], layers: Sequence[Layer], back: Tensor | None) -> Tensor:

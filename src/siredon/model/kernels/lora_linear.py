@@ -74,9 +74,7 @@ class Linear:
         return parts["lora_A"]._modules[name], parts["lora_B"]._modules[name]
 
     def _find_obstacle_in_base(self) -> str | None:
-        weight, bias = self.base.weight, self.base.bias
-        if weight.requires_grad or (bias is not None and bias.requires_grad):
-            return "its own weight or bias is trained"
+        weight = self.base.weight
         if self.is_4bit:
             return None if self._find_state() is not None else "its weight is not yet quantized"
         if type(weight) not in (nn.Parameter, Tensor):
@@ -250,9 +248,9 @@ def install(blocks: Blocks, situation: Situation, changes: Changes) -> Outcome:
             else:
                 changes.set_forward(module, _Single(found))
                 outcome.num_places += 1
-    outcome.what = f"{outcome.num_places} layers with adapters"
+    outcome.what = f"{outcome.num_places} layers"
     if not outcome.num_places and not outcome.reasons:
-        outcome.leave_out("no LoRA is trained")
+        outcome.leave_out("no layer of a known kind has LoRA or is trained")
     return outcome
 
 
@@ -264,17 +262,21 @@ def _is_adapted(module: Any) -> bool:
     return "lora_A" in module._modules and "base_layer" in module._modules
 
 
+def _are_trained(modules: Sequence[Any]) -> bool:
+    return all(type(module) is nn.Linear and module.weight.requires_grad for module in modules)
+
+
 def _place(block: Any, piece: str, modules: tuple[Any, ...], part: str, progress: _Progress) -> None:
     situation, outcome, done = progress
     adapted = [module for module in modules if _is_adapted(module)]
-    if not adapted or part in situation.plain_lora:
+    if part in situation.plain_lora or not (adapted or (len(modules) > 1 and _are_trained(modules))):
         done.update(map(id, adapted))
         return
     found = build_linears(modules)
     if isinstance(found, str):
         return  # each alone, later
     done.update(map(id, adapted))
-    outcome.num_places += len(adapted)
+    outcome.num_places += len(adapted or modules)
     setattr(block, piece, _Single(found) if piece == "finish" else found)
 
 
@@ -283,14 +285,14 @@ def _place_mlp(mlp: MlpBlock, progress: _Progress) -> None:
     module = mlp.module
     modules = (module.gate_proj, module.up_proj, module.down_proj)
     adapted = [module for module in modules if _is_adapted(module)]
-    if not adapted or "mlp" in situation.plain_lora:
+    if "mlp" in situation.plain_lora or not (adapted or _are_trained(modules)):
         done.update(map(id, adapted))
         return
     found = build_glu_mlp(*modules, mlp.activation) if mlp.glu is not None else "gated layers are not fused"
     if not isinstance(found, str):
         mlp.run = found
         done.update(map(id, adapted))
-        outcome.num_places += len(adapted)
+        outcome.num_places += len(adapted or modules)
 
 
 class _Single:
@@ -304,7 +306,7 @@ class _Single:
 
 
 KERNEL = Kernel(
-    title="Linear layers with LoRA",
+    title="Linear layers with LoRA, or trained ones that share an input",
     gain="",
     install=install,
 )

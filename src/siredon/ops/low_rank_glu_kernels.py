@@ -1,0 +1,186 @@
+"""Gated linear units whose gate and up lack the products of their adapters: these are added as they are read.
+
+Each adapter has but a few columns, so that its product of a tile is one small matrix product on the chip: gate and up
+are not written once more for it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from siredon.ops.glu_kernels import _activate
+
+#: Rows and columns of a tile, and its warps.
+ROWS, COLUMNS, WARPS = 64, 64, 8
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _add_low(  # noqa: PLR0913 - a kernel takes pointers and numbers
+    wide: tl.tensor,
+    low: tl.tensor,
+    low_stride: tl.tensor,
+    b: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    rank: tl.tensor,
+    scale: tl.tensor,
+    width: tl.constexpr,
+) -> tl.tensor:
+    """A tile with its adapter's product, rounded as the output of a layer is, fp32."""
+    parts = tl.arange(0, width)
+    left = tl.load(
+        low + row[:, None] * low_stride + parts[None, :],
+        mask=(row < num_rows)[:, None] & (parts < rank)[None, :],
+        other=0.0,
+    )
+    right = tl.load(
+        b + column[None, :] * rank + parts[:, None],
+        mask=(column < dim)[None, :] & (parts < rank)[:, None],
+        other=0.0,
+    )
+    total = wide.to(tl.float32) + tl.dot(left, right, input_precision="ieee") * scale
+    return total.to(wide.dtype).to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _forward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
+    gate: tl.tensor,
+    up: tl.tensor,
+    gate_low: tl.tensor,
+    up_low: tl.tensor,
+    gate_b: tl.tensor,
+    up_b: tl.tensor,
+    product: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    low_stride: tl.tensor,
+    gate_rank: tl.tensor,
+    up_rank: tl.tensor,
+    gate_scale: tl.tensor,
+    up_scale: tl.tensor,
+    activation: tl.constexpr,
+    width: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    """Products of a tile."""
+    row = tl.program_id(1).to(tl.int64) * rows + tl.arange(0, rows)
+    column = tl.program_id(0) * columns + tl.arange(0, columns)
+    inside = (row < num_rows)[:, None] & (column < dim)[None, :]
+    place = row[:, None] * dim + column[None, :]
+    x = tl.load(gate + place, mask=inside, other=0.0)
+    other = tl.load(up + place, mask=inside, other=0.0)
+    x = _add_low(x, gate_low, low_stride, gate_b, row, column, num_rows, dim, gate_rank, gate_scale, width)
+    other = _add_low(other, up_low, low_stride, up_b, row, column, num_rows, dim, up_rank, up_scale, width)
+    active, _ = _activate(x, activation)
+    tl.store(product + place, (active * other).to(product.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _backward_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
+    gate: tl.tensor,
+    up: tl.tensor,
+    gate_low: tl.tensor,
+    up_low: tl.tensor,
+    gate_b: tl.tensor,
+    up_b: tl.tensor,
+    grad: tl.tensor,
+    product: tl.tensor,
+    num_rows: tl.tensor,
+    dim: tl.tensor,
+    low_stride: tl.tensor,
+    gate_rank: tl.tensor,
+    up_rank: tl.tensor,
+    gate_scale: tl.tensor,
+    up_scale: tl.tensor,
+    activation: tl.constexpr,
+    recompute: tl.constexpr,
+    width: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    """Gradients of a tile over its gate and up, and its products."""
+    row = tl.program_id(1).to(tl.int64) * rows + tl.arange(0, rows)
+    column = tl.program_id(0) * columns + tl.arange(0, columns)
+    inside = (row < num_rows)[:, None] & (column < dim)[None, :]
+    place = row[:, None] * dim + column[None, :]
+    x = tl.load(gate + place, mask=inside, other=0.0)
+    other = tl.load(up + place, mask=inside, other=0.0)
+    above = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    x = _add_low(x, gate_low, low_stride, gate_b, row, column, num_rows, dim, gate_rank, gate_scale, width)
+    other = _add_low(other, up_low, low_stride, up_b, row, column, num_rows, dim, up_rank, up_scale, width)
+    active, slope = _activate(x, activation)
+    tl.store(gate + place, (above * other * slope).to(gate.dtype.element_ty), mask=inside)
+    tl.store(up + place, (above * active).to(up.dtype.element_ty), mask=inside)
+    if recompute:
+        tl.store(product + place, (active * other).to(product.dtype.element_ty), mask=inside)
+
+
+def launch_forward(
+    wide: tuple[Tensor, Tensor],
+    low: Tensor,
+    bs: tuple[Tensor, Tensor],
+    scales: tuple[float, float],
+    activation: str,
+) -> Tensor:
+    """The product [N, F].
+
+    Args:
+        wide: Gate and up without their adapters, [N, F] each, contiguous.
+        low: The inputs' products with both `a`, beside each other, [N, sum of r].
+        bs: Both `b`, [F, r], contiguous, in the format of `wide`.
+        scales: What their products are multiplied by.
+        activation: One of `glu.ACTIVATIONS`.
+    """
+    product = torch.empty_like(wide[0])
+    if product.numel():
+        _launch(_forward_kernel, (wide, low, bs, scales), (product,), activation=activation)
+    return product
+
+
+def launch_backward_(
+    wide: tuple[Tensor, Tensor],
+    low: Tensor,
+    bs: tuple[Tensor, Tensor],
+    scales: tuple[float, float],
+    grad: Tensor,
+    activation: str,
+) -> Tensor:
+    """The product once more, [N, F]; gate and up become their gradients.  See `launch_forward`."""
+    product = torch.empty_like(wide[0])
+    if product.numel():
+        rest = (grad.contiguous(), product)
+        _launch(_backward_kernel, (wide, low, bs, scales), rest, activation=activation, recompute=True)
+    return product
+
+
+def _launch(kernel: object, given: tuple, rest: tuple[Tensor, ...], **constants: object) -> None:  # type: ignore[type-arg]
+    (gate, up), low, (gate_b, up_b), scales = given
+    num_rows, dim = gate.shape
+    ranks = gate_b.shape[1], up_b.shape[1]
+    grid = (triton.cdiv(dim, COLUMNS), triton.cdiv(num_rows, ROWS))
+    with torch.accelerator.device_index(gate.device.index):
+        kernel[grid](  # type: ignore[index]
+            gate,
+            up,
+            low,
+            low[:, ranks[0] :],
+            gate_b,
+            up_b,
+            *rest,
+            num_rows,
+            dim,
+            low.stride(0),
+            *ranks,
+            *map(float, scales),
+            **constants,
+            width=max(16, triton.next_power_of_2(max(ranks))),
+            rows=ROWS,
+            columns=COLUMNS,
+            num_warps=WARPS,
+        )

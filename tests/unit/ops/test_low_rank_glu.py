@@ -1,0 +1,39 @@
+"""Gate and up whose adapters are added as they are read: as if each had been added before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from siredon.ops.glu import ACTIVATIONS, glu, glu_backward
+
+pytest.importorskip("triton")
+
+from siredon.ops.low_rank_glu_kernels import launch_backward_, launch_forward
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("shape", "ranks"), [((5, 48), (4, 4)), ((70, 130), (8, 16)), ((1, 64), (1, 20))])
+def test_a_tile_is_that_of_the_sum(activation: str, shape: tuple[int, int], ranks: tuple[int, int]):
+    generator = torch.Generator().manual_seed(0)
+    num, dim = shape
+    gate, up, grad = (torch.randn(shape, generator=generator) for _ in range(3))
+    low = torch.randn(num, sum(ranks), generator=generator)
+    bs = tuple(torch.randn(dim, rank, generator=generator) for rank in ranks)
+    scales = (2.0, 0.5)
+    parts = low.split(ranks, dim=1)
+    whole = [
+        wide + scale * part @ b.T for wide, scale, part, b in zip((gate, up), scales, parts, bs, strict=True)
+    ]
+    expected = glu(*whole, activation)
+    assert torch.allclose(launch_forward((gate, up), low, bs, scales, activation), expected, atol=1e-4)
+    to_gate, to_up, _ = glu_backward(*whole, grad, activation)
+    product = launch_backward_((gate, up), low, bs, scales, grad, activation)
+    for found, wanted in ((product, expected), (gate, to_gate), (up, to_up)):
+        assert torch.allclose(found, wanted, atol=2e-4)
+
+
+def test_nothing_is_computed_of_no_rows():
+    empty = torch.empty(0, 16)
+    bs = (torch.ones(16, 4), torch.ones(16, 4))
+    assert launch_forward((empty, empty), torch.empty(0, 8), bs, (1.0, 1.0), "silu").shape == (0, 16)
