@@ -258,6 +258,7 @@ def test_the_tree_of_the_architecture_names_every_file_and_no_other(source: Path
         "train/optimizers",
         "train/schedules",
         "model/adapters",
+        "model/kernels",
         "export/quantizers",
     )  # whose files are words of the YAML
     files = {path.name for path in paths if path.parent.as_posix() not in shelves}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,8 +187,9 @@ def _attend_documents(
         else:
             repeats = query.shape[1] // key.shape[1]
             flat[1:] = [part.repeat_interleave(repeats, dim=1) for part in flat[1:]]
+    attend: Callable[..., Any] = varlen_attn  # its parameters differ from version to version
     starts, longest = borders.starts, borders.longest
-    result: Tensor = varlen_attn(*flat, starts, starts, longest, longest, **options)
+    result: Tensor = attend(*flat, starts, starts, longest, longest, **options)
     return result.view(rows, length, *result.shape[1:])
 
 

@@ -162,7 +162,8 @@ class LayerBlock:
         assert self.add_norm is not None
         attended, _ = module.self_attn(hidden_states=module.input_layernorm(hidden_states), **options)
         normed, summed = self.add_norm(attended, hidden_states, module.post_attention_layernorm)
-        return summed + module.mlp(normed)
+        result: Tensor = summed + module.mlp(normed)
+        return result
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def read_epsilon(norm: Any) -> float | None:
 
 def read_window(module: Any) -> int | None:
     """Tokens that attention of a layer sees, its own included; None for all."""
-    found = vars(module).get("sliding_window", None)
+    found: int | None = vars(module).get("sliding_window", None)
     if found is None and type(module).__name__ == "MistralAttention":
         found = module.config.to_dict().get("sliding_window")
     return found

@@ -116,7 +116,8 @@ def _attach(blocks: Blocks, changes: Changes) -> dict[str, int]:
         Why some are computed as before: reason -> how many modules.
     """
     left = Outcome()
-    for block in (*blocks.attentions, *blocks.mlps):
+    changed: tuple[AttentionBlock | MlpBlock, ...] = (*blocks.attentions, *blocks.mlps)
+    for block in changed:
         if not block.is_changed:
             continue
         tried = _try_attention(block) if isinstance(block, AttentionBlock) else _try_mlp(block)
@@ -142,7 +143,11 @@ def _try_attention(block: AttentionBlock) -> str:
     angles = positions[..., None] / 7 ** torch.linspace(0, 1, module.head_dim // 2, device=tokens.device)
     angles = torch.cat([angles, angles], dim=-1)
     rotation = (angles.cos().to(tokens.dtype), angles.sin().to(tokens.dtype))
-    options = {"position_embeddings": rotation, "attention_mask": None, "position_ids": positions}
+    options: dict[str, Any] = {
+        "position_embeddings": rotation,
+        "attention_mask": None,
+        "position_ids": positions,
+    }
     with torch.no_grad():
         return differs(block.forward(tokens, **options)[0], module(tokens, **options)[0])
 

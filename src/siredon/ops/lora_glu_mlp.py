@@ -95,6 +95,7 @@ class _GluMlp(torch.autograd.Function):
         needed = ctx.needs_input_grad[5:]
         rows = [gradients[0].reshape(-1, gradients[0].shape[-1])]
         inputs = x.reshape(-1, x.shape[-1])
+        product: Tensor | None
         with without_autocast(x):
             back = multiply_back(rows, last, x.dtype)
             to_product = backward_input(rows, last, back)

@@ -60,28 +60,29 @@ def fused_mlp(x: Tensor, layers: Layers, activation: str, **options: Any) -> Ten
 
 
 def trained(layers: Layers) -> list[Tensor]:
-    return [
-        tensor
-        for _, lora in layers
-        if lora is not None
-        for tensor in (lora.a, lora.b)
-        if tensor.requires_grad
+    parts = [
+        (weight.data, weight.bias, *((None, None) if lora is None else (lora.a, lora.b)))
+        for weight, lora in layers
     ]
+    return [tensor for tensors in parts for tensor in tensors if tensor is not None and tensor.requires_grad]
+
+
+def widen(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().requires_grad_(tensor.requires_grad)
 
 
 def in_fp64(x: Tensor, layers: Layers) -> tuple[Tensor, Layers]:
     wide: list[tuple[Weight, Lora | None]] = []
     for weight, lora in layers:
-        bias = None if weight.bias is None else weight.bias.double()
+        bias = None if weight.bias is None else widen(weight.bias)
         if lora is not None:
-            a, b = (t.detach().double().requires_grad_(t.requires_grad) for t in (lora.a, lora.b))
-            lora = replace(lora, a=a, b=b)
-        wide.append((Weight(weight.data.double(), bias), lora))
-    return x.detach().double().requires_grad_(x.requires_grad), wide
+            lora = replace(lora, a=widen(lora.a), b=widen(lora.b))
+        wide.append((Weight(widen(weight.data), bias), lora))
+    return widen(x), wide
 
 
 def run(compute: Callable[..., Any], x: Tensor, layers: Layers) -> list[Tensor]:
-    """Outputs, the gradient of `x`, those of the adapters; each output is weighed with fixed numbers."""
+    """Outputs, the gradient of `x`, those of what is trained; each output is weighed with fixed numbers."""
     outputs = compute(x, layers)
     outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     generator = torch.Generator().manual_seed(7)
@@ -163,11 +164,66 @@ def test_frozen_parts_have_no_gradient():
     check(fused, each, draw(5, 33), layers)
 
 
-def test_a_trained_weight_is_refused():
-    weight, lora = layer(33, 17, 4)
-    weight.data.requires_grad_()
-    with pytest.raises(ValueError, match="is trained"):
-        lora_linears(draw(5, 33), [weight], [lora])
+def train(layers: Layers, kinds: str) -> None:
+    """Has the weights, the biases or both trained; the adapters are anyway."""
+    for weight, _ in layers:
+        weight.data.requires_grad_("weight" in kinds)
+        if weight.bias is not None:
+            weight.bias.requires_grad_("bias" in kinds)
+
+
+@pytest.mark.parametrize("kinds", ["weight", "bias", "weight and bias"])
+@pytest.mark.parametrize(("dtype", "base", "adapter"), FORMATS)
+@pytest.mark.parametrize("ranks", [(None,), (None, None, None), (4, 7), (4, None, 2)], ids=str)
+def test_weights_and_biases_that_are_trained(
+    kinds: str, dtype: torch.dtype, base: torch.dtype, adapter: torch.dtype, ranks: tuple[int | None, ...]
+):
+    how = {"base": base, "adapter": adapter}
+    layers = [layer(33, 17 + 10 * i, rank, 0.7 + i, bias=i != 1, **how) for i, rank in enumerate(ranks)]
+    train(layers, kinds)
+    check(fused, each, draw(2, 19, 33, dtype=dtype).requires_grad_(), layers)
+    check(fused, each, draw(2, 19, 33, dtype=dtype), layers)
+
+
+def test_one_weight_that_is_trained_among_frozen_ones():
+    layers = [layer(33, 17, None), layer(33, 9, 2), layer(33, 12, None, bias=True)]
+    layers[2][0].data.requires_grad_()
+    layers[1][1].a.requires_grad_(False)
+    check(fused, each, draw(5, 33).requires_grad_(), layers)
+
+
+@pytest.mark.parametrize("kinds", ["weight", "bias", "weight and bias"])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize(("dtype", "base", "adapter"), [one for one in FORMATS if one[0] is not FP64])
+@pytest.mark.parametrize("ranks", [(None, None, None), (4, 7, 3), (None, 4, None), (4, 2, None)], ids=str)
+def test_gated_mlp_that_is_trained(
+    kinds: str, activation: str, dtype: Any, base: Any, adapter: Any, ranks: tuple[int | None, ...]
+):
+    how = {"base": base, "adapter": adapter, "bias": True}
+    sizes = [(33, 45), (33, 45), (45, 29)]
+    layers = [
+        layer(*size, rank, 0.5 + i, **how) for i, (size, rank) in enumerate(zip(sizes, ranks, strict=True))
+    ]
+    train(layers, kinds)
+    ours, plain = partial(fused_mlp, activation=activation), partial(naive_mlp, activation=activation)
+    check(ours, plain, draw(2, 19, 33, dtype=dtype).requires_grad_(), layers)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["gate", "up", "down"])
+def test_gated_mlp_of_which_one_layer_is_trained(which: int):
+    layers = [layer(33, 17, None), layer(33, 17, 2), layer(17, 33, None, bias=True)]
+    layers[which][0].data.requires_grad_()
+    check(partial(fused_mlp, activation="silu"), partial(naive_mlp, activation="silu"), draw(5, 33), layers)
+
+
+@pytest.mark.parametrize("rank", [3, None])
+def test_a_skipped_mlp_that_is_trained_has_its_gradients(rank: int | None):
+    """The product of gate and up is not computed again, but the gradient of the last weight needs it."""
+    x, layers = draw(5, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, rank)]
+    train(layers, "weight")
+    found = run(lambda x, y: fused_mlp(x, y, "silu", skip_output=True), x, layers)
+    right = run(lambda x, y: fused_mlp(x, y, "silu"), x, layers)
+    torch.testing.assert_close(found[1:], right[1:], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])

@@ -12,6 +12,13 @@ pytest.importorskip("triton")
 from siredon.ops.low_rank_glu_kernels import launch_backward_, launch_forward
 
 
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Against the largest value: sums of two orders differ by roundings of their terms, not of what is left of them."""
+    assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
+
+
+# Some inputs are far enough below zero that a sigmoid is 1 over infinity: the interpreter's numpy says so.
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("shape", "ranks"), [((5, 48), (4, 4)), ((70, 130), (8, 16)), ((1, 64), (1, 20))])
 def test_a_tile_is_that_of_the_sum(activation: str, shape: tuple[int, int], ranks: tuple[int, int]):
@@ -26,11 +33,11 @@ def test_a_tile_is_that_of_the_sum(activation: str, shape: tuple[int, int], rank
         wide + scale * part @ b.T for wide, scale, part, b in zip((gate, up), scales, parts, bs, strict=True)
     ]
     expected = glu(*whole, activation)
-    assert torch.allclose(launch_forward((gate, up), low, bs, scales, activation), expected, atol=1e-4)
+    assert_close(launch_forward((gate, up), low, bs, scales, activation), expected)
     to_gate, to_up, _ = glu_backward(*whole, grad, activation)
     product = launch_backward_((gate, up), low, bs, scales, grad, activation)
     for found, wanted in ((product, expected), (gate, to_gate), (up, to_up)):
-        assert torch.allclose(found, wanted, atol=2e-4)
+        assert_close(found, wanted)
 
 
 def test_nothing_is_computed_of_no_rows():

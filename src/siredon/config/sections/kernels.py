@@ -46,7 +46,7 @@ class KernelSection(Section):
         if self.kernels == "auto":
             asked = [switch for switch in self.lora_parts.values() if switch is not None]
             lora = None if not asked else any(asked)
-            return dict.fromkeys(WORDS) | {"lora_linear": lora}
+            return {word: lora if word == "lora_linear" else None for word in WORDS}
         if isinstance(self.kernels, bool):
             return dict.fromkeys(WORDS, self.kernels)
         return {word: word in self.kernels for word in WORDS}
