@@ -16,6 +16,11 @@ from tests.families import write_family
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Kernels in Triton run in its interpreter where no GPU is.  Triton reads this when it is imported, for the functions of
+# its own, which some libraries do: it must stand here, and not beside the tests of the kernels.
+if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Several test processes share few cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

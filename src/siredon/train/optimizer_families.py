@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from siredon.hardware import GPU
 from siredon.log import warn
 from siredon.train.optimize import Builder, Material, TorchGroup
 
@@ -152,8 +153,11 @@ def make_optimi(kind: str) -> Builder:
         import optimi
 
         adam = {"betas": material.adam["betas"]} if kind == "Lion" else material.adam
+        # Its StableAdamW takes Triton wherever that is installed, also for weights that are on no GPU.
+        on_gpu = all(weight.device.type == GPU for group in groups for weight in group["params"])
+        options = ({} if on_gpu else {"triton": False}) | dict(material.arguments)
         optimizer: torch.optim.Optimizer = vars(optimi)[kind](
-            groups, lr=material.section.learning_rate, **adam, **material.arguments
+            groups, lr=material.section.learning_rate, **adam, **options
         )
         return optimizer
 
