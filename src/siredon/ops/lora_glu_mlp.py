@@ -45,7 +45,7 @@ def lora_glu_mlp(
 ) -> Tensor:
     """Equals `down(glu(gate(x), up(x), activation))`, of three layers as `lora_linears` has them.
 
-    For the backward pass `x`, the outputs of gate and up and the products with all `a` are kept.  The product of gate
+    For the backward pass `x`, the outputs of gate and up and their products with `a` are kept.  The product of gate
     and up is computed again there, and their gradients take the memory of the outputs: it runs once.
 
     Args:
@@ -73,23 +73,23 @@ class _GluMlp(torch.autograd.Function):
         first, last = layers[:2], layers[2]
         rows = x.reshape(-1, x.shape[-1])
         into = multiply_down(rows, first)
-        ctx.adds = adds = _adds_while_reading(rows, first)
+        ctx.adds = adds = _adds_while_reading(rows, first) and (
+            last.b is None or last.b.shape[1] <= _MOST_RANK
+        )
         parts = (None, None) if adds else slice_down(into, first)
         gate, up = (multiply_up(rows, layer, part) for layer, part in zip(first, parts, strict=True))
-        product = None
-        if not skip or last.a is not None:
+        output = None
+        if not skip:
             product = _multiply_low(gate, up, into, first, activation) if adds else glu(gate, up, activation)
-        out_of = None if product is None else multiply_down(product, [last])
+            output = multiply_up(product, last, multiply_down(product, [last]))
         ctx.activation, ctx.states, ctx.scales = activation, states, scales
-        ctx.save_for_backward(x, gate, up, into, out_of, *tensors)
+        ctx.save_for_backward(x, gate, up, into, *tensors)
         shape = (*x.shape[:-1], last.num_outputs)
-        if skip or product is None:
-            return x.new_empty(shape)
-        return multiply_up(product, last, out_of).view(shape)
+        return x.new_empty(shape) if output is None else output.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, gate, up, into, out_of, *tensors = ctx.saved_tensors
+        x, gate, up, into, *tensors = ctx.saved_tensors
         layers = unpack_layers(ctx.states, ctx.scales, tensors)
         first, last = layers[:2], layers[2:]
         needed = ctx.needs_input_grad[5:]
@@ -98,17 +98,19 @@ class _GluMlp(torch.autograd.Function):
         product: Tensor | None
         with without_autocast(x):
             back = multiply_back(rows, last, x.dtype)
-            to_product = backward_input(rows, last, back)
+            # Where the kernel adds the adapters' parts, it adds that of the last one, too
+            to_product = backward_input(rows, last, None if ctx.adds else back)
             if ctx.adds:
-                to_gate, to_up, product = _differentiate_low_(
-                    gate, up, into, first, (to_product, ctx.activation)
-                )
+                _differentiate_low_((gate, up), into, layers, (to_product, back), ctx.activation)
+                to_gate, to_up, product = gate, up, to_product
             else:
                 # A compiler decides on memory itself, and does not see that nobody reads the outputs again.
                 inplace = not torch.compiler.is_compiling()
-                options = {"recompute": needed[8] or needed[10], "inplace": inplace}
+                options = {"recompute": any(needed[8:]), "inplace": inplace}
                 to_gate, to_up, product = glu_backward(gate, up, to_product, ctx.activation, **options)
             del to_product
+            # Not kept: a layer that is computed again would have to make the product twice
+            out_of = multiply_down(product, last) if product is not None and needed[11] else None
             to_last = backward_adapters(product, (out_of, back), rows, last, needed[8:])
             del product
             rows = [to_gate, to_up]
@@ -122,7 +124,8 @@ def _adds_while_reading(x: Tensor, layers: Sequence[Layer]) -> bool:
     """Whether the products of both adapters are added to gate and up where these are read, by a kernel of ours."""
     if x.device.type != GPU or torch.compiler.is_compiling() or find_spec("triton") is None:
         return False
-    return all(layer.b is not None and layer.b.shape[1] <= _MOST_RANK for layer in layers)
+    ranks = [_MOST_RANK + 1 if layer.b is None else layer.b.shape[1] for layer in layers]
+    return max(ranks) <= _MOST_RANK
 
 
 def _lay_out(layers: Sequence[Layer], dtype: torch.dtype) -> tuple[Any, Any]:
@@ -137,9 +140,15 @@ def _multiply_low(gate: Tensor, up: Tensor, low: Any, layers: Sequence[Layer], a
 
 
 def _differentiate_low_(
-    gate: Tensor, up: Tensor, low: Any, layers: Sequence[Layer], given: tuple[Tensor, str]
-) -> tuple[Tensor, Tensor, Tensor]:
+    wide: tuple[Tensor, Tensor],
+    low: Any,
+    layers: Sequence[Layer],
+    above: tuple[Tensor, Tensor | None],
+    activation: str,
+) -> None:
     from siredon.ops.low_rank_glu_kernels import launch_backward_
 
-    product = launch_backward_((gate, up), low, *_lay_out(layers, gate.dtype), *given)
-    return gate, up, product
+    grad, back = above
+    a = layers[2].a
+    down_a = None if a is None else a.to(grad.dtype).contiguous()
+    launch_backward_(wide, low, *_lay_out(layers[:2], grad.dtype), (grad, back, down_a), activation)

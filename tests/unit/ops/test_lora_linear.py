@@ -209,6 +209,28 @@ def test_gated_mlp_that_is_trained(
     check(ours, plain, draw(2, 19, 33, dtype=dtype).requires_grad_(), layers)
 
 
+@pytest.mark.parametrize("rank", [3, None])
+@pytest.mark.parametrize("kinds", ["", "weight and bias"], ids=["frozen", "trained"])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gated_mlp_whose_adapters_are_added_by_a_kernel(
+    monkeypatch: pytest.MonkeyPatch, rank: int | None, kinds: str, activation: str
+):
+    """As on a GPU, by Triton's interpreter."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr("siredon.ops.lora_glu_mlp._adds_while_reading", lambda *given: True)
+    layers = [
+        layer(33, 45, 4, 0.5, bias=True),
+        layer(33, 45, 7, 1.5, bias=True),
+        layer(45, 29, rank, bias=True),
+    ]
+    train(layers, kinds)
+    x = draw(2, 19, 33).requires_grad_()
+    ours = run(partial(fused_mlp, activation=activation), x, layers)
+    truth = run(partial(naive_mlp, activation=activation), *in_fp64(x, layers))
+    for found, right in zip(ours, truth, strict=True):
+        assert float((found - right).norm()) <= 2e-6 * float(right.norm())
+
+
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["gate", "up", "down"])
 def test_gated_mlp_of_which_one_layer_is_trained(which: int):
     layers = [layer(33, 17, None), layer(33, 17, 2), layer(17, 33, None, bias=True)]
@@ -251,7 +273,7 @@ def test_gated_mlp_of_a_frozen_input():
 
 
 def test_only_small_things_are_kept():
-    """Beside what lives anyway: the input, the outputs of gate and up, and the products with `a`."""
+    """Beside what lives anyway: the input, the outputs of gate and up, and the products with `a` of what reads the input."""
     kept: dict[int, Tensor] = {}
     x, layers = draw(50, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)]
     own = {id(x), *(id(t) for weight, lora in layers for t in (weight.data, lora.a, lora.b))}
@@ -267,7 +289,7 @@ def test_only_small_things_are_kept():
     kept.clear()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = fused_mlp(x, layers, "silu")
-    assert sorted(t.numel() for t in kept.values()) == [50 * 3, 50 * 6, 50 * 17, 50 * 17]
+    assert sorted(t.numel() for t in kept.values()) == [50 * 6, 50 * 17, 50 * 17]
     del outputs, output
 
 

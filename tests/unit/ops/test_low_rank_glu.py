@@ -21,7 +21,10 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("shape", "ranks"), [((5, 48), (4, 4)), ((70, 130), (8, 16)), ((1, 64), (1, 20))])
-def test_a_tile_is_that_of_the_sum(activation: str, shape: tuple[int, int], ranks: tuple[int, int]):
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_tile_is_that_of_the_sum(
+    activation: str, shape: tuple[int, int], ranks: tuple[int, int], adds: bool
+):
     generator = torch.Generator().manual_seed(0)
     num, dim = shape
     gate, up, grad = (torch.randn(shape, generator=generator) for _ in range(3))
@@ -34,9 +37,11 @@ def test_a_tile_is_that_of_the_sum(activation: str, shape: tuple[int, int], rank
     ]
     expected = glu(*whole, activation)
     assert_close(launch_forward((gate, up), low, bs, scales, activation), expected)
-    to_gate, to_up, _ = glu_backward(*whole, grad, activation)
-    product = launch_backward_((gate, up), low, bs, scales, grad, activation)
-    for found, wanted in ((product, expected), (gate, to_gate), (up, to_up)):
+    back, down_a = torch.randn(num, 4, generator=generator), torch.randn(4, dim, generator=generator)
+    to_gate, to_up, _ = glu_backward(*whole, grad + back @ down_a if adds else grad, activation)
+    above = (grad, *((back, down_a) if adds else (None, None)))
+    launch_backward_((gate, up), low, bs, scales, above, activation)
+    for found, wanted in ((grad, expected), (gate, to_gate), (up, to_up)):
         assert_close(found, wanted)
 
 
