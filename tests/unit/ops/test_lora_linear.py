@@ -273,7 +273,7 @@ def test_gated_mlp_of_a_frozen_input():
 
 
 def test_only_small_things_are_kept():
-    """Beside what lives anyway: the input, the outputs of gate and up, and the products with `a` of what reads the input."""
+    """Beside what lives anyway: the input, the outputs of gate and up, and the input's products with `a`."""
     kept: dict[int, Tensor] = {}
     x, layers = draw(50, 33).requires_grad_(), [layer(33, 17, 4), layer(33, 17, 2), layer(17, 33, 3)]
     own = {id(x), *(id(t) for weight, lora in layers for t in (weight.data, lora.a, lora.b))}
