@@ -1,0 +1,48 @@
+"""Runs with fused kernels, in plain PyTorch on a CPU: the losses of runs without; the table of `siredon kernels`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs.test_train import LORA, config_of, metrics_of
+
+from siredon import pipeline
+
+STEPS = {"max_steps": 4, "learning_rate": 1e-3, "save_strategy": "no"}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{}, LORA, {**LORA, "gradient_checkpointing": True}, {"sample_packing": True, "sequence_len": 256}],
+    ids=["full", "lora", "lora-recomputed", "packed"],
+)
+def test_a_run_has_the_losses_that_it_has_without(
+    write_config: Any, tmp_path: Path, capsys: Any, keys: dict[str, Any]
+):
+    found = {}
+    for name, kernels in (("plain", {}), ("fused", {"kernels": ["rms_norm", "rope", "glu", "lora_linear"]})):
+        path = write_config(f"{name}.yml", output_dir=str(tmp_path / name), **STEPS, **keys, **kernels)
+        pipeline.train(config_of(path))
+        found[name] = [row["loss"] for row in metrics_of(tmp_path / name) if "loss" in row]
+        said = capsys.readouterr().err
+        assert ("kernels: rms_norm, rope, glu, lora_linear" in said) == (name == "fused")
+    assert found["fused"] == pytest.approx(found["plain"], abs=2e-5)
+
+
+def test_names_of_liger_and_axolotl_choose_the_same_kernels(write_config: Any, capsys: Any):
+    keys = {"liger_rope": True, "liger_rms_norm": True, "lora_qkv_kernel": True, "lora_mlp_kernel": False}
+    pipeline.kernels(config_of(write_config("a.yml", **LORA, **keys)), as_json=True)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["kernels"]}
+    assert {name for name, row in rows.items() if row["choice"]} == {"rms_norm", "rope", "lora_linear"}
+    assert rows["lora_linear"]["choice"] == "8 layers"
+    assert rows["glu"]["reason"] == "no GPU: PyTorch's own is used"
+
+
+def test_a_kernel_that_is_asked_for_and_cannot_be_had_is_a_warning(write_config: Any, capsys: Any):
+    pipeline.kernels(config_of(write_config("a.yml", liger_layer_norm=True)), as_json=False)
+    out, err = capsys.readouterr()
+    assert "warning: `layer_norm` is asked for and not fused: this model has none" in err
+    assert "no: this model has none" in out
