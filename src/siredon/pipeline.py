@@ -73,6 +73,7 @@ def kernels(config: Config, *, as_json: bool) -> None:
     from siredon.model.precision import resolve_precision
     from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
+    from siredon.train.chunked_loss import report_loss
 
     quiet_libraries()
     # 1. The model, as training builds it
@@ -81,8 +82,9 @@ def kernels(config: Config, *, as_json: bool) -> None:
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     stop_ids = set_prompting_(tokenizer, config).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
-    # 2. Table
-    show_kernels(built.kernels.rows, hardware, as_json=as_json)
+    # 2. The loss, which is chosen by its trainer; table
+    loss = report_loss(built.model, built.base, config, hardware, precision.autocast)
+    show_kernels([*built.kernels.rows, loss], hardware, as_json=as_json)
 
 
 def train(config: Config) -> None:

@@ -38,11 +38,14 @@ def test_names_of_liger_and_axolotl_choose_the_same_kernels(write_config: Any, c
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["kernels"]}
     assert {name for name, row in rows.items() if row["choice"]} == {"rms_norm", "rope", "lora_linear"}
     assert rows["lora_linear"]["choice"] == "8 layers"
+    assert rows["linear_cross_entropy"]["reason"] == "no GPU: logits are computed whole"
     assert rows["glu"]["reason"] == "no GPU: PyTorch's own is used"
 
 
 def test_a_kernel_that_is_asked_for_and_cannot_be_had_is_a_warning(write_config: Any, capsys: Any):
-    pipeline.kernels(config_of(write_config("a.yml", liger_layer_norm=True)), as_json=False)
+    keys = {"liger_layer_norm": True, "chunked_cross_entropy": True}
+    pipeline.kernels(config_of(write_config("a.yml", **keys)), as_json=False)
     out, err = capsys.readouterr()
+    assert "rows at a time" in out
     assert "warning: `layer_norm` is asked for and not fused: this model has none" in err
     assert "no: this model has none" in out

@@ -14,6 +14,7 @@ from siredon.data.types import IGNORE
 from siredon.hardware import Hardware
 from siredon.log import note, warn
 from siredon.model.head import Head, catch_hidden, find_head
+from siredon.model.install import Row
 from siredon.ops.head_rows import choose_chunk_rows
 from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
 
@@ -100,6 +101,45 @@ def choose_loss_(trainer: SiredonTrainer, base: Any, config: Config, hardware: H
     trainer.chunked = ChunkedLoss(found, config.loss.chunked_cross_entropy_num_chunks)
     num_tokens = config.batch.micro_batch_size * config.data.sequence_len
     note(f"loss: {trainer.chunked.describe(num_tokens)}")
+
+
+def report_loss(
+    model: Any, base: Any, config: Config, hardware: Hardware, autocast: torch.dtype | None
+) -> Row:
+    """Whether a training would take it, for the table of kernels.
+
+    Args:
+        model: The module that is trained.
+        base: The model of transformers inside it.
+        config: What the file says.
+        hardware: Where.
+        autocast: Format of mixed-precision arithmetic, None for none.
+    """
+    asked = asks_for_chunks(config)
+    choice, reason = "", "ruled out by the config" if asked is False else "no GPU: logits are computed whole"
+    if asked or (asked is None and hardware.is_gpu):
+        ids = torch.arange(_FIRST_ID, _FIRST_ID + _NUM_TRIED, device=hardware.device)[None]
+
+        def run() -> Tensor:
+            with torch.autocast(hardware.device, dtype=autocast, enabled=autocast is not None):
+                logits: Tensor = model(input_ids=ids, use_cache=False).logits
+            return logits
+
+        found = find_head(base, run)
+        reason = found if isinstance(found, str) else ""
+        if isinstance(found, Head):
+            loss = ChunkedLoss(found, config.loss.chunked_cross_entropy_num_chunks)
+            choice = loss.describe(config.batch.micro_batch_size * config.data.sequence_len).partition(", ")[
+                2
+            ]
+    title = "Head and cross-entropy at once"
+    return Row(
+        "linear_cross_entropy",
+        title,
+        choice,
+        reason,
+        "no logits: 9.8 GiB less at 8,192 tokens of 128,256 ids",
+    )
 
 
 def _find_head(trainer: SiredonTrainer, base: Any) -> Head | str:
