@@ -83,7 +83,7 @@ def kernels(config: Config, *, as_json: bool) -> None:
     stop_ids = set_prompting_(tokenizer, config).stop_ids
     built = build_model(config, tokenizer, stop_ids, precision, hardware)
     # 2. The loss, which is chosen by its trainer; table
-    loss = report_loss(built.model, built.base, config, hardware, precision.autocast)
+    loss = report_loss(built.model, built.base, config, hardware, precision)
     show_kernels([*built.kernels.rows, loss], hardware, as_json=as_json)
 
 

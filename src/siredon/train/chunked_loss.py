@@ -15,6 +15,7 @@ from siredon.hardware import Hardware
 from siredon.log import note, warn
 from siredon.model.head import Head, catch_hidden, find_head
 from siredon.model.install import Row
+from siredon.model.precision import Precision
 from siredon.ops.head_rows import choose_chunk_rows
 from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
 
@@ -113,7 +114,7 @@ def report_loss(
         base: The model of transformers inside it.
         config: What the file says.
         hardware: Where.
-        autocast: Format of mixed-precision arithmetic, None for none.
+        precision: Number formats.
     """
     asked = asks_for_chunks(config)
     choice, reason = "", "ruled out by the config" if asked is False else "no GPU: logits are computed whole"
@@ -121,7 +122,7 @@ def report_loss(
         ids = torch.arange(_FIRST_ID, _FIRST_ID + _NUM_TRIED, device=hardware.device)[None]
 
         def run() -> Tensor:
-            with torch.autocast(hardware.device, dtype=autocast, enabled=autocast is not None):
+            with precision.autocasting(ids.device):
                 logits: Tensor = model(input_ids=ids, use_cache=False).logits
             return logits
 
