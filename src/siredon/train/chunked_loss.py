@@ -104,9 +104,7 @@ def choose_loss_(trainer: SiredonTrainer, base: Any, config: Config, hardware: H
     note(f"loss: {trainer.chunked.describe(num_tokens)}")
 
 
-def report_loss(
-    model: Any, base: Any, config: Config, hardware: Hardware, autocast: torch.dtype | None
-) -> Row:
+def report_loss(model: Any, base: Any, config: Config, hardware: Hardware, precision: Precision) -> Row:
     """Whether a training would take it, for the table of kernels.
 
     Args:
