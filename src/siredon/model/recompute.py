@@ -200,7 +200,7 @@ def _find_keeping(model: Any, section: SelectiveCheckpointing, chosen: tuple[int
     settings = model.config.get_text_config().to_dict()
     types = settings.get("layer_types") or []
     if not types and settings.get("sliding_window") and settings.get("use_sliding_window", True):
-        types = ["sliding_attention"] * settings["num_hidden_layers"]
+        types = ["sliding_attention"] * model.config.get_text_config().num_hidden_layers
     unknown = sorted(set(section.recompute_layer_types or ()) - set(types))
     if unknown:
         known = sorted(set(types))

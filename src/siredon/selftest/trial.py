@@ -262,6 +262,7 @@ def _load_trial(trial: Trial, place: Place, output: Path) -> Config:
         "tf32": False,
         "logging_steps": 1,
         "save_strategy": "no",
+        "probe_longest_batch": False,  # its passes would be counted among those of the training
         "output_dir": str(output),
         **json.loads(trial.keys),
     }

