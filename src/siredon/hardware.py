@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -55,6 +56,12 @@ class Hardware:
     def is_gpu(self) -> bool:
         """Whether the device is an NVIDIA or AMD GPU."""
         return self.device == "cuda"
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed, in which kernels for a GPU are written."""
+    return find_spec("triton") is not None
 
 
 @cache

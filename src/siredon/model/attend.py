@@ -15,12 +15,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from siredon.hardware import read_capability
+from siredon.model.varlen import find_starts
 
 #: What transformers calls it.
 NAME = "siredon_sdpa"
@@ -171,6 +173,14 @@ def _has_varlen(query: Tensor, dropout: float) -> bool:
     return query.dtype in (torch.bfloat16, torch.float16) and dropout == 0 and read_capability() >= (8, 0)
 
 
+@cache
+def _list_options() -> frozenset[str]:
+    """What the kernel of this PyTorch takes: it differs from version to version, and every layer asks."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
 def _attend_documents(
     query: Tensor, key: Tensor, value: Tensor, borders: Borders, scaling: float | None
 ) -> Tensor:
@@ -178,7 +188,7 @@ def _attend_documents(
 
     rows, _, length, _ = query.shape
     flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
-    taken = inspect.signature(varlen_attn).parameters
+    taken = _list_options()
     options: dict[str, Any] = {"scale": scaling} if "scale" in taken else {}
     options |= {"window_size": (-1, 0)} if "window_size" in taken else {"is_causal": True}
     if query.shape[1] != key.shape[1]:
@@ -208,16 +218,9 @@ def _find_borders(query: Tensor, options: dict[str, Any]) -> Borders:
 
 
 def _measure(positions: Tensor, rows: int) -> Borders:
-    """Borders by positions: a document begins where one is not the one before it plus 1."""
-    if positions.dim() == 3:  # one plane each for text, height and width; those of text come first
-        positions = positions[0]
-    positions = positions.expand(rows, -1)
-    begins = torch.ones_like(positions, dtype=torch.bool)
-    begins[:, 1:] = positions.diff(dim=-1) != 1
-    starts = begins.flatten().nonzero().flatten()
-    if len(starts) == rows:
+    starts = find_starts(positions, rows)
+    if len(starts) == rows + 1:
         return _WHOLE
-    starts = torch.cat([starts, starts.new_tensor([positions.numel()])])
     return Borders(starts.to(torch.int32), int(starts.diff().max()))
 
 

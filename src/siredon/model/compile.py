@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from siredon.config.sections.compile import CompileSection
 from siredon.errors import ModelError
-from siredon.hardware import COMPILE_MODES, Hardware
+from siredon.hardware import COMPILE_MODES, Hardware, has_triton
 from siredon.model.recompute import find_layers
 from siredon.registry import suggest
 
@@ -19,7 +18,7 @@ from siredon.registry import suggest
 def compiles_layers(section: CompileSection, hardware: Hardware) -> bool:
     """Whether `compile_layers_` compiles anything: `auto` does on a GPU with Triton."""
     if section.torch_compile == "auto":
-        return hardware.is_gpu and find_spec("triton") is not None
+        return hardware.is_gpu and has_triton()
     return bool(section.torch_compile)
 
 

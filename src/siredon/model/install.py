@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siredon.config.sections.kernels import WORDS
 from siredon.model.blocks import AttentionBlock, Blocks, MlpBlock, read_blocks
 from siredon.model.kernel import Changes, Kernel, Outcome, Situation
 from siredon.registry import Shelf
 
 KERNELS = Shelf("siredon.model.kernels", "KERNEL", "kernels")
-
-#: In this order: what is fused with others comes before them.
-ORDER = ("attention", "rms_norm", "layer_norm", "rope", "glu", "lora_linear")
 
 #: Those that are pieces of blocks, and in place only with the block.
 _IN_BLOCKS = ("rope", "glu", "lora_linear")
@@ -78,16 +76,16 @@ def install_kernels_(base: Any, wanted: Mapping[str, bool | None], situation: Si
     changes, blocks = Changes(), read_blocks(base)
     outcomes: dict[str, Outcome] = {}
     reasons: dict[str, str] = {}
-    for name in ORDER:
+    for name in WORDS:
         kernel: Kernel = KERNELS.load(name)
         reason = _rule_out(kernel, wanted.get(name), situation)
         reasons[name] = reason
         outcomes[name] = Outcome() if reason else kernel.install(blocks, situation, changes)
     if differing := _attach(blocks, changes):
-        for name in _IN_BLOCKS:
-            if outcomes[name].num_places:
-                outcomes[name].reasons |= differing
-    rows = [_report(name, KERNELS.load(name), outcomes[name], reasons[name]) for name in ORDER]
+        for word in _IN_BLOCKS:
+            if outcomes[word].num_places:
+                outcomes[word].reasons |= differing
+    rows = [_report(name, KERNELS.load(name), outcomes[name], reasons[name]) for name in WORDS]
     return Installed(tuple(rows), changes)
 
 

@@ -167,11 +167,19 @@ def _count(mask: torch.Tensor) -> tuple[int, ...]:
 
 
 def _measure(positions: torch.Tensor, rows: int) -> tuple[int, ...]:
-    """Lengths of documents, row after row: one begins where a position is not the one before it plus 1."""
+    """Lengths of documents, row after row."""
+    return tuple(end - start for start, end in pairwise(find_starts(positions, rows).tolist()))
+
+
+def find_starts(positions: torch.Tensor, rows: int) -> torch.Tensor:
+    """Where documents begin, row after row, and where the last one ends, [documents + 1].
+
+    One begins where a position is not the one before it plus 1.
+    """
     if positions.dim() == 3:  # one plane each for text, height and width; those of text come first
         positions = positions[0]
     positions = positions.expand(rows, -1)
     begins = torch.ones_like(positions, dtype=torch.bool)
     begins[:, 1:] = positions.diff(dim=-1) != 1
-    starts = [*begins.flatten().nonzero().flatten().tolist(), positions.numel()]
-    return tuple(end - start for start, end in pairwise(starts))
+    starts = begins.flatten().nonzero().flatten()
+    return torch.cat([starts, starts.new_tensor([positions.numel()])])

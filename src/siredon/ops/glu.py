@@ -6,15 +6,13 @@ Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 import math
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 
 #: What `activation` may be: SwiGLU, GeGLU with the exact GELU, and with its approximation by tanh.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
@@ -81,11 +79,6 @@ def _check(gate: Tensor, up: Tensor, activation: str) -> None:
         raise ValueError(f"gate {gate.dtype} {[*gate.shape]} does not fit up {up.dtype} {[*up.shape]}")
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def _activate(x: Tensor, activation: str) -> Tensor:
     if activation == "silu":
         return F.silu(x)
@@ -127,7 +120,7 @@ def _glu(gate: Tensor, up: Tensor, activation: str) -> Tensor:
 
 @_glu.register_kernel(GPU)
 def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    if not _has_triton():
+    if not has_triton():
         return _multiply(gate, up, activation)
     from siredon.ops.glu_kernels import launch_forward
 
@@ -150,7 +143,7 @@ def _glu_backward(
 def _(
     gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not _has_triton():
+    if not has_triton():
         return _differentiate(gate, up, grad, activation, recompute)
     from siredon.ops.glu_kernels import launch_backward
 
@@ -176,7 +169,7 @@ def _glu_backward_(gate: Tensor, up: Tensor, grad: Tensor, activation: str, reco
 
 @_glu_backward_.register_kernel(GPU)
 def _(gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool) -> Tensor:
-    if not _has_triton():
+    if not has_triton():
         dgate, dup, product = _differentiate(gate, up, grad, activation, recompute)
         gate.copy_(dgate)
         up.copy_(dup)

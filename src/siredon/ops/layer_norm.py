@@ -5,14 +5,12 @@ Source: Ba, Kiros and Hinton, "Layer Normalization", 2016, https://arxiv.org/abs
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -32,11 +30,6 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     """
     y: Tensor = _layer_norm(x, weight, bias, eps)[0]
     return y
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +55,7 @@ def _layer_norm(
 
 @_layer_norm.register_kernel(GPU)
 def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    if not _has_triton():
+    if not has_triton():
         return _norm(x, weight, bias, eps)
     from siredon.ops.layer_norm_kernels import launch_forward
 
@@ -102,7 +95,7 @@ def _layer_norm_backward(
 def _(
     grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, learns: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not _has_triton():
+    if not has_triton():
         return _differentiate(grad, x, weight, (mean, rstd), learns)
     from siredon.ops.layer_norm_kernels import launch_backward
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 from siredon.ops.head_rows import (
     IGNORE,
     Gradients,
@@ -180,7 +179,7 @@ def score_rows_(logits: Tensor, targets: Tensor, weights: Tensor | None, options
 @cache
 def _choose_score() -> RowLoss:
     """The kernel, or the plain path where Triton is not installed."""
-    if find_spec("triton") is None:
+    if not has_triton():
         return score_rows_
     from siredon.ops.linear_cross_entropy_kernels import score_rows_ as fused
 

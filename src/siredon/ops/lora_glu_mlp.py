@@ -7,13 +7,12 @@ Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 from siredon.ops.glu import glu, glu_backward
 from siredon.ops.lora_linear import (
     Layer,
@@ -122,7 +121,7 @@ class _GluMlp(torch.autograd.Function):
 
 def _adds_while_reading(x: Tensor, layers: Sequence[Layer]) -> bool:
     """Whether the products of both adapters are added to gate and up where these are read, by a kernel of ours."""
-    if x.device.type != GPU or torch.compiler.is_compiling() or find_spec("triton") is None:
+    if x.device.type != GPU or torch.compiler.is_compiling() or not has_triton():
         return False
     ranks = [_MOST_RANK + 1 if layer.b is None else layer.b.shape[1] for layer in layers]
     return max(ranks) <= _MOST_RANK

@@ -5,14 +5,12 @@ Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, https:
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 
 
 def rms_norm(
@@ -85,11 +83,6 @@ def _format_of(x: Tensor, weight: Tensor, rounds_first: bool) -> torch.dtype:
     return torch.promote_types(x.dtype, weight.dtype) if rounds_first else x.dtype
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def _norm(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
     """The plain path: the norm [..., D], and one over the root mean square of each row, [rows], fp32."""
     wide = x.float()
@@ -108,7 +101,7 @@ def _rms_norm(
 
 @_rms_norm.register_kernel(GPU)
 def _(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
-    if not _has_triton():
+    if not has_triton():
         return _norm(x, weight, eps, offset, rounds_first)
     from siredon.ops.rms_norm_kernels import launch_forward
 
@@ -135,7 +128,7 @@ def _add_rms_norm(
 def _(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not _has_triton():
+    if not has_triton():
         total = (x + residual).contiguous()
         y, rstd = _norm(total, weight, eps, offset, rounds_first)
         return y, total, rstd
@@ -199,7 +192,7 @@ def _(  # noqa: PLR0913 - what an op takes is a flat list
     learns: bool,
 ) -> tuple[Tensor, Tensor]:
     given = (grad, grad_total, x, weight, rstd)
-    if not _has_triton():
+    if not has_triton():
         return _bend(given, offset, rounds_first, learns)
     from siredon.ops.rms_norm_kernels import launch_backward
 

@@ -5,14 +5,12 @@ Source: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864.
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 
 
 def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,11 +58,6 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 @torch.library.custom_op("siredon::rope", mutates_args=())
 def _rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
     """Turns forward, or back."""
@@ -74,7 +67,7 @@ def _rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[T
 
 @_rope.register_kernel(GPU)
 def _(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
-    if not _has_triton():
+    if not has_triton():
         sin = -sin if back else sin
         return _turn(q, cos, sin), _turn(k, cos, sin)
     from siredon.ops.rope_kernels import launch_turn

@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from siredon.hardware import GPU
+from siredon.hardware import GPU, has_triton
 from siredon.ops.head_rows import (
     IGNORE,
     Gradients,
@@ -139,7 +138,7 @@ _PLAIN = RowPasses(read_rows, write_rows_)
 @cache
 def _choose_passes() -> RowPasses:
     """The kernels, or the plain path where Triton is not installed."""
-    if find_spec("triton") is None:
+    if not has_triton():
         return _PLAIN
     from siredon.ops.linear_cross_entropy_kernels import read_statistics, write_gradients_
 

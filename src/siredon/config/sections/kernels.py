@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator
 
@@ -11,7 +11,8 @@ from siredon.config.fields import Bool, Section, key, list_words, planned
 #: What can be computed by a fused kernel; also the files of `model/kernels/`.
 Word = Literal["attention", "rms_norm", "layer_norm", "rope", "glu", "lora_linear"]
 
-WORDS: tuple[Word, ...] = ("attention", "rms_norm", "layer_norm", "rope", "glu", "lora_linear")
+#: In the order in which they are laid over a model: those whose pieces others fuse come before these.
+WORDS: tuple[Word, ...] = get_args(Word)
 
 Words = Annotated[
     tuple[Word, ...],
