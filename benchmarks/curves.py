@@ -3,9 +3,9 @@
     python benchmarks/curves.py --tokenizer FOLDER --data alpaca.json [--steps 200] [--seeds 3] [--output results.md]
 
 Each run is `siredon train` on a small Llama of random weights in bf16, LoRA off, packed.  Four runs a seed: `plain`
-(`kernels: false`, logits whole) and `again`, the same once more, whose sums a GPU adds up in another order; `fused` (what
-a GPU takes by itself), and `other`: plain with eager attention, the same mathematics with other roundings.  How far
-`again` and `other` are from `plain` is the noise that `fused` is held against: so is how far its mean is from theirs.
+(`kernels: false`, logits whole) and `again`, the same once more, whose sums a GPU adds up in another order; `fused`
+(what a GPU takes by itself), and `other`: plain with eager attention, the same mathematics with other roundings.  How
+far `again` and `other` are from `plain` is the noise that `fused` is held against.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> None:
         "",
         f"{datetime.date.today()}, `python benchmarks/curves.py`: {options.steps} steps of {options.batch} x "
         f"{options.length} tokens, packed, a Llama of 8 layers, bf16; {time.perf_counter() - began:.0f} s. Differences "
-        f"from the plain run of the same seed. `again` is the same run once more, `other` is plain with eager attention.",
+        f"from the plain run of the same seed. `again` is that run once more, `other` has eager attention.",
         "",
         "| seed | run | step 1 | mean size | mean | last quarter | its loss there | plain there |",
         "|---|---|---|---|---|---|---|---|",
