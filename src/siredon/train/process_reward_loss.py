@@ -30,6 +30,5 @@ def process_reward_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def count_right(logits: Tensor, labels: Tensor) -> Tensor:
     """Labelled tokens whose class has the largest logit, and all labelled ones, [2], integers."""
-    is_label = labels != IGNORE
-    is_right = (logits.argmax(-1) == labels) & is_label
-    return torch.stack([is_right.sum(), is_label.sum()])
+    # No class is `IGNORE`, so a token without a label is never right
+    return torch.stack([(logits.argmax(-1) == labels).sum(), (labels != IGNORE).sum()])
