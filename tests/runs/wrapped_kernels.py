@@ -1,9 +1,9 @@
-"""One of two ranks: the gradients of a model with fused kernels, wrapped for several processes, against the plain model.
+"""One of two ranks: gradients through fused kernels, wrapped for several processes, against those of the plain model.
 
     torchrun --nproc-per-node 2 -m tests.runs.wrapped_kernels fp32|bf16
 
-Rank 0 prints, for each kind of training and wrapper, how far all gradients together are from those of the plain model in
-fp32, over both ranks' rows at once, as a part of their length; and the same for the plain model in that format.
+Rank 0 prints, for each kind of training and wrapper, how far all gradients together are from those of the plain model
+in fp32, over both ranks' rows at once, as a part of their length; and the same for the plain model in that format.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
             distances[kind] = distance(read_gradients(wrapped), right)
         result["lora" if lora else "full"] = distances
     if rank == 0:
-        print("RESULT", json.dumps(result), flush=True)
+        sys.stdout.write(f"RESULT {json.dumps(result)}\n")
     dist.destroy_process_group()
 
 
