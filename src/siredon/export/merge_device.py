@@ -7,26 +7,19 @@ thousand.  `docs/merging.md` has the figures.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from siredon.config.artifact import RECORD
 from siredon.config.sections.quantization import QuantizationSection
+from siredon.export.origin import find_record
 from siredon.hardware import Hardware, name_local_device
-from siredon.train.publish import PREFIX
 
 _CPU = "cpu"
 
 
 def read_training_device(adapter: Path) -> str:
     """The device that trained an adapter, as the record of its run names it; empty where there is none."""
-    folder = adapter.resolve()
-    for place in (folder, folder.parent) if folder.name.startswith(PREFIX) else (folder,):
-        try:
-            return str(json.loads((place / RECORD).read_text())["hardware"]["device"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return ""
+    hardware = find_record(adapter).get("hardware")
+    return str(hardware.get("device", "")) if isinstance(hardware, dict) else ""
 
 
 def choose_rounding_device(adapter: Path, hardware: Hardware) -> str:

@@ -41,9 +41,9 @@ def test_what_a_cpu_trained_is_rounded_on_a_cpu(tmp_path: Path, trained: str, ha
 def test_a_checkpoint_has_the_record_of_its_run(tmp_path: Path):
     record(tmp_path, "cuda")
     (tmp_path / "checkpoint-4").mkdir()
-    (tmp_path / "adapter").mkdir()
+    (tmp_path / "kept/adapter").mkdir(parents=True)
     assert read_training_device(tmp_path / "checkpoint-4") == "cuda"
-    assert read_training_device(tmp_path / "adapter") == ""
+    assert read_training_device(tmp_path / "kept/adapter") == ""
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"hardware": null}', '{"hardware": {}}'])
