@@ -39,7 +39,12 @@ def build(attention: str = NAME, **settings: Any) -> Any:
 
     register_fast_attention()
     torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": NUM_LAYERS}
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 48,
+        "num_hidden_layers": NUM_LAYERS,
+    }
     heads = {"num_attention_heads": HEADS, "num_key_value_heads": 2}
     config = LlamaConfig(**sizes, **heads, attn_implementation=attention, **settings)
     return LlamaForCausalLM(config).train()
