@@ -29,6 +29,7 @@ from siredon.train.chunked_loss import ChunkedLoss
 from siredon.train.guarded import GuardedTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source, sum_losses_by_source
+from siredon.train.memory_guard import Counts
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler, ShuffledSampler
 
@@ -72,6 +73,8 @@ class SiredonTrainer(GuardedTrainer):
         #: Scores of the model's own answers, which are measured with the validation loss, if any.
         self.score_answers: Callable[[], dict[str, float]] | None = None
         self.num_targets_seen = 0
+        #: What the next log line has summed up over all ranks, where they cannot be asked any more.
+        self.gathered_log: dict[str, Any] | None = None
         #: Computes the loss from hidden states, in chunks; None for a loss over the model's logits.
         self.chunked: ChunkedLoss | None = None
         # Labels of this step's micro-batches, and how many of each are targets: so that nothing need ask the device
@@ -259,18 +262,18 @@ class SiredonTrainer(GuardedTrainer):
         total, losses = self.chunked.measure(lambda: self.run_model(model, inputs), targets, known)
         return total, losses, targets
 
-    def mark_counts(self) -> Callable[[], None]:
-        """What has been counted and summed up so far; calling it goes back there."""
-        numbers = self.num_tokens_seen, self.num_targets_seen, self.current_flos
+    def mark_counts(self) -> Counts:
+        """What has been counted and summed up so far."""
         sums = self.step_loss.clone(), self._by_source.clone(), self._tr_loss.clone()
+        return Counts(self.num_tokens_seen, self.num_targets_seen, self.current_flos, *sums)
 
-        def go_back_() -> None:
-            self.num_tokens_seen, self.num_targets_seen, self.current_flos = numbers
-            self.step_loss.copy_(sums[0])
-            self._by_source.copy_(sums[1])
-            self._tr_loss.copy_(sums[2])
-
-        return go_back_
+    def restore_counts_(self, counts: Counts) -> None:
+        """Goes back there."""
+        self.num_tokens_seen, self.num_targets_seen = counts.tokens, counts.targets
+        self.current_flos = counts.flos
+        self.step_loss.copy_(counts.step_loss)
+        self._by_source.copy_(counts.by_source)
+        self._tr_loss.copy_(counts.log_loss)
 
     def _noise_on(self, inputs: Batch) -> AbstractContextManager[None]:
         if self.noise is None:
@@ -348,15 +351,17 @@ class SiredonTrainer(GuardedTrainer):
 
     def gather_log(self) -> dict[str, Any]:
         """What the next log line has summed up so far, over all ranks; to be asked by all ranks."""
+        if self.gathered_log is not None:
+            return self.gathered_log
         loss, sources = self._tr_loss.clone(), self._by_source.clone()
         if self.args.world_size > 1:
             loss = self.accelerator.reduce(loss, reduction="mean")
             sources = self.accelerator.reduce(sources, reduction="sum")
-        return {
-            "step": self._globalstep_last_logged,
-            "loss": loss.item(),
-            "by_source": sources.tolist(),
-        }
+        return self.describe_log(loss.item(), sources.tolist())
+
+    def describe_log(self, loss: float, by_source: list[list[float]]) -> dict[str, Any]:
+        """What a checkpoint keeps of the next log line: sums over all ranks."""
+        return {"step": self._globalstep_last_logged, "loss": loss, "by_source": by_source}
 
     def restore_log_(self, kept: dict[str, Any]) -> None:
         """Goes on summing up from there."""
