@@ -53,7 +53,9 @@ def failing(*args, **options):
         fail()
     found = whole(*args, **options)
     if due and moment == "backward":
-        found.register_hook(fail)
+        # The last gradient, when those of other weights are on their way to the other ranks
+        weight = next(weight for weight in args[0].model.parameters() if weight.requires_grad)
+        hook = weight.register_hook(lambda _: (hook.remove(), fail()))
     elif due:
         fail()
     return found
@@ -70,6 +72,7 @@ KEYS = {
     "val_set_size": 4,
     "eval_steps": 2,
     "save_steps": 100,
+    "logging_steps": 2,
     "log_source_loss": True,
 }
 
@@ -145,7 +148,10 @@ def test_the_last_step_is_saved_and_goes_on_to_the_same_bits(write_config: Any, 
         assert [name for name in usual if not are_equal(saved[name], usual[name])] == []
     train_on_two_ranks(config)
     assert same(plain, out)
-    assert untimed(plain) == untimed(out)
+    for one, other in zip(untimed(plain), untimed(out), strict=True):
+        # The mean of ranks is what a checkpoint has of a log line that is not full yet: it is rounded once more
+        assert one.pop("loss", 0.0) == pytest.approx(other.pop("loss", 0.0), rel=1e-6)
+        assert one == other
 
 
 @pytest.mark.long
@@ -162,4 +168,5 @@ def test_nothing_is_saved_once_weights_have_moved(
     said = run_out(tmp_path, write_config(**KEYS), FAILING="1", MOMENT=moment, AT=at, FOR_PASS="3")
     assert "error: rank 1: out of memory: " in said
     assert words in said
+    assert ("could not be saved" in said) == (moment != "update")
     assert list_checkpoints(tmp_path / "out") == []

@@ -88,6 +88,7 @@ class LastStepWatch:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._lock.release()
 
     @contextmanager
     def may_save(self) -> Iterator[None]:
