@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +147,7 @@ def _try_attention(block: AttentionBlock) -> str:
         "attention_mask": None,
         "position_ids": positions,
     }
-    with torch.no_grad():
+    with torch.no_grad(), without_dropout(module):
         return differs(block.forward(tokens, **options)[0], module(tokens, **options)[0])
 
 
@@ -159,8 +160,21 @@ def same_output(module: torch.nn.Module, forward: Callable[[Tensor], Tensor], wi
     tokens = draw_tokens(module, width)
     if tokens is None:
         return ""
-    with torch.no_grad():
+    with torch.no_grad(), without_dropout(module):
         return differs(forward(tokens), module(tokens))
+
+
+@contextmanager
+def without_dropout(module: torch.nn.Module) -> Iterator[None]:
+    """In it, a module is computed without dropout: two passes would drop different places."""
+    trained = [part for part in module.modules() if part.training]
+    for part in trained:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True
 
 
 def draw_tokens(module: torch.nn.Module, width: int) -> Tensor | None:

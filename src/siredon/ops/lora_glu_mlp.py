@@ -59,16 +59,16 @@ def lora_glu_mlp(
     """
     x = x.to(find_format(x))
     with without_autocast(x):
-        output: Tensor = _GluMlp.apply(x, activation, *pack_arguments(weights, loras, skip_output))  # type: ignore[no-untyped-call]
+        output: Tensor = _GluMlp.apply(x, activation, *pack_arguments(x, weights, loras, skip_output))  # type: ignore[no-untyped-call]
     return output
 
 
 class _GluMlp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, activation: str, skip: bool, states: Any, scales: Any, *tensors: Tensor | None
+        ctx: Any, x: Tensor, activation: str, skip: bool, plan: Any, *tensors: Tensor | None
     ) -> Tensor:
-        layers = unpack_layers(states, scales, tensors)
+        layers = unpack_layers(plan, tensors[0], tensors[1:])
         first, last = layers[:2], layers[2]
         rows = x.reshape(-1, x.shape[-1])
         into = multiply_down(rows, first)
@@ -81,15 +81,15 @@ class _GluMlp(torch.autograd.Function):
         if not skip:
             product = _multiply_low(gate, up, into, first, activation) if adds else glu(gate, up, activation)
             output = multiply_up(product, last, multiply_down(product, [last]))
-        ctx.activation, ctx.states, ctx.scales = activation, states, scales
+        ctx.activation, ctx.plan = activation, plan
         ctx.save_for_backward(x, gate, up, into, *tensors)
         shape = (*x.shape[:-1], last.num_outputs)
         return x.new_empty(shape) if output is None else output.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, gate, up, into, *tensors = ctx.saved_tensors
-        layers = unpack_layers(ctx.states, ctx.scales, tensors)
+        x, gate, up, into, seeds, *tensors = ctx.saved_tensors
+        layers = unpack_layers(ctx.plan, seeds, tensors)
         first, last = layers[:2], layers[2:]
         needed = ctx.needs_input_grad[5:]
         rows = [gradients[0].reshape(-1, gradients[0].shape[-1])]
@@ -97,10 +97,12 @@ class _GluMlp(torch.autograd.Function):
         product: Tensor | None
         with without_autocast(x):
             back = multiply_back(rows, last, x.dtype)
-            # Where the kernel adds the adapters' parts, it adds that of the last one, too
-            to_product = backward_input(rows, last, None if ctx.adds else back)
+            # Where the kernel adds the adapters' parts, it adds that of the last one, too; it knows no mask
+            late = ctx.adds and not last[0].rate
+            to_product = backward_input(rows, last, None if late else back)
             if ctx.adds:
-                _differentiate_low_((gate, up), into, layers, (to_product, back), ctx.activation)
+                above = (to_product, back if late else None)
+                _differentiate_low_((gate, up), into, layers, above, ctx.activation)
                 to_gate, to_up, product = gate, up, to_product
             else:
                 # A compiler decides on memory itself, and does not see that nobody reads the outputs again.

@@ -32,6 +32,30 @@ class GluMlp(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """What sets an adapter apart from plain LoRA; fixed when it is attached.
+
+    Args:
+        dropout: The module on its input.
+        has_bias: Whether its `b` has a bias.
+    """
+
+    dropout: nn.Dropout | None
+    has_bias: bool
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Its modules."""
+        return () if self.dropout is None else (self.dropout,)
+
+    @property
+    def rate(self) -> float:
+        """Of dropout, as it is now: none where the model answers and is not trained."""
+        dropout = self.dropout
+        return dropout.p if dropout is not None and dropout.training else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Linear:
     """A linear layer that the ops can compute.
 
@@ -40,12 +64,14 @@ class Linear:
         base: The frozen layer within, or itself.
         adapter: The name of the only active adapter; None where it has none.
         is_4bit: Whether bitsandbytes packed the weight.
+        variant: None for plain LoRA.
     """
 
     module: Any
     base: Any
     adapter: str | None
     is_4bit: bool
+    variant: Variant | None = None
 
     def find_obstacle(self) -> str | None:
         """Why the ops cannot compute the layer as it is now; None where they can.  Cheap: asked at each call."""
@@ -62,11 +88,10 @@ class Linear:
         return obstacle
 
     def _parts(self) -> tuple[Any, ...]:
-        return (
-            (self.base,)
-            if self.adapter is None
-            else (self.base, self.module, *self._find_adapter(self.adapter))
-        )
+        if self.adapter is None:
+            return (self.base,)
+        own = () if self.variant is None else self.variant.parts
+        return (self.base, self.module, *self._find_adapter(self.adapter), *own)
 
     def _find_adapter(self, name: str) -> tuple[Any, Any]:
         # Attributes of modules are slow, and this is asked for each layer of each pass
@@ -103,7 +128,10 @@ class Linear:
         if self.adapter is None:
             return weight, None
         a, b = self._find_adapter(self.adapter)
-        return weight, Lora(a.weight, b.weight, self.module.scaling[self.adapter])
+        scale, variant = self.module.scaling[self.adapter], self.variant
+        if variant is None:
+            return weight, Lora(a.weight, b.weight, scale)
+        return weight, Lora(a.weight, b.weight, scale, variant.rate, b.bias if variant.has_bias else None)
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether the layer itself would compute in this format."""
@@ -140,25 +168,31 @@ def _read_adapted(module: Any, *, plain: bool) -> Linear | str:
     names = [name for name in module.active_adapters if name in module.lora_A]
     if len(module.active_adapters) != 1 or len(names) != 1:
         return f"its active adapters are {module.active_adapters}, of which it has {names}"
-    linear = Linear(module, base, names[0], not plain)
-    return _find_variant(module, names[0]) or linear.find_obstacle() or linear
+    variant = _read_variant(module, names[0])
+    if isinstance(variant, str):
+        return variant
+    linear = Linear(module, base, names[0], not plain, variant)
+    return linear.find_obstacle() or linear
 
 
-def _find_variant(module: Any, adapter: str) -> str | None:
-    """What sets an adapter apart from plain LoRA; fixed when it is attached."""
+def _read_variant(module: Any, adapter: str) -> Variant | str | None:
+    """What sets an adapter apart from plain LoRA, None for nothing; or why the ops do not know it."""
     if adapter in module.lora_variant:
         return f"an adapter of another kind: {type(module.lora_variant[adapter]).__name__}"
-    dropout = module.lora_dropout[adapter]
-    if not isinstance(dropout, nn.Identity):
-        return f"dropout on the adapter's input: {dropout}"
-    if module.lora_bias[adapter]:
-        return "an adapter with a bias"
     if module.fan_in_fan_out:
         return "a weight that is transposed"
     for part in (module.lora_A[adapter], module.lora_B[adapter]):
         if type(part) is not nn.Linear:
             return f"an adapter of type {type(part).__name__}"
-    return None
+    dropout: nn.Module | None = module.lora_dropout[adapter]
+    if type(dropout) is nn.Identity:
+        dropout = None
+    elif type(dropout) is not nn.Dropout:
+        return f"an unknown dropout on the adapter's input: {dropout}"
+    has_bias = module.lora_B[adapter].bias is not None
+    if dropout is None and not has_bias:
+        return None
+    return Variant(dropout, has_bias)
 
 
 def build_linears(modules: Sequence[nn.Module]) -> Linears | str:
