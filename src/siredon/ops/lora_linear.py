@@ -22,13 +22,25 @@ from siredon.ops.seeded_dropout import add_kept_, differentiate_kept, draw_seeds
 
 
 @dataclass(frozen=True, slots=True)
+class EightBits:
+    """How bitsandbytes multiplies by a weight in 8 bits: its input is rounded to 8 bits, too (LLM.int8).
+
+    Args:
+        state: The `MatmulLtState` of its layer, which has the scales of the rows of the weight.
+    """
+
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """What a linear layer multiplies by.
 
     Args:
         data: Shape [O, I], in any float format; or, with `state`, what bitsandbytes packed it to.
         bias: Shape [O].
-        state: The `QuantState` of a weight in NF4 or FP4: it is widened for each product, and not kept.
+        state: The `QuantState` of a weight in NF4 or FP4: it is widened for each product, and not kept.  Or that of
+            one in int8, which is frozen: bitsandbytes multiplies, and gradients go through the widened weight.
     """
 
     data: Tensor
@@ -75,16 +87,29 @@ class Layer:
         """The weight, [O, I].  The allocator of PyTorch hands the same memory to one layer after another."""
         if self.state is None:
             return self.data.to(dtype)
+        if isinstance(self.state, EightBits):
+            scales = self.state.state.SCB.unsqueeze(1) * (1 / 127)
+            return self.data.to(dtype).mul_(scales)
         from bitsandbytes.functional import dequantize_4bit
 
         wide: Tensor = dequantize_4bit(self.data, self.state)
         return wide.to(dtype)
 
+    def multiply(self, x: Tensor) -> Tensor:
+        """The product of the layer without its adapter, [N, O], with the bias."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if not isinstance(self.state, EightBits):
+            return linear(x, self.widen(x.dtype), bias)
+        from bitsandbytes import matmul
+
+        product: Tensor = matmul(x, self.data, state=self.state.state, bias=bias)
+        return product
+
     @property
     def num_outputs(self) -> int:
         """O, of a packed weight, too."""
-        shape = self.data.shape if self.state is None else self.state.shape
-        return int(shape[0])
+        has_shape = self.state is None or isinstance(self.state, EightBits)
+        return int((self.data if has_shape else self.state).shape[0])
 
 
 def lora_linears(
@@ -213,8 +238,7 @@ def slice_down(down: Tensor | None, layers: Sequence[Layer]) -> Iterator[Tensor 
 
 def multiply_up(x: Tensor, layer: Layer, down: Tensor | None) -> Tensor:
     """The output of one layer, [N, O]: its own product, and the adapter's added into it."""
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    y = linear(x, layer.widen(x.dtype), bias)
+    y = layer.multiply(x)
     if layer.b is None or down is None:
         return y
     add = torch.addmm if _is_watched() else Tensor.addmm_

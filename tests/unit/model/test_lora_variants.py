@@ -14,6 +14,7 @@ from siredon.config.sections.kernels import WORDS
 from siredon.hardware import probe_cpu
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
+from siredon.model.kernels.lora_linear import build_glu_mlp, build_linears, read_linear
 from siredon.ops.seeded_dropout import draw_seeds, keep
 
 WANTED = {**dict.fromkeys(WORDS, False), "lora_linear": True, "glu": True}
@@ -23,6 +24,10 @@ SEED = 17
 
 def build(**keys: Any) -> Any:
     """A Llama of two layers with biases, and LoRA as after some steps."""
+    return adapt(build_base(), **keys)
+
+
+def build_base() -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=128,
@@ -35,7 +40,7 @@ def build(**keys: Any) -> Any:
         attention_bias=True,
         mlp_bias=True,
     )
-    return adapt(LlamaForCausalLM(config), **keys)
+    return LlamaForCausalLM(config)
 
 
 def adapt(model: Any, **keys: Any) -> Any:
@@ -100,7 +105,7 @@ def replay_(adapted: Any) -> None:
                 module.lora_dropout["default"] = Replayed(module.lora_dropout["default"].p, seed)
 
 
-def check(adapted: Any, tolerance: float = 2e-5) -> None:
+def check(adapted: Any, tolerance: float = 2e-5, asks: float = 2e-5) -> None:
     """Trained and asked, with and without recomputation: what PEFT's modules give; and the table says all are in."""
     drops = any(isinstance(module, nn.Dropout) for module in adapted.modules())
     asked = learn(adapted.eval())
@@ -109,7 +114,7 @@ def check(adapted: Any, tolerance: float = 2e-5) -> None:
     installed = fuse(adapted)
     (row,) = [row for row in installed.rows if row.name == "lora_linear"]
     assert (row.choice, row.reason) == ("14 layers", "")
-    assert_same(learn(adapted.eval()), asked, tolerance)
+    assert_same(learn(adapted.eval()), asked, asks)
     found = learn(adapted.train())
     base = adapted.get_base_model()
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -121,6 +126,36 @@ def check(adapted: Any, tolerance: float = 2e-5) -> None:
         replay_(adapted)
         expected = learn(adapted)
     assert_same(found, expected, tolerance)
+
+
+def round_(model: Any, bits: int, lean: bool = True) -> Any:
+    """Holds the weights of all layers but the head as bitsandbytes does."""
+    package = pytest.importorskip("bitsandbytes.nn")
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.Linear) or name == "lm_head":
+            continue
+        sizes = module.in_features, module.out_features
+        if bits == 8:
+            packed = package.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
+            packed.weight = package.Int8Params(
+                module.weight.data, requires_grad=False, has_fp16_weights=False
+            )
+        else:
+            packed = package.Linear4bit(*sizes, quant_type="nf4", compute_dtype=torch.float32)
+            packed.weight = package.Params4bit(module.weight.data, quant_type="nf4", requires_grad=False)
+            packed.weight.module = packed
+            packed.support_avx512bf16_for_cpu = False
+        packed.bias = module.bias
+        model.set_submodule(name, packed.to("cpu"))
+    if bits == 8:
+        model.is_loaded_in_8bit = True
+        if lean:
+            from siredon.model.products_8bit import keep_no_inputs_
+
+            keep_no_inputs_(model)
+    else:
+        model.is_loaded_in_4bit = True
+    return model
 
 
 KEYS: dict[str, dict[str, Any]] = {
@@ -146,6 +181,79 @@ def test_under_autocast(kind: str):
     expected = learn(adapted, autocast=True)
     assert [one.dtype for one in found] == [one.dtype for one in expected]
     assert_same(found, expected, 0.04)
+
+
+#: On a CPU bitsandbytes rounds the inputs of weights in 8 bits where the model answers, and not where it is trained.
+@pytest.mark.parametrize("kind", [None, *KEYS])
+@pytest.mark.parametrize(("bits", "lean"), [(4, False), (8, True), (8, False)], ids=["4", "8", "8 by theirs"])
+def test_beside_weights_in_few_bits(bits: int, kind: str | None, lean: bool):
+    adapted = adapt(round_(build_base(), bits, lean), **(KEYS[kind] if kind else {}))
+    check(adapted, asks=0.05 if bits == 8 else 2e-5)
+
+
+def test_8_bits_under_autocast_are_left_to_the_modules_where_the_input_is_wide():
+    """bitsandbytes knows no autocast: it multiplies in the format that comes."""
+    layer = adapt(round_(build_base(), 8)).get_base_model().model.layers[0].self_attn.q_proj
+    fused, x = build_linears([layer]), torch.randn(5, 64)
+    assert not isinstance(fused, str)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(fused(x)[0], layer(x), rtol=0, atol=0)
+        assert fused(x.bfloat16())[0].dtype is torch.bfloat16
+
+
+def test_8_bits_that_are_held_in_16_are_no_frozen_weight():
+    package = pytest.importorskip("bitsandbytes.nn")
+    assert "Linear8bitLt" in str(read_linear(package.Linear8bitLt(8, 8, has_fp16_weights=True)))
+    assert "not yet quantized" in str(read_linear(package.Linear8bitLt(8, 8, has_fp16_weights=False)))
+
+
+def test_8_bits_in_bf16_are_no_further_from_fp64_than_by_peft():
+    adapted = adapt(round_(build_base(), 8))
+    layer = adapted.get_base_model().model.layers[0].mlp
+    for one in (layer.gate_proj, layer.up_proj, layer.down_proj):
+        one.to(torch.bfloat16)
+    fused = build_glu_mlp(layer.gate_proj, layer.up_proj, layer.down_proj, "silu")
+    assert not isinstance(fused, str)
+    modules = [layer.gate_proj, layer.up_proj, layer.down_proj]
+    wide = [widen(module) for module in modules]
+
+    def by_formula(x: Tensor) -> Tensor:
+        gate, up = wide[0](x), wide[1](x)
+        output: Tensor = wide[2](nn.functional.silu(gate) * up)
+        return output
+
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(2)).bfloat16()
+    truth = differentiate(by_formula, x.double(), wide)
+    theirs, ours = differentiate(layer, x, modules), differentiate(fused, x, modules)
+    assert len(ours) == len(theirs) == len(truth) == 8
+    for right, usual, value in zip(truth, theirs, ours, strict=True):
+        assert value.dtype == usual.dtype
+        allowed = 1.5 * float((usual - right).norm()) + torch.finfo(torch.bfloat16).eps * float(right.norm())
+        assert float((value - right).norm()) <= allowed
+
+
+def widen(module: Any) -> Any:
+    """A layer as plain LoRA in fp64, its weights in 8 bits widened."""
+    base = module.base_layer
+    scales = base.weight.SCB if base.state.SCB is None else base.state.SCB
+    whole = nn.Linear(base.in_features, base.out_features, dtype=torch.float64)
+    whole.weight.data = base.weight.data.double() * scales.double().unsqueeze(1) / 127
+    whole.bias.data = base.bias.data.double()
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["0"])
+    wide = get_peft_model(nn.Sequential(whole), config, autocast_adapter_dtype=False).get_base_model()[0]
+    for name in ("lora_A", "lora_B"):
+        pair = wide._modules[name]["default"], module._modules[name]["default"]
+        pair[0].weight.data = pair[1].weight.data.double()
+    return wide
+
+
+def differentiate(compute: Any, x: Tensor, modules: list[Any]) -> list[Tensor]:
+    """The output of an MLP, and the gradients of its input and its adapters."""
+    x = x.clone().requires_grad_()
+    output = compute(x)
+    weights = [one._modules[name]["default"].weight for one in modules for name in ("lora_A", "lora_B")]
+    above = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
+    return [output.detach(), *torch.autograd.grad(output, [x, *weights], above)]
 
 
 def test_kernels_are_tried_without_dropout():

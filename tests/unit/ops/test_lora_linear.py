@@ -29,7 +29,7 @@ from tests.lora_layers import (
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from siredon.ops.lora_linear import Lora, Weight
+from siredon.ops.lora_linear import EightBits, Lora, Weight
 
 
 @pytest.fixture(autouse=True)
@@ -318,3 +318,30 @@ def test_weights_in_4_bits(kind: str):
     torch.testing.assert_close(found, right, rtol=0, atol=0)
     skipped = fused(x, packed[:1], skip_output=True)
     assert skipped[0].shape == (5, 32)
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["trained", "asked"])
+def test_weights_in_8_bits(trains: bool):
+    """Products are those of bitsandbytes, which rounds inputs where the model answers; gradients, of wide weights."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    layers = [layer(64, 32, 4, bias=True), layer(64, 32, 2), layer(32, 64, None)]
+    packed: list[tuple[Weight, Lora | None]] = []
+    wide: list[tuple[Weight, Lora | None]] = []
+    for weight, lora in layers:
+        data, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(weight.data.half())
+        state = bitsandbytes.MatmulLtState(CB=data, SCB=scales)
+        state.has_fp16_weights, state.is_training = False, trains
+        packed.append((Weight(data, weight.bias, EightBits(state)), lora))
+        wide.append((Weight(data.float() * (scales.unsqueeze(1) / 127), weight.bias), lora))
+    x = draw(5, 64).requires_grad_()
+    found, right = run(fused, x, packed[:2]), run(fused, x, wide[:2])
+    torch.testing.assert_close(found[2:], right[2:])
+    for index in (0, 1):
+        product = bitsandbytes.matmul(x, packed[index][0].data, state=packed[index][0].state.state)
+        added = right[index] - x @ wide[index][0].data.t()
+        torch.testing.assert_close(found[index], (product + added).detach(), rtol=1e-5, atol=1e-5)
+        assert trains == torch.allclose(found[index], right[index], rtol=1e-5, atol=1e-5)
+    found, right = (run(lambda x, y: fused_mlp(x, y, "silu"), x, one) for one in (packed, wide))
+    tolerance = {} if trains else {"rtol": 0.1, "atol": 0.1}
+    torch.testing.assert_close(found, right, **tolerance)
+    assert fused(x, packed[:1], skip_output=True)[0].shape == (5, 32)

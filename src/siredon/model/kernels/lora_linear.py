@@ -14,7 +14,7 @@ from siredon.model.blocks import Blocks, MlpBlock
 from siredon.model.kernel import Changes, Kernel, Outcome, Situation
 from siredon.ops.glu import glu
 from siredon.ops.lora_glu_mlp import lora_glu_mlp
-from siredon.ops.lora_linear import Lora, Weight, find_format, lora_linears
+from siredon.ops.lora_linear import EightBits, Lora, Weight, find_format, lora_linears
 
 
 class Linears(Protocol):
@@ -63,14 +63,14 @@ class Linear:
         module: As the model has it: PEFT's, or a plain one.
         base: The frozen layer within, or itself.
         adapter: The name of the only active adapter; None where it has none.
-        is_4bit: Whether bitsandbytes packed the weight.
+        bits: How many bitsandbytes rounded the weight to, 4 or 8; None for a whole one.
         variant: None for plain LoRA.
     """
 
     module: Any
     base: Any
     adapter: str | None
-    is_4bit: bool
+    bits: int | None
     variant: Variant | None = None
 
     def find_obstacle(self) -> str | None:
@@ -100,7 +100,7 @@ class Linear:
 
     def _find_obstacle_in_base(self) -> str | None:
         weight = self.base.weight
-        if self.is_4bit:
+        if self.bits is not None:
             return None if self._find_state() is not None else "its weight is not yet quantized"
         if type(weight) not in (nn.Parameter, Tensor):
             return f"a weight of type {type(weight).__name__}"
@@ -118,13 +118,18 @@ class Linear:
         return None
 
     def _find_state(self) -> Any:
+        if self.bits == 8:
+            return _find_8bit_state(self.base)
         # Sharding makes the weight anew, without its state: the layer keeps it, too.
         return vars(self.base.weight).get("quant_state") or self.base.quant_state
 
     def read(self) -> tuple[Weight, Lora | None]:
         """Its parameters as they are now: a resumed run and sharding replace them."""
         base = self.base
-        weight = Weight(base.weight, base.bias, self._find_state() if self.is_4bit else None)
+        if self.bits == 8:
+            weight = _read_8bit(base)
+        else:
+            weight = Weight(base.weight, base.bias, self._find_state() if self.bits else None)
         if self.adapter is None:
             return weight, None
         a, b = self._find_adapter(self.adapter)
@@ -133,37 +138,72 @@ class Linear:
             return weight, Lora(a.weight, b.weight, scale)
         return weight, Lora(a.weight, b.weight, scale, variant.rate, b.bias if variant.has_bias else None)
 
-    def fits(self, dtype: torch.dtype) -> bool:
-        """Whether the layer itself would compute in this format."""
-        return not self.is_4bit or not self.base.compute_type_is_set or self.base.compute_dtype is dtype
+    def fits(self, dtype: torch.dtype, given: torch.dtype) -> bool:
+        """Whether the layer itself would compute in this format, of an input that is given in another, or in it."""
+        if self.bits is None:
+            return True
+        if self.bits == 8:
+            return dtype is given  # autocast leaves products in 8 bits alone
+        return not self.base.compute_type_is_set or self.base.compute_dtype is dtype
+
+
+def _find_8bit_state(base: Any) -> Any:
+    """The scales of a weight in 8 bits: the first product moves them from the weight to the state of the layer."""
+    state = base.state
+    return base.weight.SCB if state.SCB is None else state.SCB
+
+
+def _read_8bit(base: Any) -> Weight:
+    """As its own `forward` would: scales moved to where products look for them, and the way of the product chosen."""
+    state = base.state
+    if base.weight.CB is not None:
+        base.init_8bit_state()
+    state.is_training = base.training
+    return Weight(state.CB, base.bias, EightBits(state))
 
 
 def read_linear(module: nn.Module) -> Linear | str:
     """What the ops take of a layer, or why they cannot compute it.
 
     Args:
-        module: A `torch.nn.Linear`, or one that PEFT put LoRA beside; its weight as it is or in 4 bits by bitsandbytes.
+        module: A `torch.nn.Linear`, or one that PEFT put LoRA beside; its weight as it is, or in 4 or 8 bits by
+            bitsandbytes.
     """
     kind = type(module)
-    if kind.__name__ == "Linear" and kind.__module__ == "peft.tuners.lora.layer":
-        return _read_adapted(module, plain=True)
-    if kind.__name__ == "Linear4bit" and kind.__module__ == "peft.tuners.lora.bnb":
-        return _read_adapted(module, plain=False)
-    if kind is not nn.Linear and not _is_4bit(module):
+    bits = _ADAPTED.get((kind.__module__, kind.__name__))
+    if bits is not None:
+        return _read_adapted(module, bits or None)
+    bits = _count_bits(module)
+    if kind is not nn.Linear and bits is None:
         return f"a layer of type {kind.__module__}.{kind.__name__}"
-    linear = Linear(module, module, None, _is_4bit(module))
+    linear = Linear(module, module, None, bits)
     return linear.find_obstacle() or linear
 
 
-def _is_4bit(module: nn.Module) -> bool:
+#: Layers of PEFT with LoRA -> the bits of the weights that they are beside; 0 for whole ones.
+_ADAPTED = {
+    ("peft.tuners.lora.layer", "Linear"): 0,
+    ("peft.tuners.lora.bnb", "Linear4bit"): 4,
+    ("peft.tuners.lora.bnb", "Linear8bitLt"): 8,
+}
+
+
+def _count_bits(module: Any) -> int | None:
+    """How many bitsandbytes rounded the frozen weight of a layer to; None for any other layer."""
     # Only where it is loaded: a layer of a package that is not cannot be among ours.
     package = sys.modules.get("bitsandbytes.nn")
-    return package is not None and type(module) is package.Linear4bit
+    if package is None:
+        return None
+    if type(module) is package.Linear4bit:
+        return 4
+    lean = sys.modules.get("siredon.model.products_8bit")
+    is_8bit = type(module) is package.Linear8bitLt or (lean is not None and type(module) is lean.LeanLinear)
+    return 8 if is_8bit and not module.state.has_fp16_weights else None
 
 
-def _read_adapted(module: Any, *, plain: bool) -> Linear | str:
+def _read_adapted(module: Any, bits: int | None) -> Linear | str:
     base = module.base_layer
-    if type(base) is not nn.Linear if plain else not _is_4bit(base):
+    if (type(base) is not nn.Linear) if bits is None else (_count_bits(base) != bits):
         return f"LoRA beside a layer of type {type(base).__module__}.{type(base).__name__}"
     names = [name for name in module.active_adapters if name in module.lora_A]
     if len(module.active_adapters) != 1 or len(names) != 1:
@@ -171,7 +211,7 @@ def _read_adapted(module: Any, *, plain: bool) -> Linear | str:
     variant = _read_variant(module, names[0])
     if isinstance(variant, str):
         return variant
-    linear = Linear(module, base, names[0], not plain, variant)
+    linear = Linear(module, base, names[0], bits, variant)
     return linear.find_obstacle() or linear
 
 
@@ -255,7 +295,7 @@ def _call(module: Any, x: Tensor) -> Tensor:
 
 def _can_stand(linears: Sequence[Linear], x: Tensor) -> bool:
     dtype = find_format(x)
-    return all(linear.fits(dtype) and linear.find_obstacle() is None for linear in linears)
+    return all(linear.fits(dtype, x.dtype) and linear.find_obstacle() is None for linear in linears)
 
 
 def install(blocks: Blocks, situation: Situation, changes: Changes) -> Outcome:
