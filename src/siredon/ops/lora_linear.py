@@ -241,12 +241,12 @@ def multiply_up(x: Tensor, layer: Layer, down: Tensor | None) -> Tensor:
     y = layer.multiply(x)
     if layer.b is None or down is None:
         return y
-    add = torch.addmm if _is_watched() else Tensor.addmm_
+    add = torch.addmm if is_watched() else Tensor.addmm_
     total: Tensor = add(y, down, layer.b.to(x.dtype).t(), alpha=layer.scale)
     return total
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether something sees each operation, as selective checkpointing: a result that it keeps is not written over."""
     return not torch.compiler.is_compiling() and is_in_torch_dispatch_mode()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.variants import ALoraLinearVariant
 from tests.conftest import build_model
 from torch import Tensor, nn
 
@@ -215,7 +216,18 @@ REASONS: list[tuple[dict[str, Any], Callable[[Any], Any], str]] = [
         lambda adapted: first_projection(adapted).lora_dropout["default"].register_forward_hook(tripled),
         "hook",
     ),
-    ({"use_dora": True}, lambda adapted: None, "another kind: DoraLinearVariant"),
+    (
+        {},
+        lambda adapted: first_projection(adapted).lora_variant.update(default=ALoraLinearVariant()),
+        "another kind: ALoraLinearVariant",
+    ),
+    (
+        {"use_dora": True},
+        lambda adapted: (
+            first_projection(adapted).lora_magnitude_vector["default"].register_forward_hook(tripled)
+        ),
+        "hook",
+    ),
     ({}, with_second_adapter, "its active adapters are"),
     ({}, lambda adapted: adapted.base_model.disable_adapter_layers(), "disabled"),
     ({}, lambda adapted: adapted.merge_adapter(), "merged"),

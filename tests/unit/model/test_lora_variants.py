@@ -162,6 +162,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "dropout": {"lora_dropout": 0.3},
     "bias": {"lora_bias": True},
     "dropout and bias": {"lora_dropout": 0.3, "lora_bias": True},
+    "dora": {"use_dora": True},
+    "dora and dropout": {"use_dora": True, "lora_dropout": 0.3},
 }
 
 
@@ -184,10 +186,12 @@ def test_under_autocast(kind: str):
 
 
 #: On a CPU bitsandbytes rounds the inputs of weights in 8 bits where the model answers, and not where it is trained.
-@pytest.mark.parametrize("kind", [None, *KEYS])
+@pytest.mark.parametrize("kind", ["plain", *KEYS])
 @pytest.mark.parametrize(("bits", "lean"), [(4, False), (8, True), (8, False)], ids=["4", "8", "8 by theirs"])
-def test_beside_weights_in_few_bits(bits: int, kind: str | None, lean: bool):
-    adapted = adapt(round_(build_base(), bits, lean), **(KEYS[kind] if kind else {}))
+def test_beside_weights_in_few_bits(bits: int, kind: str, lean: bool):
+    if bits == 8 and "dora" in kind:
+        pytest.skip("on a CPU PEFT's DoRA loses the scales of weights in 8 bits")
+    adapted = adapt(round_(build_base(), bits, lean), **KEYS.get(kind, {}))
     check(adapted, asks=0.05 if bits == 8 else 2e-5)
 
 
@@ -199,6 +203,17 @@ def test_8_bits_under_autocast_are_left_to_the_modules_where_the_input_is_wide()
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(fused(x)[0], layer(x), rtol=0, atol=0)
         assert fused(x.bfloat16())[0].dtype is torch.bfloat16
+
+
+def test_8_bits_where_the_model_answers():
+    """There bitsandbytes rounds the inputs."""
+    layer = adapt(round_(build_base(), 8)).get_base_model().model.layers[0].self_attn.q_proj
+    fused, x = build_linears([layer]), torch.randn(5, 64)
+    assert not isinstance(fused, str)
+    trained = layer(x)
+    layer.eval()
+    torch.testing.assert_close(fused(x)[0], layer(x), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(layer(x), trained, rtol=1e-4, atol=1e-4)
 
 
 def test_8_bits_that_are_held_in_16_are_no_frozen_weight():

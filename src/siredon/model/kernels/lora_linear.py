@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from siredon.model.blocks import Blocks, MlpBlock
 from siredon.model.kernel import Changes, Kernel, Outcome, Situation
+from siredon.ops.dora import dora_glu_mlp, dora_linears
 from siredon.ops.glu import glu
 from siredon.ops.lora_glu_mlp import lora_glu_mlp
 from siredon.ops.lora_linear import EightBits, Lora, Weight, find_format, lora_linears
@@ -38,15 +39,17 @@ class Variant:
     Args:
         dropout: The module on its input.
         has_bias: Whether its `b` has a bias.
+        length: The module of DoRA that has the lengths of the rows.
     """
 
     dropout: nn.Dropout | None
     has_bias: bool
+    length: Any
 
     @property
     def parts(self) -> tuple[Any, ...]:
         """Its modules."""
-        return () if self.dropout is None else (self.dropout,)
+        return tuple(part for part in (self.dropout, self.length) if part is not None)
 
     @property
     def rate(self) -> float:
@@ -138,6 +141,13 @@ class Linear:
             return weight, Lora(a.weight, b.weight, scale)
         return weight, Lora(a.weight, b.weight, scale, variant.rate, b.bias if variant.has_bias else None)
 
+    def read_magnitude(self) -> Tensor | None:
+        """The lengths of DoRA, [O], as they are now; None where the adapter has none."""
+        if self.variant is None or self.variant.length is None:
+            return None
+        magnitude: Tensor = self.variant.length.weight
+        return magnitude
+
     def fits(self, dtype: torch.dtype, given: torch.dtype) -> bool:
         """Whether the layer itself would compute in this format, of an input that is given in another, or in it."""
         if self.bits is None:
@@ -217,8 +227,11 @@ def _read_adapted(module: Any, bits: int | None) -> Linear | str:
 
 def _read_variant(module: Any, adapter: str) -> Variant | str | None:
     """What sets an adapter apart from plain LoRA, None for nothing; or why the ops do not know it."""
-    if adapter in module.lora_variant:
-        return f"an adapter of another kind: {type(module.lora_variant[adapter]).__name__}"
+    kind, length = module.lora_variant.get(adapter), None
+    if kind is not None and type(kind).__name__ != "DoraLinearVariant":
+        return f"an adapter of another kind: {type(kind).__name__}"
+    if kind is not None:
+        length = module.lora_magnitude_vector[adapter]
     if module.fan_in_fan_out:
         return "a weight that is transposed"
     for part in (module.lora_A[adapter], module.lora_B[adapter]):
@@ -230,9 +243,11 @@ def _read_variant(module: Any, adapter: str) -> Variant | str | None:
     elif type(dropout) is not nn.Dropout:
         return f"an unknown dropout on the adapter's input: {dropout}"
     has_bias = module.lora_B[adapter].bias is not None
-    if dropout is None and not has_bias:
+    if length is not None and has_bias:
+        return "DoRA with a bias"
+    if dropout is None and length is None and not has_bias:
         return None
-    return Variant(dropout, has_bias)
+    return Variant(dropout, has_bias, length)
 
 
 def build_linears(modules: Sequence[nn.Module]) -> Linears | str:
@@ -248,10 +263,14 @@ def build_linears(modules: Sequence[nn.Module]) -> Linears | str:
     if isinstance(linears, str):
         return linears
 
+    has_lengths = any(linear.read_magnitude() is not None for linear in linears)
+
     def multiply(x: Tensor, *, skip_output: bool = False) -> tuple[Tensor, ...]:
         if not _can_stand(linears, x):
             return tuple(_call(linear.module, x) for linear in linears)
         weights, loras = zip(*(linear.read() for linear in linears), strict=True)
+        if has_lengths:
+            return dora_linears(x, weights, loras, [linear.read_magnitude() for linear in linears])
         return lora_linears(x, weights, loras, skip_output=skip_output)
 
     return multiply
@@ -270,11 +289,16 @@ def build_glu_mlp(gate: nn.Module, up: nn.Module, down: nn.Module, activation: s
     if isinstance(linears, str):
         return linears
 
+    has_lengths = any(linear.read_magnitude() is not None for linear in linears)
+
     def run(x: Tensor, *, skip_output: bool = False) -> Tensor:
         if not _can_stand(linears, x):
             output: Tensor = down(glu(gate(x), up(x), activation))
             return output
         weights, loras = zip(*(linear.read() for linear in linears), strict=True)
+        if has_lengths:
+            magnitudes = [linear.read_magnitude() for linear in linears]
+            return dora_glu_mlp(x, weights, loras, magnitudes, activation)
         return lora_glu_mlp(x, weights, loras, activation, skip_output=skip_output)
 
     return run
