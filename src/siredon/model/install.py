@@ -173,8 +173,11 @@ def rounds_inputs(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def without_dropout(module: torch.nn.Module) -> Iterator[None]:
-    """In it, a module is computed without dropout: two passes would drop different places."""
-    trained = [part for part in module.modules() if part.training]
+    """In it, a module is computed without dropout: two passes would drop different places.
+
+    Other layers stay as they are: some of bitsandbytes change their weights where a model answers.
+    """
+    trained = [part for part in module.modules() if isinstance(part, torch.nn.Dropout) and part.training]
     for part in trained:
         part.training = False
     try:
