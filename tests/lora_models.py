@@ -58,7 +58,7 @@ def adapt(model: Any, **keys: Any) -> Any:
             if "bias" in name or "lora_B" in name:
                 nn.init.normal_(weight, std=0.1)
             elif "magnitude" in name:
-                weight.mul_(1 + 0.1 * torch.randn(weight.shape))
+                weight.mul_(1 + 0.1 * torch.randn(weight.shape).to(weight.device))
     return adapted.train()
 
 
