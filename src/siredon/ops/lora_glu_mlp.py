@@ -7,6 +7,7 @@ Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from siredon.ops.lora_linear import (
     unpack_layers,
     without_autocast,
 )
+from siredon.ops.seeded_dropout import keep
 
 #: Most columns of an adapter whose product is added while gate and up are read.
 _MOST_RANK = 64
@@ -110,15 +112,25 @@ class _GluMlp(torch.autograd.Function):
                 options = {"recompute": any(needed[8:]), "inplace": inplace}
                 to_gate, to_up, product = glu_backward(gate, up, to_product, ctx.activation, **options)
             del to_product
-            # Not kept: a layer that is computed again would have to make the product twice
-            out_of = multiply_down(product, last) if product is not None and needed[11] else None
-            to_last = backward_adapters(product, (out_of, back), rows, last, needed[8:])
+            seen, seer = (product, last) if needed[8] else _drop_once(product, last)
             del product
+            # Not kept: a layer that is computed again would have to make the product twice
+            out_of = multiply_down(seen, seer) if seen is not None and needed[11] else None
+            to_last = backward_adapters(seen, (out_of, back), rows, seer, needed[8:])
+            del seen
             rows = [to_gate, to_up]
             back = multiply_back(rows, first, x.dtype)
             to_first = backward_adapters(inputs, (into, back), rows, first, needed[:8])
             to_x = backward_input(rows, first, back).view(x.shape) if ctx.needs_input_grad[0] else None
         return to_x, None, None, None, None, *to_first, *to_last
+
+
+def _drop_once(product: Tensor | None, last: list[Layer]) -> tuple[Tensor | None, list[Layer]]:
+    """The product as the last adapter sees it, and its layer without dropout: one mask for both of its gradients."""
+    layer = last[0]
+    if product is None or layer.seed is None:
+        return product, last
+    return keep(product, layer.seed, layer.rate), [replace(layer, rate=0.0, seed=None)]
 
 
 def _adds_while_reading(x: Tensor, layers: Sequence[Layer]) -> bool:

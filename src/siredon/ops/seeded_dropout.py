@@ -34,7 +34,7 @@ def keep(x: Tensor, seed: Tensor, rate: float) -> Tensor:
     Args:
         x: Shape [N, I], in any float format.
         seed: One of `draw_seeds`, of no dims.
-        rate: Which share is not kept, 0 to 1.
+        rate: Which share is not kept, 0 to 1; the kernel for a GPU rounds it to a multiple of 1 / 65,536.
 
     Returns:
         Shape [N, I], contiguous.

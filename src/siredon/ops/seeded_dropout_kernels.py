@@ -1,7 +1,9 @@
 """Masks of dropout by counter: the number of a place is a function of the seed and of where the place is.
 
-One round of the generator gives four numbers.  They are for four places a quarter of a row apart, so that tiles of any
-size find the same mask: column c of quarter q has the q-th number of counter `row * quarter + c`.
+A call of the generator (Philox 4x32 with 7 rounds, the fewest that pass all tests of its authors) gives four numbers of
+32 bits, and each of them two of 16.  They are for eight places an eighth of a row apart, so that tiles of any size find
+the same mask: column c of eighth e has half e % 2 of number e // 2 of counter `row * eighth + c`.  A share is thus
+rounded to a multiple of 1 / 65,536.
 """
 
 from __future__ import annotations
@@ -13,11 +15,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Rows and columns of a tile where a mask is only applied, and where a product is added.
-_KEEP, _ADD = (4, 256), (64, 32)
+#: Rows of a tile and its columns in each eighth where a mask is only applied, and where a product is added.
+_KEEP, _ADD = (8, 128), (64, 32)
 
 #: Most columns of an adapter that are multiplied at once.
 _WIDTH = 64
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _draw(seed: tl.tensor, row: tl.tensor, column: tl.tensor, eighth: tl.tensor) -> tl.tensor:
+    """Four numbers for each place of a tile, uint32; counters may come round to zero again."""
+    counter = row.to(tl.int32)[:, None] * eighth + column[None, :]
+    return tl.randint4x(tl.load(seed), counter, 7)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _is_kept(number: tl.tensor, threshold: tl.tensor, half: tl.constexpr) -> tl.tensor:
+    """Whether one half of a number is at least the threshold."""
+    return (number >> 16 if half else number & 0xFFFF) >= threshold
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -25,23 +40,23 @@ def _keep_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
     x: tl.tensor,
     kept: tl.tensor,
     seed: tl.tensor,
-    rate: tl.tensor,
+    threshold: tl.tensor,
     num_rows: tl.tensor,
     dim: tl.tensor,
-    quarter: tl.tensor,
+    eighth: tl.tensor,
     x_stride: tl.tensor,
     rows: tl.constexpr,
     columns: tl.constexpr,
 ) -> None:
-    """A tile of each quarter."""
+    """A tile of each eighth."""
     row = tl.program_id(1).to(tl.int64) * rows + tl.arange(0, rows)
     column = tl.program_id(0) * columns + tl.arange(0, columns)
-    numbers = tl.rand4x(tl.load(seed), row[:, None] * quarter + column[None, :])
-    for q in tl.static_range(4):
-        place = q * quarter + column
-        inside = (row < num_rows)[:, None] & ((column < quarter) & (place < dim))[None, :]
+    numbers = _draw(seed, row, column, eighth)
+    for e in tl.static_range(8):
+        place = e * eighth + column
+        inside = (row < num_rows)[:, None] & ((column < eighth) & (place < dim))[None, :]
         value = tl.load(x + row[:, None] * x_stride + place[None, :], mask=inside, other=0.0)
-        value = tl.where(numbers[q] >= rate, value, 0.0)
+        value = tl.where(_is_kept(numbers[e // 2], threshold, e % 2), value, 0.0)
         tl.store(kept + row[:, None] * dim + place[None, :], value.to(kept.dtype.element_ty), mask=inside)
 
 
@@ -51,23 +66,23 @@ def _add_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
     back: tl.tensor,
     a: tl.tensor,
     seed: tl.tensor,
-    rate: tl.tensor,
+    threshold: tl.tensor,
     num_rows: tl.tensor,
     dim: tl.tensor,
-    quarter: tl.tensor,
+    eighth: tl.tensor,
     rank: tl.tensor,
     back_stride: tl.tensor,
     width: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
 ) -> None:
-    """A tile of each quarter: the product of few columns, where the mask keeps it, is added."""
+    """A tile of each eighth: the product of few columns, where the mask keeps it, is added."""
     row = tl.program_id(1).to(tl.int64) * rows + tl.arange(0, rows)
     column = tl.program_id(0) * columns + tl.arange(0, columns)
-    numbers = tl.rand4x(tl.load(seed), row[:, None] * quarter + column[None, :])
-    for q in tl.static_range(4):
-        place = q * quarter + column
-        has_column = (column < quarter) & (place < dim)
+    numbers = _draw(seed, row, column, eighth)
+    for e in tl.static_range(8):
+        place = e * eighth + column
+        has_column = (column < eighth) & (place < dim)
         product = tl.zeros((rows, columns), dtype=tl.float32)
         for begin in range(0, rank, width):
             part = begin + tl.arange(0, width)
@@ -85,7 +100,7 @@ def _add_kernel(  # noqa: PLR0913 - a kernel takes pointers and numbers
         inside = (row < num_rows)[:, None] & has_column[None, :]
         target = total + row[:, None] * dim + place[None, :]
         value = tl.load(target, mask=inside, other=0.0).to(tl.float32)
-        value += tl.where(numbers[q] >= rate, product, 0.0)
+        value += tl.where(_is_kept(numbers[e // 2], threshold, e % 2), product, 0.0)
         tl.store(target, value.to(total.dtype.element_ty), mask=inside)
 
 
@@ -94,15 +109,15 @@ def launch_keep(x: Tensor, seed: Tensor, rate: float) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if kept.numel():
-        grid, quarter = _divide(x, _KEEP)
+        grid, eighth = _divide(x, _KEEP)
         with torch.accelerator.device_index(x.device.index):
             _keep_kernel[grid](
                 x,
                 kept,
                 seed,
-                rate,
+                round(rate * 65536),
                 *x.shape,
-                quarter,
+                eighth,
                 x.stride(0),
                 rows=_KEEP[0],
                 columns=_KEEP[1],
@@ -118,16 +133,16 @@ def launch_add_(total: Tensor, back: Tensor, a: Tensor, seed: Tensor, rate: floa
     back = back if back.stride(-1) == 1 else back.contiguous()
     a = a.contiguous()
     rank = a.shape[0]
-    grid, quarter = _divide(total, _ADD)
+    grid, eighth = _divide(total, _ADD)
     with torch.accelerator.device_index(total.device.index):
         _add_kernel[grid](
             total,
             back,
             a,
             seed,
-            rate,
+            round(rate * 65536),
             *total.shape,
-            quarter,
+            eighth,
             rank,
             back.stride(0),
             width=max(16, min(_WIDTH, triton.next_power_of_2(rank))),
@@ -138,7 +153,7 @@ def launch_add_(total: Tensor, back: Tensor, a: Tensor, seed: Tensor, rate: floa
 
 
 def _divide(x: Tensor, tile: tuple[int, int]) -> tuple[Any, int]:
-    """Programs of a kernel for rows of four quarters, and the width of a quarter."""
+    """Programs of a kernel for rows of eight eighths, and the width of an eighth."""
     num_rows, dim = x.shape
-    quarter = triton.cdiv(dim, 4)
-    return (triton.cdiv(quarter, tile[1]), triton.cdiv(num_rows, tile[0])), quarter
+    eighth = triton.cdiv(dim, 8)
+    return (triton.cdiv(eighth, tile[1]), triton.cdiv(num_rows, tile[0])), eighth

@@ -176,6 +176,10 @@ def test_a_base_that_is_trained():
         if weight.bias is not None:
             weight.bias.requires_grad_()
     check(ours, plain, draw(5, 33).requires_grad_(), layers)
+    mlp = make_mlp((4, 2, 3))
+    for weight, _ in mlp:
+        weight.data.requires_grad_()
+    check(ours_mlp, plain_mlp, draw(7, 33).requires_grad_(), mlp)
 
 
 def test_the_mean_of_many_masks_is_the_layer_without_dropout():

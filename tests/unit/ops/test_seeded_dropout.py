@@ -54,15 +54,17 @@ def test_as_many_are_kept_as_asked_for(keeps: Any, adds: Any, rate: float):
 
 @both
 def test_masks_differ_by_seed_and_from_row_to_row(keeps: Any, adds: Any):
-    """Half of the places of two masks agree, and of two rows, and of the four quarters of a row."""
+    """Half of the places of two masks agree, and of two rows, and of the eighths of a row."""
     masks = [keeps(torch.ones(64, 256), seed, 0.5) for seed in (*seeds(0), *seeds(1))]
     for index, one in enumerate(masks):
         for other in masks[index + 1 :]:
             assert abs(float((one == other).float().mean()) - 0.5) < 0.04
     first = masks[0]
     assert abs(float((first[1:] == first[:-1]).float().mean()) - 0.5) < 0.04
-    quarters = first.split(64, dim=1)
-    assert abs(float((quarters[0] == quarters[1]).float().mean()) - 0.5) < 0.04
+    eighths = first.split(32, dim=1)
+    for index, one in enumerate(eighths):
+        for other in eighths[index + 1 :]:
+            assert abs(float((one == other).float().mean()) - 0.5) < 0.06
 
 
 @both
