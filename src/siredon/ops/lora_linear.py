@@ -364,7 +364,7 @@ def backward_input(gradients: Sequence[Tensor], layers: Sequence[Layer], back: T
     for gradient, layer in zip(gradients[1:], layers[1:], strict=True):
         to_x.addmm_(gradient, layer.widen(dtype))
     if back is not None and _drop(layers):
-        _add_each_(to_x, back, layers)
+        add_each_(to_x, back, layers)
         return to_x
     a = _join_a(layers, dtype)
     if a is not None and back is not None:
@@ -372,7 +372,7 @@ def backward_input(gradients: Sequence[Tensor], layers: Sequence[Layer], back: T
     return to_x
 
 
-def _add_each_(to_x: Tensor, back: Tensor, layers: Sequence[Layer]) -> None:
+def add_each_(to_x: Tensor, back: Tensor, layers: Sequence[Layer]) -> None:
     """Adds what each adapter gives to the gradient of the input, where its mask let the input through."""
     for layer, part in zip(layers, slice_down(back, layers), strict=True):
         if layer.a is None or part is None:

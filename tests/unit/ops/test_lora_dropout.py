@@ -29,6 +29,7 @@ from tests.lora_layers import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from siredon.ops.recomputing import mark_recomputing
 from siredon.ops.seeded_dropout import draw_seeds, keep
 
 RATES = (0.05, 0.5, 0.3)
@@ -130,6 +131,24 @@ def test_gated_mlp_whose_adapters_are_added_by_a_kernel(
     monkeypatch.setattr("siredon.ops.lora_glu_mlp._adds_while_reading", lambda *given: True)
     x, layers = draw(2, 19, 33).requires_grad_(), make_mlp((4, 7, 3), **kind)
     assert_near(run(ours_mlp, x, layers), run(plain_mlp, *in_fp64(x, layers)))
+
+
+@pytest.mark.parametrize("dropped", [2, 1], ids=["down", "up"])
+def test_a_mask_is_that_of_all_rows_where_memory_is_fullest(monkeypatch: pytest.MonkeyPatch, dropped: int):
+    """A layer that is computed again is differentiated in halves, unless the adapter of its last part has a mask."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr("siredon.ops.lora_glu_mlp._adds_while_reading", lambda *given: True)
+    monkeypatch.setattr("siredon.ops.lora_glu_mlp._LARGE_BYTES", 1)
+    x, whole = draw(2, 19, 33).requires_grad_(), make_mlp((4, 7, 3))
+    layers = [
+        (weight, lora if i == dropped else replace(lora, dropout=0.0))
+        for i, (weight, lora) in enumerate(whole)
+    ]
+
+    def again(x: Tensor, layers: Layers) -> Any:
+        return checkpoint(ours_mlp, x, layers, use_reentrant=False, context_fn=mark_recomputing)
+
+    assert_near(run(again, x, layers), run(plain_mlp, *in_fp64(x, layers)))
 
 
 @pytest.mark.parametrize("mixed", [0, 1, 2], ids=["first", "second", "third"])
