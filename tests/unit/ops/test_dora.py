@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lora_layers import BF16, FORMATS, FP32, FP64, Layers, draw, layer, widen
+from tests.lora_layers import BF16, FORMATS, FP32, FP64, Layers, draw, fused, layer, widen
 from torch import Tensor
 from torch.nn.functional import gelu, linear, silu
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from siredon.ops.dora import dora_glu_mlp, dora_linears, measure_rows
 from siredon.ops.gains import scale_outputs
@@ -259,6 +259,36 @@ def test_checkpointing(rates: Any):
     both = ([*first[0], *mlp[0]], [*first[1], *mlp[1]])
     found = run(seeded(lambda x: checkpoint(block, x, use_reentrant=False)), x, both)
     torch.testing.assert_close(found, run(seeded(block), x, both), rtol=1e-6, atol=1e-6)
+
+
+@rates
+@pytest.mark.parametrize("kept", ["aten.mm.default", "siredon.keep.default", "siredon.scale_outputs.default"])
+def test_selective_checkpointing_keeps_results(kept: str, rates: Any):
+    """What it keeps is what the operation gave: an adapter that is added into it would be added twice."""
+    x, case = draw(5, 33).requires_grad_(), make_three(rates=rates)
+    plain = case[0]
+    seen: set[str] = set()
+
+    def decide(context: Any, operation: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        seen.add(str(operation))
+        return CheckpointPolicy.MUST_SAVE if str(operation) == kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def block(x: Tensor) -> Tensor:
+        outputs = dora_linears(x, [one for one, _ in plain], [two for _, two in plain], case[1])
+        return sum(y.sum() for y in (*outputs, *fused(x, plain)))
+
+    def seeded(compute: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, _: Case) -> Tensor:
+            torch.manual_seed(SEED)
+            return compute(x)
+
+        return call
+
+    contexts = partial(create_selective_checkpoint_contexts, decide)
+    recomputed = seeded(lambda x: checkpoint(block, x, use_reentrant=False, context_fn=contexts))
+    found = run(recomputed, x, case)
+    assert (kept in seen) == (kept != "siredon.keep.default" or any(rates))
+    torch.testing.assert_close(found, run(seeded(block), x, case))
 
 
 @pytest.mark.parametrize("dtype", [FP64, FP32, BF16])
