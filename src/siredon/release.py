@@ -116,7 +116,7 @@ def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
 
     quiet_libraries()
     from siredon.export.folder import copy_record, written_beside
-    from siredon.export.merge import find_changes, merge_adapters
+    from siredon.export.merge import explain_rounding, find_changes, merge_adapters
     from siredon.export.merge_base import load_merge_tokenizer
     from siredon.export.report import write_report
     from siredon.export.verify import verify_merge
@@ -133,7 +133,8 @@ def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
         asked = (config, changes, draft, tokenizer, hardware, wanted.max_kl)
         verified = verify_merge(*asked) if wanted.verify else None
         # 4. What others must know of it
-        write_report(config, changes, method, verified, draft)
+        rounding = explain_rounding(config, changes, method, hardware)
+        write_report(config, changes, method, rounding, verified, draft)
         copy_record(changes[-1].folder, draft)
     show(f"merged model: {output / 'merged'}")
 

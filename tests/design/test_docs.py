@@ -256,6 +256,7 @@ def test_the_tree_of_the_architecture_names_every_file_and_no_other(source: Path
         "data/formats",
         "data/templates",
         "train/optimizers",
+        "train/pair_losses",
         "train/schedules",
         "model/adapters",
         "model/kernels",
