@@ -48,6 +48,11 @@ def prepare_rows(config: Config, tokenizer: Any, split: Split | None) -> tuple[R
         DataError: Rows that cannot be used; no such split.
     """
     data = config.data
+    if config.preference.compares:
+        raise DataError(
+            f"`rl: {config.preference.rl}`: rows that compare answers are judged by the validations of a training",
+            "Judge on rows of their own: `rl= test_datasets=...`, or read `eval_rewards/accuracies` of the run.",
+        )
     if split in ("validation", "all") and not config.has_validation:
         raise DataError(
             "the configuration holds no validation rows",

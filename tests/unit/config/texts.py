@@ -8,7 +8,7 @@ from siredon.config.load import Checked, all_rules, check_document
 from siredon.config.schema import Config
 
 MODEL = "base_model: some/model\nlearning_rate: 1e-4\n"
-DATASETS = "datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
+DATASETS = "datasets:\n  - path: rows.jsonl\n    type: chat_template\n"
 #: The least that is a configuration; what a test adds begins on line 6.
 MINIMAL = MODEL + DATASETS
 

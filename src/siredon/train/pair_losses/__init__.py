@@ -1,0 +1,1 @@
+"""A shelf: losses over pairs of answers.  A file is a word in `dpo_loss_type:`; `LOSS` is its part."""

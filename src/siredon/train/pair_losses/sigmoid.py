@@ -1,0 +1,27 @@
+"""`dpo_loss_type: sigmoid`: DPO, a logistic regression on the margin.
+
+With `h` the margin, `log p(chosen) / p_ref(chosen) - log p(rejected) / p_ref(rejected)`:
+
+    -log sigmoid(beta h)
+
+and with `label_smoothing: e` (cDPO) `-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)`.
+
+Source: Rafailov et al., "Direct Preference Optimization", 2023, https://arxiv.org/abs/2305.18290, equation 7; smoothing
+by Mitchell, "A note on DPO with noisy preferences and relationship to IPO", 2023.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from siredon.train.pair_loss import PairLoss, PairOptions, PairScores
+
+
+def _run(scores: PairScores, options: PairOptions) -> Tensor:
+    margin = options.beta * scores.margin
+    smoothing = options.label_smoothing
+    return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
+
+
+LOSS = PairLoss(_run)
