@@ -31,12 +31,7 @@ KNOWN_TEMPLATES = tuple(_TEMPLATES.split())
 #: Formats of the reference, by what stands before a dot or a colon.
 KNOWN_FORMATS = tuple(_FORMATS.split())
 #: Variants of the reference, behind formats that are built, that are not.
-KNOWN_VARIANTS = (
-    "chat_template.argilla",
-    "chat_template.argilla_chat",
-    "chat_template.default",
-    "user_defined.default",
-)
+KNOWN_VARIANTS = ("user_defined.default",)
 
 
 #: Preference formats of the reference, by what stands before a dot.

@@ -98,7 +98,7 @@ class RowError(ValueError):
     """One row that cannot be used; `prepare` adds the file and the row's number."""
 
 
-class LeftOut(RowError):
+class LeftOut(RowError):  # noqa: N818 - a row that is left out is no error
     """One row that is left out and counted, whatever `bad_rows` says: it can be read, and teaches nothing."""
 
 

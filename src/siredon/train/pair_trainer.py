@@ -87,7 +87,7 @@ class PairTrainer(SiredonTrainer):
     def __init__(self, *, objective: Objective, **options: Any) -> None:
         super().__init__(**options)
         self.objective = objective
-        #: The model that the policy is compared with; None where the batches say what is known of it, or none is needed.
+        #: The model that the policy is compared with; None where batches say what is known of it, or none is needed.
         self.reference: Reference | None = None
         self._sums["pairs"] = self._zeros(1 + len(MEASURES))
 

@@ -9,6 +9,7 @@ It is the model in hand in another state, so it takes no second set of frozen we
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,7 +120,11 @@ def _starts_as_base(trainer: SiredonTrainer) -> bool:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        with warnings.catch_warnings(), torch.no_grad(), trainer.compute_loss_context_manager():
+            # PEFT tells of biases that stay: they are found below
+            warnings.filterwarnings(
+                "ignore", message="Careful, disabling adapter layers", category=UserWarning
+            )
             with_adapter = _run(trainer)
             with model.disable_adapter():
                 without = _run(trainer)

@@ -329,8 +329,8 @@ RULES = (
     Rule(
         "SD0316",
         _check_losses,
-        wrong="rl: dpo\ndpo_loss_type: [sigmoid, sft]\ndpo_loss_weights: [1.0]",
-        right="rl: dpo\ndpo_loss_type: [sigmoid, sft]\ndpo_loss_weights: [1.0, 0.2]",
+        wrong="rl: dpo\ndpo_loss_type: [sigmoid]\ndpo_loss_weights: [1.0, 0.2]",
+        right="rl: dpo\ndpo_loss_type: [sigmoid]\ndpo_loss_weights: [0.5]",
     ),
     Rule(
         "SD0317",
