@@ -1,4 +1,4 @@
-"""Loss, gradients and rewards over pairs are those of the slow truth, however pairs are packed, padded and shared out."""
+"""Loss, gradients and rewards over pairs are the slow truth, however pairs are packed, padded and shared out."""
 
 from __future__ import annotations
 
