@@ -112,18 +112,19 @@ def test_references_computed_ahead_are_those_computed_live(write_pairs: Any, tmp
 
 def test_what_a_reference_is_made_of_is_in_its_key(write_pairs: Any, tmp_path: Path, model_folder: Path):
     """Other weights, other number formats and other samples are other log-probabilities."""
-    other = tmp_path / "other"
-    shutil.copytree(model_folder, other)
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(other / "model.safetensors")
-    save_file(
-        {name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"}
-    )
-    keys = {"max_steps": 1, "precompute_ref_log_probs": True}
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    keys = {"max_steps": 1, "precompute_ref_log_probs": True, "base_model": str(model)}
     for number, changes in enumerate(
-        [{}, {}, {"base_model": str(other)}, {"bf16": True}, {"train_on_eos": "none"}, {"rl_beta": 0.5}], 1
+        [{}, {}, {"weights": 0.01}, {"bf16": True}, {"train_on_eos": "none"}, {"rl_beta": 0.5}], 1
     ):
+        if "weights" in changes:
+            weights = load_file(model / "model.safetensors")
+            moved = {name: value + changes["weights"] for name, value in weights.items()}
+            save_file(moved, model / "model.safetensors", {"format": "pt"})
+            changes = {}
         if "train_on_eos" in changes:
             entry = {"path": str(tmp_path / "pairs.jsonl"), "type": "chat_template", "train_on_eos": "none"}
             changes = {"datasets": [entry]}

@@ -33,14 +33,6 @@ class Case:
 
 
 CASES = [
-    Case(
-        "SD0250",
-        "default_system_message",
-        "default_system_message: Hi\n",
-        "  - path: chats.jsonl\n    type: chat_template\ndefault_system_message: Hi\n",
-        MINIMAL.replace("chat_template", "alpaca"),
-        "warning",
-    ),
     Case("SD0101", "warmup_ratio", "warmup_steps: 0\nwarmup_ratio: 0.1\n", "warmup_ratio: 0.1\n"),
     Case("SD0102", "val_set_size", ROWS + VALIDATION, ROWS + "val_set_size: 0\n"),
     Case("SD0103", "saves_per_epoch", "save_steps: 5\nsaves_per_epoch: 2\n", "saves_per_epoch: 2\n"),
@@ -247,9 +239,7 @@ def test_a_warning_alone_lets_the_config_through():
 
 
 def test_a_misspelt_name_of_a_part_is_reported_with_the_nearest():
-    assert (
-        "Did you mean `alpaca`?" in check("", MINIMAL.replace("chat_template", "alpace")).diagnostics[0].fix
-    )
+    assert "Did you mean `alpaca`?" in check("", MINIMAL.replace("alpaca", "alpace")).diagnostics[0].fix
     assert "Did you mean `chatml`?" in check("chat_template: chatmll\n").diagnostics[0].fix
 
 
@@ -274,13 +264,13 @@ def test_a_fallback_that_is_no_template_is_reported():
     "name", ["ebft_pretrain", "llama3.ultra", "stepwise_supervised", "user_defined.default"]
 )
 def test_a_format_of_the_reference_is_known_and_not_built(name: str):
-    (problem,) = check("", MINIMAL.replace("chat_template", name)).diagnostics
+    (problem,) = check("", MINIMAL.replace("alpaca", name)).diagnostics
     assert (problem.code, problem.edit) == ("SD0152", None)
     assert "known but not built yet" in problem.message
 
 
 def test_a_format_of_pairs_needs_a_method_that_compares():
-    start = MINIMAL.replace("chat_template", "chat_template.default")
+    start = MINIMAL.replace("alpaca", "chat_template.default")
     (problem,) = check("", start).diagnostics
     assert (problem.code, problem.key) == ("SD0152", "datasets.0.type")
     assert "rl: dpo" in problem.fix

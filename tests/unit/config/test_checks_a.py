@@ -609,6 +609,12 @@ MODELS = [
         ROWS + "    chat_template: llama3\n    chat_template_jinja: a.jinja\n",
         ROWS + "    chat_template_jinja: a.jinja\n",
     ),
+    warning(
+        "SD0250",
+        "default_system_message",
+        "default_system_message: Hi\n",
+        "  - path: chats.jsonl\n    type: chat_template\ndefault_system_message: Hi\n",
+    ),
     Case("SD0251", "tokens", MISTRAL + "tokens: ['<a>']\n", "tokens: ['<a>']\n"),
     Case(
         "SD0251",
