@@ -1,8 +1,9 @@
 """What `siredon train` reaches, from its own metrics, at the shapes of the bare loops of a training benchmark.
 
-    python benchmarks/end_to_end.py --tokenizer FOLDER --data alpaca.json [--steps 24] [--output results.md]
+    python benchmarks/end_to_end.py --tokenizer FOLDER --data alpaca.json [--shape 1b|8b|tiny] [--output results.md]
 
-Random weights (`reinit_weights`), bf16, AdamW; the median of the log lines after the warm-up.
+Random weights, bf16, AdamW; the median of the log lines after the warm-up.  Beside each cell stands the bare loop of
+`bare_loop.py` over the same model, kernels and packs, run right after it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,30 @@ CELLS: dict[str, dict[str, Any]] = {
         "pad_to_sequence_len": True,
         "micro_batch_size": 4,
     },
+    "LoRA, 4,096 x 2, automatic plan": {
+        "datasets": [SYNTHETIC],
+        "micro_batch_size": 2,
+        "gradient_checkpointing": "auto",
+        **LORA,
+    },
 }
+
+
+def write_weights(folder: Path) -> None:
+    """Random weights beside the config, drawn on the device: initializing them on a CPU takes minutes."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    device, weights = torch.accelerator.current_accelerator() or torch.device("cpu"), {}
+    tied = {"lm_head.weight"} if skeleton.config.tie_word_embeddings else set()
+    for name, weight in skeleton.named_parameters():
+        if name not in tied:
+            drawn = torch.empty(weight.shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02)
+            weights[name] = drawn.fill_(1).cpu() if "norm" in name else drawn.cpu()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def run(name: str, keys: dict[str, Any], options: argparse.Namespace) -> tuple[str, list[str]]:
@@ -49,7 +73,6 @@ def run(name: str, keys: dict[str, Any], options: argparse.Namespace) -> tuple[s
     output = options.work / slug
     values = {
         "base_model": str(options.work / "model"),
-        "reinit_weights": True,
         "datasets": [{"path": str(options.data), "type": "alpaca"}] * 4,
         "dataset_prepared_path": str(options.work / "prepared"),
         "sequence_len": 4096,
@@ -70,7 +93,7 @@ def run(name: str, keys: dict[str, Any], options: argparse.Namespace) -> tuple[s
         [sys.executable, "-m", "siredon", "train", str(path)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        return f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:200]} | | |", []
+        return f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:200]} | | | | |", [done.stderr]
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
     late = [row["tokens_per_second"] for row in rows if row["step"] > options.warmup]
@@ -78,7 +101,33 @@ def run(name: str, keys: dict[str, Any], options: argparse.Namespace) -> tuple[s
     said = [
         line for line in done.stderr.splitlines() if line.startswith(("kernels", "loss", "memory", "longest"))
     ]
-    return f"| {name} | {statistics.median(late):,.0f} | {peak:.1f} | {rows[0]['loss']:.4f} |", said
+    speed, loss = statistics.median(late), rows[0]["loss"]
+    line = f"| {name} | {speed:,.0f} | {peak:.1f} | {loss:.4f} |"
+    if keys.get("kernels") is False:
+        return f"{line} | |", said
+    bare = run_bare(path, values, options)
+    said += [f"  {part}: {size:.2f} GiB" for part, size in bare["memory"].items()]
+    return (
+        f"{line} {bare['tokens_per_second']:,.0f} | {100 * speed / bare['tokens_per_second']:.1f} % |",
+        said,
+    )
+
+
+def run_bare(path: Path, values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What the bare loop says of the same file; with an automatic plan, of the one that it came to on this GPU."""
+    plan = json.loads((Path(values["output_dir"]) / "run.json").read_text()).get("gradient_checkpointing")
+    if plan:
+        fraction = plan["recomputed_layers"] / plan["num_layers"]
+        path.write_text(yaml.safe_dump({**values, "gradient_checkpointing": fraction or False}))
+    script = Path(__file__).with_name("bare_loop.py")
+    flags = ["--steps", str(options.steps), "--log", str(options.log), "--warmup", str(options.warmup)]
+    command = [sys.executable, str(script), str(path), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not found:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(found[0].removeprefix("RESULT "))
+    return result
 
 
 def main() -> None:
@@ -98,6 +147,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     options.data = options.data.resolve()
     write_model(options.work / "model", options.tokenizer, SHAPES[options.shape])
+    write_weights(options.work / "model")
     lines = []
     for name, keys in CELLS.items():
         if options.only and not any(word in name for word in options.only.split(";")):
@@ -111,8 +161,8 @@ def main() -> None:
         f"{datetime.date.today()}, Llama {options.shape}, random weights, bf16, {options.steps} steps, a log every "
         f"{options.log}, median after step {options.warmup}.",
         "",
-        "| cell | useful tok/s | peak GiB | loss step 1 |",
-        "|---|---|---|---|",
+        "| cell | useful tok/s | peak GiB | mean loss of the first log | bare loop | of it |",
+        "|---|---|---|---|---|---|",
     ]
     write_report([*head, *lines], options.output)
 

@@ -16,7 +16,12 @@ from siredon.config.sections.memory import MemorySection
 from siredon.hardware import probe_hardware
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
-from siredon.model.recompute import recompute_activations_
+from siredon.model.recompute import (
+    count_keeping,
+    find_layers,
+    recompute_activations_,
+    recompute_first_,
+)
 from siredon.ops.linear_cross_entropy import linear_cross_entropy
 
 
@@ -26,11 +31,16 @@ def fuse_(base: Any, without: tuple[str, ...] = ()) -> Installed:
     return install_kernels_(base, wanted, Situation(hardware=probe_hardware()))
 
 
-def recompute_(base: Any, fraction: float | bool) -> str:
-    """Has all layers, or a fraction of them, recomputed in the backward pass."""
+def recompute_(base: Any, fraction: float | bool | str) -> str:
+    """Has all layers, or a fraction of them, recomputed in the backward pass; `attn` keeps what attention gives."""
     if not fraction:
         return ""
-    return recompute_activations_(base, MemorySection(gradient_checkpointing=fraction))
+    if fraction != "attn":
+        return recompute_activations_(base, MemorySection(gradient_checkpointing=fraction))
+    recompute_activations_(base, MemorySection(gradient_checkpointing="auto"))
+    num_layers = len(find_layers(base))
+    recompute_first_(base, num_layers, num_layers)
+    return f"{count_keeping(base)} layers recomputed, but for attention"
 
 
 def build_loss(base: Any) -> Callable[..., torch.Tensor]:

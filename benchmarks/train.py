@@ -31,6 +31,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 64,
         "rope_theta": 500000.0,
     },
+    # Llama 3.1 8B
+    "8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+    },
     "tiny": {
         "vocab_size": 49152,
         "hidden_size": 64,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from siredon.hardware import read_capability
+from siredon.model.kept_results import seen_by_keeper
 from siredon.model.varlen import find_starts
 
 #: What transformers calls it.
@@ -135,15 +136,16 @@ def attend(
     borders = _find_borders(query, options)
     if query.dtype != value.dtype or key.dtype != value.dtype:
         query, key = query.to(value.dtype), key.to(value.dtype)
-    if borders.starts is None:
-        return _attend_rows(query, key, value, dropout, scaling).transpose(1, 2), None
-    if not _has_varlen(query, dropout):
+    with seen_by_keeper():
+        if borders.starts is None:
+            return _attend_rows(query, key, value, dropout, scaling).transpose(1, 2), None
+        if _has_varlen(query, dropout):
+            return _attend_documents(query, key, value, borders, scaling), None
         mask = _mask_documents(borders.starts, query)
         result = torch.nn.functional.scaled_dot_product_attention(
             query, *_repeat(query, key, value), attn_mask=mask, dropout_p=dropout, scale=scaling
         )
         return result.transpose(1, 2), None
-    return _attend_documents(query, key, value, borders, scaling), None
 
 
 def _attend_rows(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:

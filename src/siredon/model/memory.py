@@ -18,7 +18,7 @@ from siredon.hardware import Hardware, open_side_stream
 from siredon.log import note, warn
 from siredon.model.compile import compile_layers_, compiles_layers
 from siredon.model.kept_results import park_results
-from siredon.model.offload import DiskPark, RamPark, Saver, park_activations_, park_layers_
+from siredon.model.offload import SMALLEST_BYTES, DiskPark, RamPark, Saver, park_activations_, park_layers_
 from siredon.model.recompute import Contexts, recompute_activations_
 
 
@@ -112,7 +112,10 @@ def _park_results(section: MemorySection, hardware: Hardware) -> Contexts | None
         )
         return None
     return partial(
-        park_results, park=RamPark(open_side_stream(hardware), pinned=True), device=hardware.device
+        park_results,
+        park=RamPark(open_side_stream(hardware), pinned=True),
+        device=hardware.device,
+        smallest_bytes=SMALLEST_BYTES,
     )
 
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from siredon.config.sections.memory import MemorySection, SelectiveCheckpointing
 from siredon.errors import ModelError
+from siredon.model.kept_results import count_attention, keep_attention
 from siredon.ops.recomputing import mark_recomputing
 from siredon.registry import suggest
 
@@ -58,8 +59,10 @@ def choose_layers(num_layers: int, section: MemorySection) -> tuple[int, ...]:
     return tuple(index * num_layers // count for index in range(count))
 
 
-def recompute_first_(model: Any, count: int) -> None:
+def recompute_first_(model: Any, count: int, keeping: int = 0) -> None:
     """Has the first `count` layers recomputed, and no other; after `recompute_activations_`.
+
+    The last `keeping` of them keep what their attention gives, if the model's attention is one that can be kept.
 
     The first ones, as memory is fullest where the forward pass ends and the backward pass begins: the last layers then
     run backward without being computed again beside all that the others keep, and let go what they have kept before
@@ -67,6 +70,44 @@ def recompute_first_(model: Any, count: int) -> None:
     """
     for index, layer in enumerate(find_layers(model)):
         layer.gradient_checkpointing = index < count
+        run = layer._gradient_checkpointing_func
+        if isinstance(run, Recomputed):
+            run.keeps = count - keeping <= index < count
+
+
+def count_keeping(model: Any) -> int:
+    """How many layers keep what their attention gives."""
+    runs = [
+        layer._gradient_checkpointing_func for layer in find_layers(model) if layer.gradient_checkpointing
+    ]
+    return sum(isinstance(run, Recomputed) and run.keeps for run in runs)
+
+
+class Recomputed:
+    """How a layer of an automatic plan is run: all of it is computed again, or all but its attention.
+
+    Args:
+        whole: Runs a function on its inputs, as `torch.utils.checkpoint.checkpoint` does.
+        keeping: The same, but for what `keep_attention` keeps.
+    """
+
+    def __init__(self, whole: Callable[..., Any], keeping: Callable[..., Any]) -> None:
+        self.keeps = False
+        self._whole = whole
+        self._keeping = keeping
+
+    def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """What the function gives."""
+        return (self._keeping if self.keeps else self._whole)(function, *inputs)
+
+
+def count_kept_attention(run: Callable[[], Any]) -> int:
+    """Bytes that all layers of a forward pass would keep of their attention; 0 where it cannot be told apart.
+
+    Args:
+        run: The forward pass, whose layers keep nothing as yet.
+    """
+    return count_attention(Keeper(("attention",)).decide, run)
 
 
 def recompute_activations_(
@@ -119,6 +160,8 @@ def recompute_activations_(
         kept_here = keeper if index in kept else None
         layers[index]._gradient_checkpointing_func = _build_function(options, kept_here, saving, contexts)
     if section.gradient_checkpointing == "auto":
+        if "context_fn" in options and keeper is None and not _drops_in_attention(model):
+            _let_attention_be_kept_(layers, options, saving)
         return ""  # The plan speaks for itself
     if len(chosen) == len(layers):
         shown = "every layer recomputed"
@@ -186,13 +229,35 @@ def _check_choice(model: Any, layers: list[Any], section: MemorySection, saving:
             f"{type(model).__name__} has no layers among which to choose: it recomputes all of them, or none",
             "Write `gradient_checkpointing: true`, without further settings.",
         )
-    settings = model.config.get_text_config().to_dict()
-    if section.kept_results and settings.get("attention_dropout"):
+    if section.kept_results and _drops_in_attention(model):
         # A kept result draws no random numbers when the rest is recomputed: later dropout would draw others.
         raise ModelError(
             "`selective_checkpointing` keeps the results of attention, whose dropout could not be drawn again",
             "Add `model_config: {attention_dropout: 0}`, or remove `selective_checkpointing`.",
         )
+
+
+def _drops_in_attention(model: Any) -> bool:
+    return bool(model.config.get_text_config().to_dict().get("attention_dropout"))
+
+
+def _let_attention_be_kept_(layers: list[Any], options: dict[str, Any], saving: Saving | None) -> None:
+    """A plan can choose, layer by layer, that what attention gives is kept."""
+    contexts = partial(keep_attention, Keeper(("attention",)).decide)
+    keeping = _in_saving(
+        partial(checkpoint, **{**options, "context_fn": partial(mark_recomputing, contexts)}), saving
+    )
+    for layer in layers:
+        layer._gradient_checkpointing_func = Recomputed(layer._gradient_checkpointing_func, keeping)
+
+
+def _in_saving(run: Callable[..., Any], saving: Saving | None) -> Callable[..., Any]:
+    def run_layer(function: Callable[..., Any], *inputs: Any) -> Any:
+        assert saving is not None
+        with saving():
+            return run(function, *inputs)
+
+    return run if saving is None else run_layer
 
 
 def _find_keeping(model: Any, section: SelectiveCheckpointing, chosen: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,20 +15,24 @@ from siredon.hardware import GPU
 IGNORE = -100
 #: A chunk of logits has about this many bytes, and between these many rows: products of fewer are slow.
 _CHUNK_BYTES = 2**28
+#: The same where the head is trained: each chunk reads and writes the sum of its gradients, in fp32, once more.
+_CHUNK_BYTES_TRAINED = 2**30
 _FEWEST_ROWS, _MOST_ROWS = 1024, 4096
 #: Gradients of logits in fp16 are this many times as large: probabilities of rare tokens are below its numbers.
 _FP16_UNIT = 1024.0
 
 
-def choose_chunk_rows(num_rows: int, num_ids: int, num_bytes: int) -> int:
+def choose_chunk_rows(num_rows: int, num_ids: int, num_bytes: int, *, learns: bool = False) -> int:
     """Rows whose logits exist at once: about 256 MiB of them, 1,024 to 4,096 rows, in chunks of nearly one size.
 
     Args:
         num_rows: Rows in all.
         num_ids: Logits of a row.
         num_bytes: Of one logit.
+        learns: The head's weights are trained: four times as many bytes, in as few rows at the least.
     """
-    most = min(max(_CHUNK_BYTES // (num_ids * num_bytes), _FEWEST_ROWS), _MOST_ROWS) // 128 * 128
+    room = _CHUNK_BYTES_TRAINED if learns else _CHUNK_BYTES
+    most = min(max(room // (num_ids * num_bytes), _FEWEST_ROWS), _MOST_ROWS) // 128 * 128
     num_chunks = max(1, -(-num_rows // most))
     return max(1, -(-num_rows // (num_chunks * 128)) * 128)
 

@@ -197,7 +197,9 @@ def _run(  # noqa: PLR0913 - what an op takes is a flat list
     plan: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     chunk_rows, num_targets, *learns = plan
-    chunk_rows = chunk_rows or choose_chunk_rows(len(hidden), len(weight), hidden.element_size())
+    chunk_rows = chunk_rows or choose_chunk_rows(
+        len(hidden), len(weight), hidden.element_size(), learns=bool(learns[1])
+    )
     softcap, scale, smoothing, z_loss = settings
     options = RowOptions(softcap, scale, smoothing, z_loss, unit_of(hidden), any(learns))
     gradients = Gradients.of(hidden, weight, (bool(learns[0]), bool(learns[1]), bool(learns[2])))

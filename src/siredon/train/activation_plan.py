@@ -7,7 +7,7 @@ and corrects the count.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from siredon.train.record import extend_record
 USABLE = 0.95
 #: The same for a plan that is not tried: workspaces and gaps are not counted.
 USABLE_UNTRIED = 0.85
+#: The part of the room that a plan leaves in which attention may be kept: what one layer keeps is known well.
+_USED_OF_REST = 0.95
 #: How often plans are tried, if trying does not show earlier that none is cheaper.
 MOST_TRIES = 4
 #: More than any device has: what stands for a figure where memory ran out.
@@ -87,6 +89,10 @@ class Search:
         else:
             self.too_few = max(self.too_few, count)
 
+    def taken(self, count: int) -> int:
+        """What a number of recomputed layers took, or would take by the prediction, in bytes."""
+        return dict(self._points).get(count, self.sizes.predict(count))
+
     def _correct(self, count: int) -> float:
         """The prediction, on the line through the last two measurements; moved by what the only one was off."""
         predicted = float(self.sizes.predict(count))
@@ -112,6 +118,7 @@ class Plan:
         offloads: What is kept waits in RAM.
         taken: Bytes that the process then holds with the longest batch, at most; None where memory ran out.
         peak: The same, where it was measured.
+        keeping: In how many of the recomputed layers, the last of them, attention is not computed again.
     """
 
     recomputed: int
@@ -119,6 +126,7 @@ class Plan:
     offloads: bool
     taken: int | None
     peak: Peak | None
+    keeping: int = 0
 
     def describe(self, batch: Batch, limit: int) -> str:
         """For people.
@@ -133,6 +141,9 @@ class Plan:
             what = "every layer recomputed"
         else:
             what = f"{self.recomputed} of {self.num_layers} layers recomputed"
+        if self.keeping:
+            where = "" if self.keeping == self.recomputed else f" in {self.keeping} of them"
+            what += f", but for attention{where}"
         what += ", what is kept waits in pinned RAM" * self.offloads
         how, about = ("measured", "") if self.peak else ("estimated from what its layers keep", "about ")
         return (
@@ -167,10 +178,12 @@ class Planner:
         usable = USABLE if self.tries else USABLE_UNTRIED
         search = Search(sizes, -self._largest(fixed - int(memory.limit * usable)))
         plan = self._try_(search, batch) if self.tries else _estimate(search, fixed)
-        recompute_first_(self.base, plan.recomputed)
+        plan = self._keep_attention_(plan, search, batch)
+        recompute_first_(self.base, plan.recomputed, plan.keeping)
         if is_main_process() and self.record.is_file():
             facts = {"recomputed_layers": plan.recomputed, "num_layers": plan.num_layers}
-            extend_record(self.record, gradient_checkpointing={**facts, "offloads": plan.offloads})
+            facts |= {"keep_attention": plan.keeping, "offloads": plan.offloads}
+            extend_record(self.record, gradient_checkpointing=facts)
         if plan.taken is not None:
             note(plan.describe(batch, memory.limit))
         if plan.peak is None and plan.taken is not None and plan.taken > memory.limit:
@@ -202,6 +215,20 @@ class Planner:
             else:
                 undo()
         return Plan(best, last, offloads, None if peak is None else peak.total, peak)
+
+    def _keep_attention_(self, plan: Plan, search: Search, batch: Batch) -> Plan:
+        """The plan, with attention kept in as many of its recomputed layers as what is left of the room allows."""
+        each, left = search.sizes.attention, search.room - search.taken(plan.recomputed)
+        keeping = min(plan.recomputed, int(left * _USED_OF_REST) // each) if each else 0
+        if plan.offloads or keeping <= 0:
+            return plan
+        if not self.tries:
+            return replace(plan, keeping=keeping, taken=(plan.taken or 0) + keeping * each)
+        recompute_first_(self.base, plan.recomputed, keeping)
+        peak, excess = self._measure(batch)
+        if peak is None or excess > 0:
+            return plan
+        return replace(plan, keeping=keeping, taken=peak.total, peak=peak)
 
     def _measure(self, batch: Batch) -> tuple[Peak | None, int]:
         """The peak on this rank, None where memory ran out, and by how many bytes it is too much on the fullest."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from siredon.data.types import IGNORE, Batch
-from siredon.model.recompute import find_layers, recompute_first_
+from siredon.model.recompute import count_kept_attention, find_layers, recompute_first_
 from siredon.model.saved_bytes import Saved, count_saved
 from siredon.train.probe import Prober
 
@@ -46,12 +47,14 @@ class Sizes:
         outside: Kept by what is in no layer, but for the head.
         head: Kept by the head and the loss; as much again is held while their gradients are computed.
         gradients: Of weights that are in no layer.
+        attention: What a recomputed layer keeps if its attention is not computed again; 0 where that cannot be.
     """
 
     layers: LayerSizes
     outside: int
     head: int
     gradients: int
+    attention: int = 0
 
     @property
     def num_layers(self) -> int:
@@ -99,6 +102,10 @@ def count_sizes(prober: Prober, base: Any, batch: Batch) -> Sizes:
         whole = [count(length, recomputed=False) for length in widths]
         bare = [count(length, recomputed=False, targets=False) for length in widths]
         again = [count(length, recomputed=True) for length in widths]
+        attention = [
+            count_kept_attention(partial(prober.run_forward, shorten(batch, length, targets=False)))
+            for length in widths
+        ]
 
     def extend(values: Sequence[int]) -> int:
         return extrapolate_rows(widths, values, rows, width)
@@ -123,7 +130,11 @@ def count_sizes(prober: Prober, base: Any, batch: Batch) -> Sizes:
     if prober.accumulates:  # They are all there before the first layer is computed
         sizes = LayerSizes(sizes.whole, sizes.inputs, sizes.work, (0,) * len(layers))
     return Sizes(
-        sizes, outside, int(head * _share_of_targets(batch)), 0 if prober.accumulates else max(0, rest)
+        sizes,
+        outside,
+        int(head * _share_of_targets(batch)),
+        0 if prober.accumulates else max(0, rest),
+        extend(attention) // max(1, sum(map(bool, kept))),
     )
 
 

@@ -89,7 +89,9 @@ class ChunkedLoss:
     def describe(self, num_tokens: int) -> str:
         """For people, of a batch of so many tokens."""
         rows = self.chunk_rows(num_tokens)
-        rows = rows or choose_chunk_rows(num_tokens, len(self.head.weight), self.head.dtype.itemsize)
+        rows = rows or choose_chunk_rows(
+            num_tokens, len(self.head.weight), self.head.dtype.itemsize, learns=self.head.weight.requires_grad
+        )
         return f"chunked linear cross-entropy, {rows:,} rows at a time"
 
 

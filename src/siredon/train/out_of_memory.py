@@ -17,7 +17,7 @@ from siredon.distributed.ranks import num_ranks, rank
 from siredon.errors import TrainingError
 from siredon.hardware import Hardware, forget_peak, is_out_of_memory, read_memory, release_memory
 from siredon.log import note, warn
-from siredon.model.recompute import find_layers, recompute_first_
+from siredon.model.recompute import count_keeping, find_layers, recompute_first_
 from siredon.train.activation_plan import Planner
 from siredon.train.callbacks.longest_batch import LongestBatch
 from siredon.train.memory_guard import Failure, MemoryGuard, read_failure, take_rows, take_tokens
@@ -170,9 +170,10 @@ class Doctor:
             planned = sum(layer.gradient_checkpointing for layer in layers)
             if planned == len(layers):
                 return None
+            keeping = count_keeping(self.base)
             recompute_first_(self.base, len(layers))
             peak = self._fits(batch, limit)
-            recompute_first_(self.base, planned)
+            recompute_first_(self.base, planned, keeping)
         else:
             options = {"use_reentrant": False}
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

@@ -34,7 +34,9 @@ class Progress(TrainerCallback):
         self._task: Any = None
         self._first_step = 0
         self._mark = 0.0  # when the clock last ran on
-        self._busy = 0.0  # seconds of training, validation and saving left out
+        self._busy = (
+            0.0  # seconds of training, waiting for the device included; validation and saving left out
+        )
         self._logged = (0.0, 0, 0)  # busy seconds, tokens and learned tokens at the last log
 
     def on_train_begin(
@@ -51,11 +53,14 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Runs the clock on, and moves the bar."""
+        self._run_on()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def _run_on(self) -> None:
         now = time.perf_counter()
         self._busy += now - self._mark
         self._mark = now
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
 
     def on_log(
         self,
@@ -69,6 +74,8 @@ class Progress(TrainerCallback):
         if logs is None or "train_runtime" in logs:
             return
         if "loss" in logs:
+            # To read the loss is to wait for what the device has still to do of the step: that is training
+            self._run_on()
             self._add_rates(logs, args.world_size)
             logs["peak_memory_gib"] = round(read_peak_bytes(self.hardware) / 2**30, 3)
         if state.is_world_process_zero:
