@@ -7,7 +7,7 @@ shown as trained is in a pack.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from siredon.data.overview import (
     share_by_role,
     sum_up_side,
 )
+from siredon.data.pairs import SIDES
 from siredon.data.pieces import Piece, PieceReader
 from siredon.data.prepare import Preparation, Prepared, build_recipe, prepare_data
 from siredon.data.roles import Voices, find_voices, name_roles
@@ -66,12 +67,14 @@ class SeenSample:
         num_tokens: How many they are.
         num_targets: How many of them are learned.
         use: What becomes of it: `training, pack 3`.
+        name: Which side of a pair it is; empty where it is of none.
     """
 
     pieces: tuple[Piece, ...]
     num_tokens: int
     num_targets: int
     use: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -335,6 +338,8 @@ class _Look:
         used = bool(made.kept)
         pair = made.kept if source.recipe.group > 1 else ()
         samples = tuple(self._see(sample, voices, (pair or (sample,)) if used else ()) for sample in shown)
+        if pair:
+            samples = tuple(replace(one, name=name) for one, name in zip(samples, SIDES, strict=True))
         num_tokens = 0 if made.whole is None else len(made.whole.input_ids)
         return SeenRow(
             source=source.number,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Samples of a pair: the chosen one, and behind it the rejected one.
 PAIR = 2
+SIDES = ("chosen", "rejected")
 #: Why a pair is dropped.
 EQUAL = "both answers are the same"
 BROKEN_PROMPT = "a token lies across the end of the prompt in one answer only"
@@ -56,9 +57,8 @@ def find_fault(samples: Sequence[Sample]) -> str:
     chosen, rejected = samples
     if not chosen.num_targets or not rejected.num_targets:
         return NO_TARGETS
-    starts = [int(np.argmax(side.labels != IGNORE)) for side in samples]
-    prompts = [side.input_ids[:start] for side, start in zip(samples, starts, strict=True)]
-    if not np.array_equal(*prompts):
+    ours, theirs = (side.input_ids[: int(np.argmax(side.labels != IGNORE))] for side in samples)
+    if not np.array_equal(ours, theirs):
         return BROKEN_PROMPT
     if np.array_equal(chosen.input_ids, rejected.input_ids) and np.array_equal(
         chosen.labels, rejected.labels

@@ -283,13 +283,12 @@ def _collect(
     builder, tally = result
     made = iter(tokenized)
     for row in batch:
-        sides: list[Sample] = []
-        errors: list[RowError] = []
-        for side in islice(made, len(row.ready.sides)):
-            (errors if isinstance(side, RowError) else sides).append(side)  # type: ignore[attr-defined]
-        if errors:
-            tally.add_bad(row.find_place(), errors[0])
+        found = list(islice(made, len(row.ready.sides)))
+        error = next((side for side in found if isinstance(side, RowError)), None)
+        if error is not None:
+            tally.add_bad(row.find_place(), error)
             continue
+        sides = [side for side in found if isinstance(side, Sample)]
         kept, is_cut, reason = _keep(sides, row.ready.split, row.find_place, recipe)
         if not kept:
             tally.dropped[reason] += 1

@@ -144,7 +144,8 @@ class JoinedTable:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens per group, shape [N]."""
-        return self.sample_lengths.sum(axis=1)
+        lengths: npt.NDArray[np.int64] = self.sample_lengths.sum(axis=1)
+        return lengths
 
     @property
     def digests(self) -> Digests:

@@ -94,14 +94,15 @@ class PairTrainer(SiredonTrainer):
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
         chosen = (batch["labels"] != IGNORE) & (batch["samples"] % 2 == 0)
-        return torch.stack([chosen.new_tensor(len(batch["packs"]) // 2, dtype=torch.long), chosen.sum()])
+        tokens = chosen.sum()
+        return torch.stack([tokens.new_full((), len(batch["packs"]) // 2), tokens])
 
     def sum_losses(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The loss summed over pairs; what is a mean over tokens is brought to the same divisor."""
         scores = self.score_pairs(model, inputs)
         parts = self.objective.run(scores)
         measures = self.objective.measure(scores).sum(0)
-        self._sums["pairs"] += torch.cat([measures.new_tensor([len(scores.chosen)]), measures])
+        self._sums["pairs"] += torch.cat([measures.new_full((1,), len(scores.chosen)), measures])
         total = parts.per_pair.sum()
         if parts.per_token is not None:
             pairs, chosen_tokens = self.step_items

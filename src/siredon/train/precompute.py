@@ -34,10 +34,12 @@ _SECTIONS = (
 def take_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:
     """Lets the data of a trainer say what the reference model, its model as it is now, thinks of each sample."""
     made = _describe(config, precision, hardware)
-    for name in ("train_dataset", "eval_dataset"):
-        dataset: Any = vars(trainer)[name]
-        if dataset is not None:
-            vars(trainer)[name] = _extend(trainer, dataset, made, Path(config.data.dataset_prepared_path))
+    root = Path(config.data.dataset_prepared_path).expanduser()
+    train: Any = trainer.train_dataset
+    validation: Any = trainer.eval_dataset
+    trainer.train_dataset = _extend(trainer, train, made, root)
+    if validation is not None:
+        trainer.eval_dataset = _extend(trainer, validation, made, root)
 
 
 def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def _extend(trainer: PairTrainer, dataset: PackDataset, made: dict[str, Any], ro
     table = dataset.table
     assert isinstance(table, JoinedTable)
     samples = hashlib.sha256(b"".join(part.digests.tobytes() for part in table.tables)).hexdigest()
-    path = root.expanduser() / cache_key({"reference": made, "samples": samples}) / REFERENCE
+    path = root / cache_key({"reference": made, "samples": samples}) / REFERENCE
     found = _read(path, table)
     if found is None:
         note(f"reference: computing log-probabilities of {len(table):,} pairs")

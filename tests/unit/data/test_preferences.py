@@ -324,7 +324,11 @@ def test_inspect_shows_both_sides(tokenizer: Any, tmp_path: Path):
     preparation = preparation_of([ROW, {**ROW, "rejected": "Yes."}], tokenizer, tmp_path)
     seen = inspect_data(preparation, PackingSection(), Choice(num_rows=2))
     first, second = seen.rows
-    assert [sample.use for sample in first.samples] == ["training", "training"]
+    assert [(sample.name, sample.use) for sample in first.samples] == [
+        ("chosen", "training"),
+        ("rejected", "training"),
+    ]
+    assert seen.sides[0].unit == "pairs"
     texts = ["".join(piece.text for piece in sample.pieces if piece.learned) for sample in first.samples]
     assert texts == ["Yes.<|im_end|>", "No, not at all.<|im_end|>"]
     assert second.reason == EQUAL

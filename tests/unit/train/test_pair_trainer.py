@@ -198,17 +198,23 @@ def adapted(start: str | bool = True, **settings: Any) -> Any:
     return get_peft_model(build_model(), config)
 
 
+def trained_too(model: Any) -> Any:
+    """The same, with a weight of the base that is trained beside the adapter."""
+    model.get_base_model().model.norm.weight.requires_grad_()
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
         (lambda: adapted(), AdapterOff),
         (lambda: adapted(False), StartWeights),
         (lambda: adapted("pissa"), StartWeights),
-        (lambda: adapted(bias="all"), StartWeights),
+        (lambda: trained_too(adapted()), StartWeights),
         (lambda: adapted(modules_to_save=["lm_head"], ensure_weight_tying=True), AdapterOff),
         (build_model, StartWeights),
     ],
-    ids=["zero", "random", "pissa", "biases", "a saved layer", "no adapter"],
+    ids=["zero", "random", "pissa", "a norm too", "a saved layer", "no adapter"],
 )
 def test_the_reference_is_the_start_and_stays_it(write_config: Any, model: Any, kind: type):
     policy = model()
