@@ -17,6 +17,8 @@ from tests.runs.test_watching import untimed
 
 from siredon import pipeline
 from siredon.config.load import load_config
+from siredon.errors import DataError
+from siredon.evaluate.rows import prepare_rows
 
 #: The base, and LoRA that starts as nothing and as something.
 ADAPTERS: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA}
@@ -208,3 +210,43 @@ def test_dropout_is_left_out_and_said_to_be(write_pairs: Any):
     _, warnings = load_config(str(path))
     assert any(warning.code == "SD0634" for warning in warnings)
     assert_starts_alike(train(path))
+
+
+def test_what_writes_and_judges_words_takes_the_chosen_side(write_pairs: Any, tmp_path: Path, tokenizer: Any):
+    keys = {
+        "val_set_size": 4,
+        "eval_steps": 2,
+        "max_steps": 2,
+        "generate_samples": True,
+        "num_generation_samples": 2,
+    }
+    train(write_pairs(**keys, generation_max_new_tokens=4))
+    rows = [json.loads(line) for line in (tmp_path / "config" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) >= 2
+    with pytest.raises(DataError, match="rows that compare answers"):
+        prepare_rows(config_of(tmp_path / "config.yml"), tokenizer, None)
+    render = build_prompting_of(config_of(tmp_path / "config.yml"), tokenizer)
+    assert render("Why?") == "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def build_prompting_of(config: Any, tokenizer: Any) -> Any:
+    from siredon.data.prompt import set_prompting_
+
+    return set_prompting_(tokenizer, config).render
+
+
+def test_a_bad_step_is_written_down_document_by_document(write_pairs: Any, tmp_path: Path):
+    """A step is named bad by a spike, as any is after a rate of learning that is far too high."""
+    keys = {
+        "on_bad_step": "skip",
+        "spike_factor": 1.01,
+        "spike_window": 8,
+        "max_steps": 12,
+        "learning_rate": 0.5,
+    }
+    train(write_pairs(**keys, gradient_accumulation_steps=2))
+    written = list((tmp_path / "config").rglob("step-*.jsonl"))
+    assert written
+    (first, *_) = [json.loads(line) for line in written[0].read_text().splitlines()]
+    assert first["prepared_row"] in range(24)
+    assert first["num_targets"] == sum(first["learned"])

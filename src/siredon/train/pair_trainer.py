@@ -13,23 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Batch
 from siredon.train.losses import target_log_probs
 from siredon.train.pair_loss import LossParts, PairOptions, PairScores, Term, combine
 from siredon.train.reference import Reference
 from siredon.train.trainer import SiredonTrainer, shift_labels
-
-#: What is logged, the means over pairs.  A reward is the log-probability over that of the reference, times `rl_beta`.
-MEASURES = (
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/accuracies",
-    "rewards/margins",
-    "logps/chosen",
-    "logps/rejected",
-    "lengths/chosen",
-    "lengths/rejected",
-)
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ class Objective:
         return combine(self.terms, scores, self.options)
 
     def measure(self, scores: PairScores) -> Tensor:
-        """`MEASURES` of each pair, [P, 8], fp64, without gradient."""
+        """`PAIR_MEASURES` of each pair, [P, 8], fp64, without gradient."""
         reference = scores.reference_chosen, scores.reference_rejected
         chosen, rejected = (
             self.options.beta * (policy.detach() - (0.0 if other is None else other))
@@ -89,7 +78,7 @@ class PairTrainer(SiredonTrainer):
         self.objective = objective
         #: The model that the policy is compared with; None where batches say what is known of it, or none is needed.
         self.reference: Reference | None = None
-        self._sums["pairs"] = self._zeros(1 + len(MEASURES))
+        self._sums["pairs"] = self._zeros(1 + len(PAIR_MEASURES))
 
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
@@ -158,11 +147,11 @@ class PairTrainer(SiredonTrainer):
         if "loss" in logs:
             count, *sums = self.take_sums_("pairs").tolist()
             if count:
-                logs |= {name: total / count for name, total in zip(MEASURES, sums, strict=True)}
+                logs |= {name: total / count for name, total in zip(PAIR_MEASURES, sums, strict=True)}
         super().log(logs, start_time)
 
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
-        """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and `MEASURES`, summed."""
+        """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and `PAIR_MEASURES`, summed."""
         scores = self.score_pairs(model, inputs)
         parts = self.objective.run(scores)
         per_token = torch.zeros_like(parts.per_pair) if parts.per_token is None else parts.per_token
@@ -175,7 +164,7 @@ class PairTrainer(SiredonTrainer):
     def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
         """Those sums over the whole validation set -> its loss, and the means over its pairs."""
         pairs, tokens = max(1.0, sums[0]), max(1.0, sums[1])
-        means = {name: total / pairs for name, total in zip(MEASURES, sums[4:], strict=True)}
+        means = {name: total / pairs for name, total in zip(PAIR_MEASURES, sums[4:], strict=True)}
         return {"loss": sums[2] / pairs + sums[3] / tokens, **means}
 
     def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,11 @@ from tests.unit.train.pairs import (
 )
 from tests.unit.train.steps import largest_difference
 
+from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Sample
 from siredon.train.memory_guard import cut_rows
 from siredon.train.pair_loss import PairOptions, PairScores
-from siredon.train.pair_trainer import MEASURES, Objective
+from siredon.train.pair_trainer import Objective
 from siredon.train.reference import AdapterOff, StartWeights, choose_reference
 
 #: Five pairs with sides of very unequal length; the prompt of the last one is a single token.
@@ -48,7 +49,7 @@ def test_three_tokens_by_hand():
     assert rejected.grad is not None
     assert chosen.grad.item() == pytest.approx(-0.5 * wrong, abs=1e-6)
     assert rejected.grad.item() == pytest.approx(0.5 * wrong, abs=1e-6)
-    measures = dict(zip(MEASURES, objective.measure(scores)[0].tolist(), strict=True))
+    measures = dict(zip(PAIR_MEASURES, objective.measure(scores)[0].tolist(), strict=True))
     assert measures == pytest.approx(
         {
             "rewards/chosen": 0.5 * math.log(2),
@@ -149,7 +150,7 @@ def test_the_first_step_has_the_loss_ln_2_and_no_rewards(write_config: Any):
     model = build_model()
     logs, got = take_pair_step(model, model, PAIRS, write_config, **EACH)
     assert logs["loss"] == pytest.approx(math.log(2), abs=1e-7)
-    assert [logs[name] for name in MEASURES[:4]] == [0.0, 0.0, 0.0, 0.0]
+    assert [logs[name] for name in PAIR_MEASURES[:4]] == [0.0, 0.0, 0.0, 0.0]
     assert all(torch.isfinite(value).all() for value in got.values())
 
 

@@ -10,6 +10,19 @@ from siredon.registry import Shelf
 
 Method = Literal["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"]
 
+#: What is measured of pairs, as means over them.  A reward is the log-probability of an answer over that of the
+#: reference model, times `rl_beta`.
+PAIR_MEASURES = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "lengths/chosen",
+    "lengths/rejected",
+)
+
 
 class PreferenceSection(Section):
     """The method, and the settings of those that need no new answers."""
@@ -51,6 +64,11 @@ class PreferenceSection(Section):
     def formats(self) -> Shelf:
         """The shelf of the formats that `type:` names."""
         return PREFERENCE_FORMATS if self.compares else FORMATS
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What validations measure, before the answers that a model writes."""
+        return ("loss", *PAIR_MEASURES) if self.compares else ("loss", "perplexity")
 
     @property
     def beta(self) -> float:
