@@ -109,7 +109,7 @@ def chat(config: Config, prompts: Prompts, system: str) -> None:
 def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
     """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
     from siredon.export.folder import copy_record, written_beside
-    from siredon.export.merge import find_changes, merge_adapters
+    from siredon.export.merge import explain_rounding, find_changes, merge_adapters
     from siredon.export.merge_base import load_merge_tokenizer
     from siredon.export.report import write_report
     from siredon.export.verify import verify_merge
@@ -128,7 +128,8 @@ def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
         asked = (config, changes, draft, tokenizer, hardware, wanted.max_kl)
         verified = verify_merge(*asked) if wanted.verify else None
         # 4. What others must know of it
-        write_report(config, changes, method, verified, draft)
+        rounding = explain_rounding(config, changes, method, hardware)
+        write_report(config, changes, method, rounding, verified, draft)
         copy_record(changes[-1].folder, draft)
     show(f"merged model: {output / 'merged'}")
 

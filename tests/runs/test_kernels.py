@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,28 @@ def test_a_kernel_that_is_asked_for_and_cannot_be_had_is_a_warning(write_config:
     assert "rows at a time" in out
     assert "warning: `layer_norm` is asked for and not fused: this model has none" in err
     assert "no: this model has none" in out
+
+
+def measure_wrapped(number_format: str) -> dict[str, dict[str, float]]:
+    """Two ranks run `wrapped_kernels`; what it found."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.runs.wrapped_kernels", number_format],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stderr[-3000:]
+    found: dict[str, dict[str, float]] = json.loads(lines[0].removeprefix("RESULT "))
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number_format", ["fp32", "bf16"])
+def test_gradients_under_wrappers_of_several_ranks_are_those_of_the_plain_model(number_format: str):
+    for distances in measure_wrapped(number_format).values():
+        for kind in ("ddp", "fsdp"):
+            assert distances[kind] <= 1.5 * distances["plain"] + 2e-6

@@ -325,3 +325,24 @@ def test_a_kill_leaves_no_half_model(make: Callable[..., Bench], tmp_path: Path)
     release.merge_lora(config)
     assert find_fault(place, by_hash=True) == ""
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("method", ["legacy", "memory_efficient"])
+def test_a_base_that_a_gpu_rounded_in_training_is_said_to_be_another_one(
+    method: str, make: Callable[..., Bench], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bench = make()
+    config = bench.config(**KINDS["nf4"], merge_method=method)
+    bench.adapter(config)
+    found = {}
+    for device in ("cpu", "cuda"):
+        record = {"given": {}, "folder": str(tmp_path), "hardware": {"device": device}}
+        (tmp_path / "out/run.json").write_text(json.dumps(record))
+        release.merge_lora(config, Merge(verify=False))
+        merged = json.loads((tmp_path / "out/merged/merge.json").read_text())
+        found[device] = (merged["base_rounded_otherwise"], capsys.readouterr().err)
+    assert found["cpu"][0] is None
+    assert "rounded otherwise" not in found["cpu"][1]
+    said = "the base is rounded on a CPU and was on a GPU in training: a few of its numbers are rounded otherwise"
+    assert found["cuda"][0] == said
+    assert said in found["cuda"][1]

@@ -12,6 +12,7 @@ PREFERENCE_FORMATS = Shelf("siredon.data.preference_formats", "FORMAT", "dataset
 PAIR_LOSSES = Shelf("siredon.train.pair_losses", "LOSS", "dpo_loss_type")
 TEMPLATES = Shelf("siredon.data.templates", "TEMPLATE", "chat_template")
 SCHEDULES = Shelf("siredon.train.schedules", "SCHEDULE", "lr_scheduler")
+PAIR_LOSSES = Shelf("siredon.train.pair_losses", "LOSS", "dpo_loss_type")
 
 _TEMPLATES = """
 alpaca aya chatml cohere command_a command_a_rag command_a_tool_use deepseek_v2 deepseek_v3 exaone exaone4

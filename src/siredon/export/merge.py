@@ -17,6 +17,7 @@ from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.errors import CheckpointError, ModelError
 from siredon.export.merge_base import load_merge_base
+from siredon.export.merge_device import choose_rounding_device, explain_devices
 from siredon.export.merge_round import Rounding
 from siredon.export.merge_shards import Rows, ShardMerge, Start, prepare_shard_merge
 from siredon.export.merge_stage import Change, check_scalable, scale_
@@ -115,7 +116,25 @@ def merge_adapters(
     else:
         write_settings(model, folder, dtype)
     tokenizer.save_pretrained(folder)
-    return "legacy" if plan is None else "memory_efficient"
+    method = "legacy" if plan is None else "memory_efficient"
+    explained = explain_rounding(config, changes, method, hardware)
+    if explained:
+        note(explained)
+    return method
+
+
+def explain_rounding(config: Config, changes: Sequence[Change], method: str, hardware: Hardware) -> str:
+    """How far a merge's base is from that of training, where another kind of device rounds it; else empty.
+
+    Args:
+        config: The whole config of the run.
+        changes: The adapters.
+        method: What `merge_adapters` returned.
+        hardware: What there is.
+    """
+    adapter = changes[0].folder
+    used = choose_rounding_device(adapter, hardware) if method == "memory_efficient" else hardware.device
+    return explain_devices(config.quantization, adapter, used)
 
 
 def choose_device(section: AdapterSection, hardware: Hardware) -> str:
@@ -144,7 +163,8 @@ def _prepare(
         empty = {name: torch.empty(shape, device="meta") for name, shape in shards.shapes.items()}
         source = replace(source, shapes=empty)
     model = load_skeleton(source, tokenizer, hardware, seed=seed)
-    start = Start(Rows.of(tokenizer, config.embedding, seed), _build_rounding(config, model, hardware))
+    rounding = _build_rounding(config, changes[0].folder, model, hardware)
+    start = Start(Rows.of(tokenizer, config.embedding, seed), rounding)
     try:
         plan, reason = prepare_shard_merge(model, shards, every, start, device)
     except CheckpointError:
@@ -168,12 +188,12 @@ def _open_base(config: Config, files: Sequence[Path], hardware: Hardware) -> Sha
     return WidenedShards(files, method, (rows, columns), dtype)
 
 
-def _build_rounding(config: Config, model: Any, hardware: Hardware) -> Rounding | None:
+def _build_rounding(config: Config, adapter: Path, model: Any, hardware: Hardware) -> Rounding | None:
     section = config.quantization
     if section.merge_base == "original" or section.ways != ("load_in_4bit",):
         return None
     dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
-    return Rounding(model, section, dtype, hardware)
+    return Rounding(model, section, dtype, choose_rounding_device(adapter, hardware))
 
 
 def _plain_source(config: Config) -> Source:

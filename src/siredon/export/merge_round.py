@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from siredon.config.sections.quantization import QuantizationSection
-from siredon.hardware import Hardware, name_local_device
 from siredon.log import note
 from siredon.model.quantized import QUANTIZERS
 
@@ -21,19 +20,17 @@ class Rounding:
         model: The base without its weights.
         section: How weights are rounded.
         dtype: The format in which training reads weights, before they are rounded, and computes with them.
-        hardware: Where they are rounded: another device may break ties otherwise.
+        device: Where they are rounded, see `merge_device`.
     """
 
-    def __init__(
-        self, model: Any, section: QuantizationSection, dtype: torch.dtype, hardware: Hardware
-    ) -> None:
+    def __init__(self, model: Any, section: QuantizationSection, dtype: torch.dtype, device: str) -> None:
         from bitsandbytes.nn import Linear4bit
         from transformers.quantizers import AutoHfQuantizer
 
         self._part = QUANTIZERS.load("load_in_4bit")
         settings = self._part.build(section, dtype)
         note(f"base: {self._part.describe(section, dtype)}")
-        self._device = name_local_device(hardware)
+        self._device = device
         self._dtype = dtype
         copy = deepcopy(model)
         quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)

@@ -14,7 +14,12 @@ REPORT = "merge.json"
 
 
 def write_report(
-    config: Config, changes: Sequence[Change], method: str, verified: Verified | None, folder: Path
+    config: Config,
+    changes: Sequence[Change],
+    method: str,
+    rounding: str,
+    verified: Verified | None,
+    folder: Path,
 ) -> None:
     """Writes what a model card tells of the merge.
 
@@ -22,6 +27,7 @@ def write_report(
         config: The whole config of the run.
         changes: The adapters.
         method: `memory_efficient` or `legacy`.
+        rounding: How the base differs from that of training, for people; empty if it does not.
         verified: What the check found; None where it was left out.
         folder: The merged model.
     """
@@ -32,6 +38,7 @@ def write_report(
         "adapters_below": list(config.adapter.lora_frozen_dirs),
         "merge_method": method,
         "base_rounded_by": rounded,
+        "base_rounded_otherwise": rounding or None,
         "merge_base": config.quantization.merge_base if rounded else "as stored",
         "verified": verified.to_json() if verified else None,
     }

@@ -7,6 +7,7 @@ Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ from siredon.ops.lora_linear import (
     unpack_layers,
     without_autocast,
 )
+from siredon.ops.recomputing import is_checkpointed
 
+#: Gate and up of so many bytes each, or more, are differentiated in halves where memory is fullest.
+_LARGE_BYTES = 2**27
 #: Most columns of an adapter whose product is added while gate and up are read.
 _MOST_RANK = 64
 
@@ -82,6 +86,7 @@ class _GluMlp(torch.autograd.Function):
             product = _multiply_low(gate, up, into, first, activation) if adds else glu(gate, up, activation)
             output = multiply_up(product, last, multiply_down(product, [last]))
         ctx.activation, ctx.states, ctx.scales = activation, states, scales
+        ctx.in_parts = is_checkpointed()
         ctx.save_for_backward(x, gate, up, into, *tensors)
         shape = (*x.shape[:-1], last.num_outputs)
         return x.new_empty(shape) if output is None else output.view(shape)
@@ -94,24 +99,21 @@ class _GluMlp(torch.autograd.Function):
         needed = ctx.needs_input_grad[5:]
         rows = [gradients[0].reshape(-1, gradients[0].shape[-1])]
         inputs = x.reshape(-1, x.shape[-1])
-        product: Tensor | None
         with without_autocast(x):
             back = multiply_back(rows, last, x.dtype)
-            # Where the kernel adds the adapters' parts, it adds that of the last one, too
-            to_product = backward_input(rows, last, None if ctx.adds else back)
             if ctx.adds:
-                _differentiate_low_((gate, up), into, layers, (to_product, back), ctx.activation)
-                to_gate, to_up, product = gate, up, to_product
+                state = _Backward(gate, up, into, rows[0], back, layers, ctx.activation)
+                to_last = _differentiate_low_(state, needed[8:], ctx.in_parts)
+                to_gate, to_up = gate, up
             else:
+                to_product = backward_input(rows, last, back)
                 # A compiler decides on memory itself, and does not see that nobody reads the outputs again.
                 inplace = not torch.compiler.is_compiling()
                 options = {"recompute": any(needed[8:]), "inplace": inplace}
                 to_gate, to_up, product = glu_backward(gate, up, to_product, ctx.activation, **options)
-            del to_product
-            # Not kept: a layer that is computed again would have to make the product twice
-            out_of = multiply_down(product, last) if product is not None and needed[11] else None
-            to_last = backward_adapters(product, (out_of, back), rows, last, needed[8:])
-            del product
+                del to_product
+                to_last = _differentiate_down(product, rows, back, last, needed[8:])
+                del product
             rows = [to_gate, to_up]
             back = multiply_back(rows, first, x.dtype)
             to_first = backward_adapters(inputs, (into, back), rows, first, needed[:8])
@@ -138,16 +140,75 @@ def _multiply_low(gate: Tensor, up: Tensor, low: Any, layers: Sequence[Layer], a
     return launch_forward((gate, up), low, *_lay_out(layers, gate.dtype), activation)
 
 
-def _differentiate_low_(
-    wide: tuple[Tensor, Tensor],
-    low: Any,
-    layers: Sequence[Layer],
-    above: tuple[Tensor, Tensor | None],
-    activation: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Backward:
+    """What the backward pass of the MLP begins with.
+
+    Args:
+        gate: Without its adapter, [N, H].
+        up: The same.
+        into: Products of the input with both `a`, [N, sum of r].
+        above: Gradient of the output, [N, O].
+        back: Its product with `b` of the last layer, [N, r]; None where that has no adapter.
+        layers: Gate, up and down.
+        activation: See `siredon.ops.glu`.
+    """
+
+    gate: Tensor
+    up: Tensor
+    into: Tensor
+    above: Tensor
+    back: Tensor | None
+    layers: Sequence[Layer]
+    activation: str
+
+    def part(self, rows: slice) -> _Backward:
+        """Some of the rows."""
+        back = None if self.back is None else self.back[rows]
+        wide = self.gate[rows], self.up[rows], self.into[rows], self.above[rows]
+        return _Backward(*wide, back, self.layers, self.activation)
+
+
+def _differentiate_low_(state: _Backward, needed: Sequence[bool], in_parts: bool) -> list[Tensor | None]:
+    """Gate and up become their gradients; returns those of the last layer's tensors, of which `needed` are.
+
+    Where layers are computed again memory is fullest here, as all that the layer keeps is beside the inputs of the
+    others: the gradient of the product then exists for half of the rows at a time, if that is much.
+    """
+    num_rows = len(state.gate)
+    halves = in_parts and not needed[0] and state.gate.nbytes >= _LARGE_BYTES
+    step = -(-num_rows // 2) if halves else num_rows
+    weight = state.layers[2].widen(state.above.dtype)
+    found: list[Tensor | None] = [None] * len(needed)
+    for start in range(0, num_rows, step):
+        part = state.part(slice(start, start + step))
+        new = _differentiate_part_(part, weight, needed)
+        found = [
+            one if other is None else other if one is None else one.add_(other)
+            for one, other in zip(found, new, strict=True)
+        ]
+    return found
+
+
+def _differentiate_part_(part: _Backward, weight: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
     from siredon.ops.low_rank_glu_kernels import launch_backward_
 
-    grad, back = above
-    a = layers[2].a
-    down_a = None if a is None else a.to(grad.dtype).contiguous()
-    launch_backward_(wide, low, *_lay_out(layers[:2], grad.dtype), (grad, back, down_a), activation)
+    last = part.layers[2]
+    product = part.above @ weight  # Its gradient, until the kernel has run
+    down_a = None if last.a is None else last.a.to(product.dtype).contiguous()
+    first = _lay_out(part.layers[:2], product.dtype)
+    launch_backward_((part.gate, part.up), part.into, *first, (product, part.back, down_a), part.activation)
+    return _differentiate_down(product, [part.above], part.back, [last], needed)
+
+
+def _differentiate_down(
+    product: Tensor | None,
+    above: Sequence[Tensor],
+    back: Tensor | None,
+    last: Sequence[Layer],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of the last layer's tensors, from the product that it was given."""
+    # Not kept: a layer that is computed again would have to make the product twice
+    out_of = multiply_down(product, last) if product is not None and needed[3] else None
+    return backward_adapters(product, (out_of, back), above, last, needed)

@@ -1,10 +1,10 @@
-"""Whether a layer runs again, in the backward pass: what nobody reads there need not be computed once more."""
+"""Whether a layer runs for the first time or again, in the backward pass: what nobody reads there is not computed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ class _Thread(threading.local):
     """One per thread: on a GPU the backward pass has a thread of its own."""
 
     recomputing = False
+    checkpointed = False
 
 
 _thread = _Thread()
@@ -28,6 +29,22 @@ def is_recomputing() -> bool:
     Never inside compiled code, which is traced once and serves both passes.
     """
     return not torch.compiler.is_compiling() and _thread.recomputing
+
+
+def is_checkpointed() -> bool:
+    """Whether this thread computes a layer for the first time that will be computed again: of it, little is kept."""
+    return not torch.compiler.is_compiling() and _thread.checkpointed
+
+
+class checkpointed:  # noqa: N801, a context manager
+    """Marks what runs in it as computed for the first time; only for the thread that enters it."""
+
+    def __enter__(self) -> None:
+        self._before = _thread.checkpointed
+        _thread.checkpointed = True
+
+    def __exit__(self, *_: object) -> None:
+        _thread.checkpointed = self._before
 
 
 class recomputing:  # noqa: N801, a context manager
@@ -73,6 +90,6 @@ def mark_recomputing(contexts: Callable[[], ContextPair] | None = None) -> Conte
         contexts: What it would run in otherwise: that of selective checkpointing; None for nothing.
     """
     if contexts is None:
-        return nullcontext(), recomputing()
+        return checkpointed(), recomputing()
     forward, again = contexts()
-    return forward, _Within(recomputing(), again)
+    return _Within(checkpointed(), forward), _Within(recomputing(), again)

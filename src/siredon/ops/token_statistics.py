@@ -98,6 +98,45 @@ def token_statistics(
     return log_probs, entropies if entropy else None
 
 
+def collision_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    options: LossOptions = PLAIN,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, and of two draws from its softmax being the same token.
+
+    With `p` as in `token_statistics`, the second equals `logsumexp(2 * p, 1)`, the logarithm of the sum of squared
+    probabilities.  That is `logsumexp(2 * z) - 2 * logsumexp(z)` of logits z, so it takes a second pass over the head,
+    without a backward one.
+
+    Args:
+        hidden: Shape [N, H], as for `token_statistics`.
+        weight: Of the head, [V, H], in the same format.
+        targets: Ids, [N]; -100 is no target, where both are 0.
+        options: `softcap`, `scale`, `chunk_rows` and `num_targets`.
+        bias: Of the head, [V].
+
+    Returns:
+        Log-probabilities [N], with gradients, and logarithms of squared sums [N], without; both fp32.
+
+    Raises:
+        ValueError: As `token_statistics`.
+    """
+    hidden, weight, bias = match_formats(hidden, weight, bias, targets)
+    plan = [options.chunk_rows or 0, -1 if options.num_targets is None else options.num_targets, False]
+    with torch.autocast(hidden.device.type, enabled=False):
+        log_probs, _, sums = _token_statistics(
+            hidden, weight, targets, bias, [options.softcap, options.scale], plan
+        )
+        with torch.no_grad():
+            twice = [options.softcap, 2 * options.scale]
+            _, _, squares = _token_statistics(hidden, weight, targets, bias, twice, plan)
+    return log_probs, squares - 2 * sums
+
+
 def read_rows(
     logits: Tensor, targets: Tensor, softcap: float, scale: float, *, measures: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

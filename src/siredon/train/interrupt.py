@@ -93,6 +93,22 @@ class Interruption:
         if self._code:
             self._raise_if_free()
 
+    @contextmanager
+    def recalled(self) -> Iterator[None]:
+        """Lets what a signal raised be that, where something on the way made another error of it.
+
+        pydantic does, when a signal comes while a class is built, as in the import of a package.
+
+        Raises:
+            Interrupted: A signal has ended what was done within.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self._has_raised:
+                raise
+            raise Interrupted(name_code(self._code)) from error
+
     def defer(self) -> None:
         """From now on signals are only remembered."""
         self._is_deferred = True
@@ -169,7 +185,8 @@ def interruptible() -> Iterator[Interruption]:
     try:
         for number in before:
             signal.signal(number, interruption.receive)
-        yield interruption
+        with interruption.recalled():
+            yield interruption
     finally:
         for number, old in before.items():
             signal.signal(number, old)
@@ -185,7 +202,8 @@ def interruptible_run(config: Config) -> Iterator[Interruption]:
     with interruptible() as interruption:
         interruption.max_seconds = config.stopping.max_time
         try:
-            yield interruption
+            with interruption.recalled():
+                yield interruption
         except Interrupted as interrupted:
             interrupted.setting = _choose_setting(interrupted, config)
             if is_main_process():

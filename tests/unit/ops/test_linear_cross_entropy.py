@@ -19,7 +19,13 @@ from siredon.ops.linear_cross_entropy import (
     linear_cross_entropy_rows,
     score_rows_,
 )
-from siredon.ops.token_statistics import RowGradients, read_rows, token_statistics, write_rows_
+from siredon.ops.token_statistics import (
+    RowGradients,
+    collision_statistics,
+    read_rows,
+    token_statistics,
+    write_rows_,
+)
 
 EVERYTHING = LossOptions(softcap=5.0, scale=0.7, label_smoothing=0.1, z_loss=1e-2)
 
@@ -315,6 +321,24 @@ def test_statistics_and_their_gradients_are_those_of_the_formula(
     ours.backward()
     for mine_, truth in zip(mine, exact, strict=True):
         assert compare(mine_.grad, truth.grad) < 2e-6
+
+
+@pytest.mark.parametrize("masked", ["none", "some", "all"])
+@pytest.mark.parametrize("options", [LossOptions(chunk_rows=4), replace(EVERYTHING, chunk_rows=5)])
+def test_collisions_are_the_sum_of_squared_probabilities(masked: str, options: LossOptions):
+    hidden, weight, bias, targets, upstream = build(masked=masked)
+    exact, mine = leaves(hidden, weight, bias, dtype=torch.float64), leaves(hidden, weight, bias)
+    probs = torch.softmax(true_values(*exact, options), 1)
+    wanted = torch.where(targets != IGNORE, probs.square().sum(1).log(), 0)
+    log_probs, collisions = collision_statistics(mine[0], mine[1], targets, options=options, bias=mine[2])
+    assert compare(collisions, wanted) < 2e-6
+    assert not collisions.requires_grad
+    plain = leaves(hidden, weight, bias)
+    alone, _ = token_statistics(plain[0], plain[1], targets, options=options, bias=plain[2])
+    assert torch.equal(log_probs, alone)
+    for found in (log_probs, alone):
+        (found @ upstream.float()).backward()
+    assert all(torch.equal(ours.grad, theirs.grad) for ours, theirs in zip(mine, plain, strict=True))
 
 
 @pytest.mark.parametrize("ids", [1, 53, 1030, 8195])

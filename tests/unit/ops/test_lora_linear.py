@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from siredon.ops.lora_glu_mlp import lora_glu_mlp
 from siredon.ops.lora_linear import Lora, Weight, lora_linears
+from siredon.ops.recomputing import mark_recomputing
 
 BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 Layers = Sequence[tuple[Weight, Lora | None]]
@@ -228,6 +230,38 @@ def test_gated_mlp_whose_adapters_are_added_by_a_kernel(
     ours = run(partial(fused_mlp, activation=activation), x, layers)
     truth = run(partial(naive_mlp, activation=activation), *in_fp64(x, layers))
     for found, right in zip(ours, truth, strict=True):
+        assert float((found - right).norm()) <= 2e-6 * float(right.norm())
+
+
+@pytest.mark.parametrize(("num_rows", "kinds"), [(19, ""), (1, ""), (19, "weight")])
+def test_halves_of_a_gated_mlp_that_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch, num_rows: int, kinds: str
+):
+    """Where memory is fullest, half of the rows are differentiated at a time: the sums are those of all of them."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr("siredon.ops.lora_glu_mlp._adds_while_reading", lambda *given: True)
+    layers = [layer(33, 45, 4, 0.5), layer(33, 45, 7, 1.5), layer(45, 29, 3, bias=True)]
+    train(layers, kinds)
+    x = draw(num_rows, 33).requires_grad_()
+
+    def again(x: Tensor, layers: Any) -> tuple[Tensor, ...]:
+        found: Any = checkpoint(
+            partial(fused_mlp, activation="silu"), x, layers, use_reentrant=False, context_fn=mark_recomputing
+        )
+        return found
+
+    whole = run(again, x, layers)
+    monkeypatch.setattr("siredon.ops.lora_glu_mlp._LARGE_BYTES", 1)
+    launched: list[int] = []
+    kernels = "siredon.ops.low_rank_glu_kernels"
+    launch = import_module(kernels).launch_backward_
+    monkeypatch.setattr(
+        f"{kernels}.launch_backward_",
+        lambda wide, *rest: [launched.append(len(wide[0])), launch(wide, *rest)],
+    )
+    halves = run(again, x, layers)
+    assert launched == ([19] if kinds else [1] if num_rows == 1 else [10, 9])
+    for found, right in zip(halves, whole, strict=True):
         assert float((found - right).norm()) <= 2e-6 * float(right.norm())
 
 

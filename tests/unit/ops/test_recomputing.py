@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from siredon.ops.recomputing import is_recomputing, mark_recomputing, recomputing
+from siredon.ops.recomputing import is_checkpointed, is_recomputing, mark_recomputing, recomputing
 
 
 class Told:
@@ -18,11 +18,13 @@ class Told:
 
     def __init__(self) -> None:
         self.passes: list[bool] = []
+        self.first: list[bool] = []
         self.threads: list[int] = []
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """Two products, of which the second one is the last operation that saves anything."""
         self.passes.append(is_recomputing())
+        self.first.append(is_checkpointed())
         self.threads.append(threading.get_ident())
         return (values @ values).sin() @ values
 
@@ -51,8 +53,12 @@ def test_a_layer_is_told_when_it_runs_again(policy: Any):
     contexts = partial(create_selective_checkpoint_contexts, policy) if policy else None
     marked = run(layer, context_fn=partial(mark_recomputing, contexts))
     assert layer.passes == [False, True]
+    assert layer.first == [True, False]
     assert not is_recomputing()
-    assert torch.equal(marked, run(Told()))
+    assert not is_checkpointed()
+    plain = Told()
+    assert torch.equal(marked, run(plain))
+    assert plain.first == [False]
 
 
 def test_a_context_that_is_given_along_still_works():

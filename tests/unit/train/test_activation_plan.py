@@ -14,7 +14,13 @@ from siredon.config.sections.memory import MemorySection
 from siredon.data.collate import Collator
 from siredon.data.types import IGNORE, Batch
 from siredon.hardware import Hardware, Memory
-from siredon.model.recompute import find_layers, recompute_activations_, recompute_first_
+from siredon.model.attend import NAME, register_fast_attention
+from siredon.model.recompute import (
+    count_keeping,
+    find_layers,
+    recompute_activations_,
+    recompute_first_,
+)
 from siredon.train import activation_plan
 from siredon.train.activation_plan import MOST_TRIES, USABLE, USABLE_UNTRIED, Planner, Search
 from siredon.train.activation_sizes import (
@@ -298,6 +304,52 @@ def test_a_plan_is_measured_and_put_into_effect(
     )
     assert f"takes {plan.peak.total / GIB:.1f} of 21.1 GiB (measured)" in said
     assert f'"recomputed_layers": {count}' in (tmp_path / "run.json").read_text()
+
+
+@pytest.mark.parametrize(("room", "keeping"), [(0, 0), (5, 2), (2**20, 3)])
+@pytest.mark.parametrize("tries", [True, False])
+def test_attention_is_kept_where_there_is_room_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any, room: int, keeping: int, tries: bool
+):
+    """Three layers are recomputed; what is then left holds the attention of none, of two, or of more than there are."""
+    (tmp_path / "run.json").write_text("{}")
+    register_fast_attention()
+    model = build_llama(attn_implementation=NAME)
+    sizes = count_sizes(build_prober(model), model, build_batch(100, 100))
+    assert sizes.attention == 4 * 2 * 104 * (HIDDEN + HEADS)
+    room = int(room / 2 * sizes.attention) if room < 2**20 else sizes.layers.whole[0] // 2
+    state = 2 * sum(weight.nbytes for weight in model.parameters())
+    usable = state + sizes.predict(3) + room
+    limit = int(usable / (USABLE if tries else USABLE_UNTRIED)) + 2
+    device = Device(
+        monkeypatch,
+        model,
+        limit,
+        lambda k: state + sizes.predict(k) + count_keeping(model) * sizes.attention,
+    )
+    plan = device.plan(tmp_path, tries=tries)
+    assert (plan.recomputed, plan.keeping, count_keeping(model)) == (3, keeping, keeping)
+    if tries:
+        assert plan.peak is not None
+        assert plan.peak.total == plan.taken == state + sizes.predict(3) + keeping * sizes.attention
+    said = {
+        0: "3 of 4 layers recomputed;",
+        2: "recomputed, but for attention in 2 of them;",
+        3: "but for attention;",
+    }
+    assert said[keeping] in capsys.readouterr().err
+    assert f'"keep_attention": {keeping}' in (tmp_path / "run.json").read_text()
+
+
+def test_attention_that_does_not_fit_after_all_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    register_fast_attention()
+    model = build_llama(attn_implementation=NAME)
+    limit = int(20 * GIB / USABLE) + 1
+    device = Device(monkeypatch, model, limit, lambda k: (24 - 2 * k + 9 * (count_keeping(model) > 0)) * GIB)
+    plan = device.plan(tmp_path)
+    assert (plan.recomputed, plan.keeping, count_keeping(model)) == (2, 0, 0)
 
 
 def test_what_is_kept_waits_in_ram_only_where_recomputing_is_not_enough(

@@ -7,11 +7,21 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from siredon.config.load import load_config
 from siredon.errors import Interrupted
-from siredon.train.interrupt import MAX_TIME, Interruption, interruptible, name_code
+from siredon.train.interrupt import (
+    MAX_TIME,
+    NOTICE,
+    Interruption,
+    interruptible,
+    interruptible_run,
+    name_code,
+)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -74,6 +84,39 @@ def test_a_signal_ends_what_is_free_once_and_waits_for_what_is_held(capfd: pytes
     assert (
         capfd.readouterr().err == "\nSIGUSR1: the step is finished, everything is saved, then the run ends\n"
     )
+
+
+def build_class_meanwhile(number: int) -> None:
+    """A signal in the midst of work whose errors others wrap, as pydantic does those of a class that is built."""
+    try:
+        signal.raise_signal(number)
+    except BaseException as error:
+        raise ValueError("Error building `default` serializer") from error
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_signal_that_came_out_as_another_error_is_still_the_signal(
+    write_config: Any, tmp_path: Path, writes: bool
+):
+    config = load_config(str(write_config()))[0]
+    with (
+        pytest.raises(Interrupted, match="SIGTERM") as caught,
+        interruptible_run(config) if writes else interruptible(),
+    ):
+        build_class_meanwhile(signal.SIGTERM)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert (tmp_path / "out" / NOTICE).is_file() == writes
+
+
+def test_an_error_without_a_signal_stays_that_error():
+    def fail() -> None:
+        with interruptible() as interruption:
+            interruption.defer()
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("of its own")
+
+    with pytest.raises(ValueError, match="of its own"):
+        fail()
 
 
 def test_a_signal_is_only_remembered_once_training_goes():

@@ -52,7 +52,7 @@ def _measure(rig: Rig, cell: Cell) -> Iterator[tuple[str, float, float]]:
     merged = read_weights(folder)
     yield "weights fewer or more than the base has", float(len(base.keys() ^ merged.keys())), 0.0
     if cell.case == _FOUR_BITS:
-        base = {**base, **_round_to_4_bits(base)}
+        base = {**base, **_round_to_4_bits(base, rig.hardware.device)}
     wanted = {name: _add(name, weight, adapter, cell.case) for name, weight in base.items()}
     yield "merged weights against the formula", compare_tensors(merged, wanted), FP32
     targets = [name for name in base if name.endswith(tuple(f"{layer}.weight" for layer in _LAYERS))]
@@ -79,15 +79,18 @@ def _add(name: str, weight: torch.Tensor, adapter: Mapping[str, torch.Tensor], c
     return stretched
 
 
-def _round_to_4_bits(base: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the layers as a 4-bit base has them: rounded to NF4 and widened."""
+def _round_to_4_bits(base: Mapping[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
+    """The weights of the layers as a 4-bit base has them: rounded to NF4 and widened, where the run rounds them.
+
+    Elsewhere they would be others: on a CPU bitsandbytes takes the second nearest scale for one block in a thousand.
+    """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     rounded = {}
     for name, weight in base.items():
         if name.endswith(tuple(f"{layer}.weight" for layer in _LAYERS)):
-            packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-            rounded[name] = dequantize_4bit(packed, state)
+            packed, state = quantize_4bit(weight.to(device), quant_type="nf4", compress_statistics=True)
+            rounded[name] = dequantize_4bit(packed, state).cpu()
     return rounded
 
 
