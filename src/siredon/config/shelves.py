@@ -9,7 +9,6 @@ from siredon.registry import Shelf
 FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
 #: Formats of rows with a better and a worse answer.
 PREFERENCE_FORMATS = Shelf("siredon.data.preference_formats", "FORMAT", "datasets.type")
-PAIR_LOSSES = Shelf("siredon.train.pair_losses", "LOSS", "dpo_loss_type")
 TEMPLATES = Shelf("siredon.data.templates", "TEMPLATE", "chat_template")
 SCHEDULES = Shelf("siredon.train.schedules", "SCHEDULE", "lr_scheduler")
 PAIR_LOSSES = Shelf("siredon.train.pair_losses", "LOSS", "dpo_loss_type")
@@ -37,22 +36,6 @@ KNOWN_VARIANTS = ("user_defined.default",)
 
 #: Preference formats of the reference, by what stands before a dot.
 KNOWN_PREFERENCE_FORMATS = ("chat_template", "chatml", "llama3", "passthrough", "user_defined", "zephyr")
-#: Losses of TRL over pairs; one without a file on the shelf is not built yet.
-KNOWN_PAIR_LOSSES = (
-    *(
-        "sigmoid",
-        "hinge",
-        "ipo",
-        "exo_pair",
-        "nca_pair",
-        "robust",
-        "bco_pair",
-        "sppo_hard",
-        "aot",
-        "aot_unpaired",
-    ),
-    *("discopop", "apo_zero", "apo_down", "sft", "sigmoid_norm"),
-)
 
 
 def split_type(name: str) -> tuple[str, str, str]:

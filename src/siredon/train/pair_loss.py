@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-"""What losses over pairs of answers are made of: scores, options, and how several losses become one."""
-=======
 """What losses over pairs of answers are made of: scores, options, and how several losses become one.
 
 A loss is exact over the optimizer step: what it averages is averaged over the whole step, on all ranks, whatever the
@@ -17,30 +14,21 @@ The losses of `needs_step`, which match pairs with each other (`aot`, `aot_unpai
 pairs of the step (`StepScores`), so a forward pass over the whole step without gradients, before the first one with
 them.  Given these, they too are numbers per pair with the value and the gradient of the whole.
 """
->>>>>>> main
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
-
-import torch
-from torch import Tensor
-=======
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
->>>>>>> main
 
 from siredon.config.shelves import PAIR_LOSSES
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
-=======
 class StepScores:
     """Scores of all pairs of an optimizer step, on all ranks in their order, without gradients.
 
@@ -60,7 +48,6 @@ class StepScores:
 
 
 @dataclass(frozen=True)
->>>>>>> main
 class PairScores:
     """How likely the answers of P pairs are, each a sum over the learned tokens of the answer.
 
@@ -71,15 +58,12 @@ class PairScores:
         reference_rejected: Those of the rejected answers by it, [P].
         chosen_tokens: Learned tokens of the chosen answers, [P].
         rejected_tokens: Those of the rejected answers, [P].
-<<<<<<< HEAD
-=======
         weights: What each pair counts, [P], without gradient (`pair_weights.weigh_pairs`); None is 1 for all.
         step: The scores of the whole step, for losses of `needs_step`; without them this batch is taken for it.
 
     Raises:
         ValueError: Scores are in half precision, where a sum of hundreds of log-probabilities has an error of whole
             units; or there is not one number for each pair.
->>>>>>> main
     """
 
     chosen: Tensor
@@ -88,8 +72,6 @@ class PairScores:
     reference_rejected: Tensor | None
     chosen_tokens: Tensor
     rejected_tokens: Tensor
-<<<<<<< HEAD
-=======
     weights: Tensor | None = None
     step: StepScores | None = None
 
@@ -102,35 +84,22 @@ class PairScores:
         for each in (*given, self.chosen_tokens, self.rejected_tokens):
             if each.shape != self.chosen.shape or each.ndim != 1:
                 raise ValueError(f"scores of shape {[*each.shape]} for {len(self.chosen)} pairs")
->>>>>>> main
 
     @property
     def chosen_ratio(self) -> Tensor:
         """Log-probability of the chosen answers over that by the reference model, [P]."""
-<<<<<<< HEAD
-        assert self.reference_chosen is not None
-        return self.chosen - self.reference_chosen
-=======
         return self.chosen - self._reference(self.reference_chosen)
->>>>>>> main
 
     @property
     def rejected_ratio(self) -> Tensor:
         """The same of the rejected answers, [P]."""
-<<<<<<< HEAD
-        assert self.reference_rejected is not None
-        return self.rejected - self.reference_rejected
-=======
         return self.rejected - self._reference(self.reference_rejected)
->>>>>>> main
 
     @property
     def margin(self) -> Tensor:
         """By how much the chosen answers have gained more than the rejected ones, [P]."""
         return self.chosen_ratio - self.rejected_ratio
 
-<<<<<<< HEAD
-=======
     def per_token(self, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the tokens of the answers as means; an answer without tokens has the mean 0, as its sum."""
         return chosen / self.chosen_tokens.clamp(min=1), rejected / self.rejected_tokens.clamp(min=1)
@@ -153,30 +122,22 @@ class PairScores:
             raise ValueError("this loss compares with a reference model, and there are no scores of one")
         return scores.detach()
 
->>>>>>> main
 
 @dataclass(frozen=True)
 class PairOptions:
     """Settings of the losses; each says which of them it reads.
 
     Args:
-<<<<<<< HEAD
-        beta: How strongly the policy is held to the reference model (`rl_beta`).
-        label_smoothing: The fraction of pairs whose judgement is taken to be the wrong way round.
-=======
         beta: How strongly the policy is held to the reference model (`rl_beta`).  Larger holds closer.
         label_smoothing: The fraction of pairs whose judgement is taken to be the wrong way round.
         discopop_tau: Where `discopop` goes over from one of its two losses to the other, and how fast.
 
     Raises:
         ValueError: `beta` is not above 0, `label_smoothing` is not in [0, 1/2), or `discopop_tau` not in (0, 1).
->>>>>>> main
     """
 
     beta: float = 0.1
     label_smoothing: float = 0.0
-<<<<<<< HEAD
-=======
     discopop_tau: float = 0.05
 
     def __post_init__(self) -> None:
@@ -186,7 +147,6 @@ class PairOptions:
             raise ValueError(f"label_smoothing is {self.label_smoothing}, and must be in [0, 0.5)")
         if not 0 < self.discopop_tau < 1:
             raise ValueError(f"discopop_tau is {self.discopop_tau}, and must be between 0 and 1")
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -196,20 +156,14 @@ class PairLoss:
     Args:
         run: Scores and options -> what each pair adds, [P], with gradient.
         needs_reference: Whether it compares with a reference model.
-<<<<<<< HEAD
-=======
         divisor: What the sum over the whole step is divided by.
         needs_step: Whether pairs are matched with others of the step, so that it needs `PairScores.step`.
->>>>>>> main
     """
 
     run: Callable[[PairScores, PairOptions], Tensor]
     needs_reference: bool = True
-<<<<<<< HEAD
-=======
     divisor: Literal["pairs", "chosen_tokens"] = "pairs"
     needs_step: bool = False
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -221,11 +175,6 @@ class Term:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
-class LossParts:
-    """What pairs add to the loss of their step, before it is divided.
-
-=======
 class StepCounts:
     """What is averaged over: counts of the whole optimizer step, on all ranks, none of them 0.
 
@@ -245,7 +194,6 @@ class LossParts:
     Sums over all batches and ranks, divided by the counts, are the loss: so a validation adds up both, and divides at
     its end.
 
->>>>>>> main
     Args:
         per_pair: What is divided by the number of pairs, [P].
         per_token: What is divided by the number of chosen tokens, [P]; None if nothing is.
@@ -254,11 +202,6 @@ class LossParts:
     per_pair: Tensor
     per_token: Tensor | None = None
 
-<<<<<<< HEAD
-
-def load_terms(words: Sequence[str], weights: Sequence[float] | None = None) -> tuple[Term, ...]:
-    """The losses of `dpo_loss_type`, with those of `dpo_loss_weights`, by default 1 each."""
-=======
     def share(self, counts: StepCounts) -> Tensor:
         """What these pairs are of the step's loss, a scalar; the shares of all batches and ranks add up to it."""
         share = self.per_pair.sum() / counts.pairs
@@ -274,19 +217,11 @@ def load_terms(words: Sequence[str], weights: Sequence[float] | None = None) -> 
         UnknownPartError: There is no such loss.
         ValueError: There is not one weight for each loss.
     """
->>>>>>> main
     counted = [1.0] * len(words) if weights is None else weights
     return tuple(Term(PAIR_LOSSES.load(word), weight) for word, weight in zip(words, counted, strict=True))
 
 
 def combine(terms: Sequence[Term], scores: PairScores, options: PairOptions) -> LossParts:
-<<<<<<< HEAD
-    """The weighted sum of several losses."""
-    total = torch.zeros_like(scores.chosen)
-    for term in terms:
-        total = total + term.weight * term.loss.run(scores, options)
-    return LossParts(total)
-=======
     """The weighted sum of several losses, each times the weight of its pair.
 
     Where `S` are all pairs of the step and `w` the weights of pairs, the loss of the step is
@@ -320,4 +255,3 @@ def match_ranks(values: Tensor, others: Tensor) -> Tensor:
     matched = torch.empty_like(others)
     matched[values.argsort(stable=True)] = others.sort(stable=True).values
     return matched
->>>>>>> main

@@ -35,7 +35,7 @@ def test_what_goes_with_pairs(added: str):
         ("neftune_noise_alpha: 5\n", "SD0633", "neftune_noise_alpha"),
         ("log_source_loss: true\n", "SD0633", "log_source_loss"),
         ("lisa_n_layers: 2\nlisa_step_interval: 5\n", "SD0633", "lisa_n_layers"),
-        ("dpo_loss_type: [sigmod]\n", "SD0631", "dpo_loss_type"),
+        ("dpo_loss_type: [sigmoid, aot]\n", "SD0631", "dpo_loss_type"),
     ],
 )
 def test_what_does_not_go_with_pairs_is_refused_where_it_stands(added: str, code: str, key: str):

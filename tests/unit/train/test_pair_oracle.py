@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import build_model
-from tests.unit.train.pairs import changed, random_pairs, take_pair_step
+from tests.unit.train.pair_steps import changed, random_pairs, take_pair_step
 from tests.unit.train.steps import largest_difference
 
 from siredon.data.types import IGNORE

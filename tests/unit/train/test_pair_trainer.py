@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import build_model
-from tests.unit.train.pairs import (
+from tests.unit.train.pair_steps import (
     build_pair_trainer,
     changed,
     random_pairs,
@@ -113,6 +113,24 @@ def test_batches_packs_and_order_change_nothing(
     assert logs["loss"] == pytest.approx(truth, abs=1e-5)
     assert largest_difference(got, wanted) < 1e-5
     assert logs["lengths/chosen"] == 59 / 5
+
+
+@pytest.mark.parametrize("keys", [EACH, {"micro_batch_size": 2, "gradient_accumulation_steps": 3}])
+def test_a_mean_over_tokens_beside_one_over_pairs_is_over_the_whole_step(
+    write_config: Any, keys: dict[str, Any]
+):
+    """`sft`: the loss of all chosen tokens of the step, by their number, whatever micro-batch they are in."""
+    reference = build_model()
+    policy = changed(reference)
+    truth, _ = true_pair_step(policy, reference, PAIRS)
+    with torch.no_grad():
+        imitated = -true_scores(policy, PAIRS)[0::2].sum() / 59
+    wanted = truth + 0.5 * imitated.item()
+    words = {"sigmoid": 1.0, "sft": 0.5}
+    trainer = build_pair_trainer(policy, reference, PAIRS, write_config, words=words, **keys)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, abs=1e-4)
+    logs, _ = take_pair_step(policy, reference, PAIRS, write_config, words=words, **keys)
+    assert logs["loss"] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("flatten", [False, True])

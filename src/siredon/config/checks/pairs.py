@@ -13,14 +13,11 @@ from siredon.config.sections.freezing import LisaSection, ReloraSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.streaming import StreamingSection
-from siredon.config.shelves import (
-    KNOWN_PAIR_LOSSES,
-    KNOWN_PREFERENCE_FORMATS,
-    PAIR_LOSSES,
-    PREFERENCE_FORMATS,
-    split_type,
-)
+from siredon.config.shelves import KNOWN_PREFERENCE_FORMATS, PREFERENCE_FORMATS, split_type
 from siredon.registry import find_clear, suggest
+
+#: Losses that match pairs with others of their step.
+_MATCHING = ("aot", "aot_unpaired")
 
 
 def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
@@ -59,19 +56,17 @@ def _check_format(key: str, written: str) -> Iterator[Finding]:
 
 
 def _check_losses(preference: PreferenceSection) -> Iterator[Finding]:
-    """The losses of `dpo_loss_type` are built.
+    """The losses of `rl: dpo` look at one pair at a time.
 
-    A loss is a file in `train/pair_losses/`, or comes with an installed package by the entry-point group
-    `siredon.pair_losses`.
+    `aot` and `aot_unpaired` match the pairs of a step with each other: they need the scores of the whole step before
+    its first forward pass, which is not built.
     """
-    built = PAIR_LOSSES.names()
     for word in preference.dpo_loss_type or ():
-        if word not in built:
-            known = word in KNOWN_PAIR_LOSSES
+        if word in _MATCHING:
             yield Finding(
                 "dpo_loss_type",
-                f"`{word}` is known but not built yet" if known else f"`{word}` is no loss over pairs",
-                f"{'' if known else suggest(word, built)}Built: {', '.join(f'`{name}`' for name in built)}.",
+                f"`{word}` is known but not built yet: it matches the pairs of a step with each other",
+                "Use another loss: `sigmoid` is that of DPO.",
             )
 
 
@@ -161,7 +156,7 @@ RULES = (
     Rule(
         "SD0631",
         _check_losses,
-        wrong=_GOOD + "dpo_loss_type: [sigmod]",
+        wrong=_GOOD + "dpo_loss_type: [aot]",
         right=_GOOD + "dpo_loss_type: [sigmoid]",
     ),
     Rule("SD0632", _check_sources, wrong=_GOOD + "train_on_inputs: true", right=_GOOD),

@@ -40,7 +40,7 @@ class PreferenceSection(Section):
     )
     dpo_loss_weights: tuple[Float, ...] | None = key("Weight of each of them; default 1.", None)
     dpo_label_smoothing: Float | None = key(
-        "Fraction of the judgements taken to be wrong, below a half (cDPO); default 0.", None, ge=0, lt=0.5
+        "Fraction of the judgements taken to be wrong, below a half (cDPO); default 0.", None
     )
     dpo_use_weighting: Bool | None = planned("Rows weigh by how likely the model makes them (WPO).")
     dpo_use_liger_kernel: Bool | None = planned("The loss by Liger's kernel.")
