@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {"kernels": False, "chunked_cross_entropy": False},
     "again": {"kernels": False, "chunked_cross_entropy": False},
     "fused": {},
+    "fused-again": {},
     "other": {"kernels": False, "chunked_cross_entropy": False, "attn_implementation": "eager"},
 }
 

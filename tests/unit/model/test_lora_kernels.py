@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.variants import ALoraLinearVariant
 from tests.conftest import build_model
 from torch import Tensor, nn
 
@@ -134,8 +135,12 @@ def test_parameters_are_read_at_each_call():
     torch.testing.assert_close(list(fused(X)), [one(X) for one in projections], rtol=1e-4, atol=1e-5)
 
 
+def tripled(module: Any, args: Any, output: Tensor) -> Tensor:
+    return output * 3
+
+
 def hook(projection: Any) -> None:
-    projection.lora_A["default"].register_forward_hook(lambda module, args, output: output * 3)
+    projection.lora_A["default"].register_forward_hook(tripled)
 
 
 def hook_gradient(projection: Any) -> None:
@@ -201,9 +206,28 @@ def first_projection(adapted: Any) -> Any:
 
 
 REASONS: list[tuple[dict[str, Any], Callable[[Any], Any], str]] = [
-    ({"lora_dropout": 0.1}, lambda adapted: None, "dropout on the adapter's input"),
-    ({"use_dora": True}, lambda adapted: None, "another kind: DoraLinearVariant"),
-    ({}, lambda adapted: first_projection(adapted).lora_bias.update(default=True), "an adapter with a bias"),
+    (
+        {"lora_dropout": 0.1},
+        lambda adapted: first_projection(adapted).lora_dropout.update({"default": nn.AlphaDropout(0.1)}),
+        "an unknown dropout on the adapter's input",
+    ),
+    (
+        {"lora_dropout": 0.1},
+        lambda adapted: first_projection(adapted).lora_dropout["default"].register_forward_hook(tripled),
+        "hook",
+    ),
+    (
+        {},
+        lambda adapted: first_projection(adapted).lora_variant.update(default=ALoraLinearVariant()),
+        "another kind: ALoraLinearVariant",
+    ),
+    (
+        {"use_dora": True},
+        lambda adapted: (
+            first_projection(adapted).lora_magnitude_vector["default"].register_forward_hook(tripled)
+        ),
+        "hook",
+    ),
     ({}, with_second_adapter, "its active adapters are"),
     ({}, lambda adapted: adapted.base_model.disable_adapter_layers(), "disabled"),
     ({}, lambda adapted: adapted.merge_adapter(), "merged"),
