@@ -61,6 +61,8 @@ def _check_losses(preference: PreferenceSection) -> Iterator[Finding]:
     `aot` and `aot_unpaired` match the pairs of a step with each other: they need the scores of the whole step before
     its first forward pass, which is not built.
     """
+    if preference.dpo_use_weighting:
+        return  # SD0642 refuses them beside it
     for word in preference.dpo_loss_type or ():
         if word in _MATCHING:
             yield Finding(
