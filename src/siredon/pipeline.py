@@ -60,7 +60,9 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data, prepared as for training; the rows that are looked at, token by token
     check_prepared_ahead(config.streaming)
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    preparation = Preparation(
+        tokenizer, config.tokenizer, config.data, config.batch.seed, formats=config.preference.formats
+    )
     inspection = inspect_data(preparation, config.packing, wanted)
     # 3. On the terminal, as a page, or as JSON
     show_inspection(inspection, output)
@@ -191,7 +193,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
         scores,
         published,
     )
-    trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
+    trainer = METHODS.load(config.preference.rl or "sft")(parts, config, schedule, precision, hardware)
     with interruption.held():
         run = Run(config, tokenizer, prepared, hardware)
         record = write_record(

@@ -190,10 +190,24 @@ def take_rows(batch: Batch, start: int, end: int) -> Batch:
     """Packs `start` to `end` of a batch, also where all lie end to end in one row."""
     num_tokens, num_rows = batch["num_tokens"], len(batch["input_ids"])
     if num_rows == len(num_tokens):
-        return _map(batch, lambda values: values[start:end], num_tokens[start:end])
+        return _keep_packs(_map(batch, lambda values: values[start:end], num_tokens[start:end]), batch, start)
     first = int(num_tokens[:start].sum())
     last = int(num_tokens[:end].sum()) if end < len(num_tokens) else batch["input_ids"].shape[1]
-    return _map(batch, lambda values: values[:, first:last], num_tokens[start:end])
+    return _keep_packs(_map(batch, lambda values: values[:, first:last], num_tokens[start:end]), batch, start)
+
+
+def _keep_packs(part: Batch, whole: Batch, start: int) -> Batch:
+    """A part of a batch, with what is known of its own samples alone, numbered anew."""
+    if "packs" not in whole:
+        return part
+    packs = whole["packs"] - start
+    kept = (packs >= 0) & (packs < len(part["num_tokens"]))
+    num_kept = int(kept.sum())
+    part["packs"] = packs[kept]
+    part["samples"] = (part["samples"] - (packs < 0).sum()).clamp(max=num_kept)
+    if "reference" in whole:
+        part["reference"] = whole["reference"][kept]
+    return part
 
 
 def take_tokens(batch: Batch, max_tokens: int) -> Batch:
@@ -215,6 +229,10 @@ def _map(batch: Batch, cut: Callable[[torch.Tensor], torch.Tensor], num_tokens: 
     )
     if "sources" in batch:
         found["sources"] = cut(batch["sources"])
+    if "samples" in batch:
+        found["samples"], found["packs"] = cut(batch["samples"]), batch["packs"]
+    if "reference" in batch:
+        found["reference"] = batch["reference"]
     return found
 
 
