@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {"kernels": False, "chunked_cross_entropy": False},
     "again": {"kernels": False, "chunked_cross_entropy": False},
     "fused": {},
+    "fused-again": {},
     "other": {"kernels": False, "chunked_cross_entropy": False, "attn_implementation": "eager"},
 }
 
@@ -99,6 +100,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/curves"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--kinds", default="again,other,fused", help="what is held against `plain`")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--at-once", type=int, default=1, help="runs that share the GPU")
@@ -110,13 +113,14 @@ def main() -> None:
     began, rows = time.perf_counter(), []
     quarter = options.steps // 4
     run("plain", 0, argparse.Namespace(**{**vars(options), "steps": 1}))  # prepares the data for all
-    seeds = range(1, options.seeds + 1)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    kinds = ["plain", *options.kinds.split(",")]
     with ThreadPoolExecutor(options.at_once) as pool:
-        runs = {(kind, seed): pool.submit(run, kind, seed, options) for seed in seeds for kind in KINDS}
+        runs = {(kind, seed): pool.submit(run, kind, seed, options) for seed in seeds for kind in kinds}
     for seed in seeds:
-        curves = {kind: runs[kind, seed].result() for kind in KINDS}
+        curves = {kind: runs[kind, seed].result() for kind in kinds}
         plain = curves["plain"]
-        for kind in ("again", "other", "fused"):
+        for kind in kinds[1:]:
             first = abs(curves[kind][0] - plain[0])
             whole, mean = far(curves[kind], plain, slice(None))
             last, _ = far(curves[kind], plain, slice(-quarter, None))

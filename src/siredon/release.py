@@ -23,13 +23,14 @@ EXPORTS = Shelf("siredon.export.formats", "EXPORT", "--format", "exports")
 
 def evaluate(config: Config, wanted: Evaluation) -> None:
     """Measures models on rows: a table, and files beside the model."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
     from siredon.evaluate.candidates import choose_folder
     from siredon.evaluate.report import publish_results
     from siredon.evaluate.score import judge_models
     from siredon.hardware import probe_hardware
-    from siredon.model.quiet import quiet_libraries
 
-    quiet_libraries()
     # 1. Models, one after the other; their losses by data set; their answers, and the scores of these
     hardware = probe_hardware()
     folder = choose_folder(config, wanted.output, "evaluation")
@@ -40,12 +41,13 @@ def evaluate(config: Config, wanted: Evaluation) -> None:
 
 def lm_eval(config: Config, wanted: Benchmark) -> None:
     """Asks models the tasks of lm-evaluation-harness: a table, and files beside the model."""
-    from siredon.evaluate.benchmarks import publish_marks, run_benchmarks
-    from siredon.evaluate.candidates import choose_folder, name_by_time
-    from siredon.hardware import probe_hardware, release_memory
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    from siredon.evaluate.benchmarks import publish_marks, run_benchmarks
+    from siredon.evaluate.candidates import choose_folder, name_by_time
+    from siredon.hardware import probe_hardware, release_memory
+
     # 1. Tasks; models, one after the other, and what they answer
     hardware = probe_hardware()
     release_memory(hardware)  # of a training run before it
@@ -57,14 +59,15 @@ def lm_eval(config: Config, wanted: Benchmark) -> None:
 
 def inference(config: Config, prompts: Prompts) -> None:
     """Answers one prompt, several, a loop of them, or a file of them."""
-    from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    from siredon.hardware import probe_hardware
     from siredon.serve.batch import answer_batch
     from siredon.serve.chat import answer_prompts, compare_prompts, run_prompt_loop
     from siredon.serve.load_asked import load_asked
     from siredon.serve.phrasing import build_phrasing
 
-    quiet_libraries()
     # 1. Base model, tuned model, or both in one
     engines = load_asked(config, probe_hardware(), prompts)
     *others, engine = engines.values()
@@ -84,8 +87,10 @@ def inference(config: Config, prompts: Prompts) -> None:
 
 def chat(config: Config, prompts: Prompts, system: str) -> None:
     """Talks with the tuned model, its base, or both, in the terminal or on a page."""
-    from siredon.hardware import probe_hardware
     from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    from siredon.hardware import probe_hardware
     from siredon.serve.load_asked import load_asked
     from siredon.serve.page import check_page, show_page
     from siredon.serve.phrasing import build_phrasing
@@ -94,7 +99,6 @@ def chat(config: Config, prompts: Prompts, system: str) -> None:
 
     if prompts.gradio:
         check_page(config.serving)
-    quiet_libraries()
     # 1. Base model, tuned model, or both in one
     engines = load_asked(config, probe_hardware(), prompts)
     # 2. How a conversation is put to it; 3. turns, until the user has enough
@@ -108,15 +112,16 @@ def chat(config: Config, prompts: Prompts, system: str) -> None:
 
 def merge_lora(config: Config, wanted: Merge = USUAL) -> None:
     """Merges the adapter of the run into its base: a normal model folder in `output_dir/merged`."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
     from siredon.export.folder import copy_record, written_beside
     from siredon.export.merge import explain_rounding, find_changes, merge_adapters
     from siredon.export.merge_base import load_merge_tokenizer
     from siredon.export.report import write_report
     from siredon.export.verify import verify_merge
     from siredon.hardware import probe_hardware
-    from siredon.model.quiet import quiet_libraries
 
-    quiet_libraries()
     # 1. Adapters
     output = config.checkpoint.output_folder
     changes = find_changes(config.adapter, output, wanted.adapters)
@@ -141,6 +146,9 @@ def merge_unchecked(config: Config) -> None:
 
 def merge_sharded_fsdp_weights(config: Config, wanted: Consolidation) -> None:
     """Puts the weights together that the ranks of a run wrote in pieces: a normal model folder, or an adapter."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
     from siredon.data.prompt import set_prompting_
     from siredon.export import consolidate
     from siredon.export.consolidate_report import show_plan, show_result, write_report
@@ -149,10 +157,8 @@ def merge_sharded_fsdp_weights(config: Config, wanted: Consolidation) -> None:
     from siredon.export.folder import copy_record, written_beside
     from siredon.export.shards import parse_bytes
     from siredon.hardware import probe_hardware
-    from siredon.model.quiet import quiet_libraries
     from siredon.model.tokenizer import load_tokenizer
 
-    quiet_libraries()
     # 1. The checkpoint
     output, hardware = config.checkpoint.output_folder, probe_hardware()
     dtype, max_bytes = consolidate.choose_dtype(config, wanted), parse_bytes(wanted.max_shard_size)
@@ -182,7 +188,7 @@ def quantize(config: Config, wanted: Quantize) -> None:
     """Rounds the weights of the model to few bits: a normal model folder in `output_dir/quantized`."""
     from siredon.model.quiet import quiet_libraries
 
-    quiet_libraries()  # before torchao is imported, which says what it lacks
+    quiet_libraries()
     from siredon.export.compressor import prepare_calibration
     from siredon.export.file import check_replaceable
     from siredon.export.folder import copy_record, written_beside
@@ -220,10 +226,11 @@ def quantize(config: Config, wanted: Quantize) -> None:
 
 def export(config: Config, wanted: Export) -> None:
     """Writes the model in a format that other programs read, and reads it back before it is in its place."""
-    from siredon.export.source import find_source
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    from siredon.export.source import find_source
+
     # 1. Format
     write = EXPORTS.load(wanted.format)
     # 2. Whole weights: of a full fine-tune, or of an adapter that is merged

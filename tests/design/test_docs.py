@@ -254,6 +254,7 @@ def test_the_tree_of_the_architecture_names_every_file_and_no_other(source: Path
     shelves = (
         "config/sections",
         "data/formats",
+        "data/preference_formats",
         "data/templates",
         "train/optimizers",
         "train/pair_losses",

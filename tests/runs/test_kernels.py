@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs.test_train import LORA, config_of, metrics_of
+import torch
+from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 
 from siredon import pipeline
 
@@ -19,8 +20,14 @@ STEPS = {"max_steps": 4, "learning_rate": 1e-3, "save_strategy": "no"}
 
 @pytest.mark.parametrize(
     "keys",
-    [{}, LORA, {**LORA, "gradient_checkpointing": True}, {"sample_packing": True, "sequence_len": 256}],
-    ids=["full", "lora", "lora-recomputed", "packed"],
+    [
+        {},
+        LORA,
+        {**LORA, "gradient_checkpointing": True},
+        {**LORA, "peft_use_dora": True},
+        {"sample_packing": True, "sequence_len": 256},
+    ],
+    ids=["full", "lora", "lora-recomputed", "dora", "packed"],
 )
 def test_a_run_has_the_losses_that_it_has_without(
     write_config: Any, tmp_path: Path, capsys: Any, keys: dict[str, Any]
@@ -33,6 +40,39 @@ def test_a_run_has_the_losses_that_it_has_without(
         said = capsys.readouterr().err
         assert ("kernels: rms_norm, rope, glu, lora_linear" in said) == (name == "fused")
     assert found["fused"] == pytest.approx(found["plain"], abs=2e-5)
+
+
+def test_dropout_is_that_of_the_seed(write_config: Any, tmp_path: Path):
+    """A run that is resumed, repeated, or recomputes its layers drops the same; one of another seed does not."""
+    keys = {
+        **LORA,
+        **STEPS,
+        "lora_dropout": 0.5,
+        "kernels": ["lora_linear", "glu"],
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    ways: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "again": {},
+        "resumed": {"resume_from_checkpoint": str(tmp_path / "whole" / "checkpoint-2")},
+        "recomputed": {"gradient_checkpointing": True},
+        "other": {"seed": 7},
+        "without": {"lora_dropout": 0.0},
+    }
+    weights = {}
+    for name, way in ways.items():
+        pipeline.train(
+            config_of(write_config(f"{name}.yml", output_dir=str(tmp_path / name), **{**keys, **way}))
+        )
+        weights[name] = weights_of(tmp_path / name)
+    for name, found in weights.items():
+        exact = name in ("whole", "again", "resumed")
+        same = all(
+            torch.allclose(one, weights["whole"][key], rtol=0, atol=0 if exact else 1e-6)
+            for key, one in found.items()
+        )
+        assert same == (name in ("whole", "again", "resumed", "recomputed")), name
 
 
 def test_names_of_liger_and_axolotl_choose_the_same_kernels(write_config: Any, capsys: Any):

@@ -29,7 +29,8 @@ sys.addaudithook(forbid)
 os.umask(0)
 from siredon.cli.app import main
 
-for words in (["check"], ["preprocess"], ["train"], ["merge-lora"], ["inference", "--prompt", "a"]):
+# What a first verb says and asks is what its own imports do: training is the first that loads a model's libraries
+for words in (["check"], ["train"], ["preprocess"], ["merge-lora"], ["inference", "--prompt", "a"]):
     sys.argv = ["siredon", words[0], sys.argv[-1], *words[1:]]
     kept = sys.argv[2]
     try:
@@ -58,6 +59,7 @@ def test_nothing_is_asked_on_the_network_and_nothing_is_open_to_others(
     )
     assert done.returncode == 0, done.stderr
     assert "ASKED" not in done.stderr
+    assert "Failed to load" not in done.stderr  # torchao and bitsandbytes, of what this machine lacks
     written = [path for path in tmp_path.rglob("*") if path not in before]
     assert len(written) > 20
     for path in written:

@@ -8,7 +8,7 @@ from functools import cache
 from siredon.config.functions import find_function
 from siredon.config.rule import Finding
 from siredon.config.sections.data import PromptFormat
-from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_VARIANTS, split_type
+from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_VARIANTS, PREFERENCE_FORMATS, split_type
 from siredon.registry import find_clear, suggest
 
 #: The function of a module that is named without one.
@@ -76,6 +76,10 @@ def _check_variant(key: str, choice: str) -> Iterator[Finding]:
     head, mark, variant = split_type(choice)
     variants = _variants(head)
     if variant in variants:
+        return
+    if head in PREFERENCE_FORMATS.names() and variant in PREFERENCE_FORMATS.load(head).variants:
+        message = f"`type: {choice}` reads two answers to a prompt, one of which is better"
+        yield Finding(key, message, "Add `rl: dpo`, or name a format of rows with one answer.", value=choice)
         return
     if choice in KNOWN_VARIANTS:
         yield _refuse(key, choice, FORMATS.names(), known=True)

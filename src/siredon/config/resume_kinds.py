@@ -40,6 +40,7 @@ _SECTIONS: dict[str, Kind] = {
     "grokfast": "fixed",
     "schedule": "fixed",
     "loss": "fixed",
+    "preference": "fixed",
     "precision": "fixed",
     "memory": "rounding",
     "compile": "rounding",
@@ -107,6 +108,7 @@ _KEYS: dict[str, Kind] = {
     "chunked_cross_entropy_num_chunks": "rounding",
     "cut_cross_entropy": "rounding",
     "loss_watchdog_patience": "watched",
+    "precompute_ref_log_probs": "rounding",
 }
 #: A schedule that looks at the validations makes these a part of the training.
 _DECIDE_PLATEAUS = (

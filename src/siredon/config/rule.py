@@ -13,7 +13,7 @@ from siredon.config.diagnostics import Severity
 LEAST = {
     "base_model": "base_model: some/model\n",
     "learning_rate": "learning_rate: 1e-4\n",
-    "datasets": "datasets:\n  - path: rows.jsonl\n    type: alpaca\n",
+    "datasets": "datasets:\n  - path: rows.jsonl\n    type: chat_template\n",
 }
 
 

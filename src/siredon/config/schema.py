@@ -195,6 +195,7 @@ class Config(Section):
         packing, streaming = self.packing, self.streaming
         joined = streaming.texts and not streaming.pretrain_multipack_attn
         packs = packing.sample_packing and not joined
+        packs = packs or self.preference.compares  # Both answers of a pair lie in one sequence
         return packs or (self.has_validation and packing.pack_eval) or self.flattens_batches
 
     @property
@@ -206,7 +207,7 @@ class Config(Section):
         packing = self.packing
         if packing.batch_flattening is True:
             return True
-        if packing.sample_packing or packing.pack_eval:
+        if packing.sample_packing or packing.pack_eval or self.preference.compares:
             asked = packing.multipack_real_batches
             return self.attention.needs_row if asked is None else not asked
         return self.attention.takes_lengths and packing.batch_flattening == "auto"

@@ -7,6 +7,8 @@ import re
 from siredon.registry import Shelf
 
 FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
+#: Formats of rows with a better and a worse answer.
+PREFERENCE_FORMATS = Shelf("siredon.data.preference_formats", "FORMAT", "datasets.type")
 TEMPLATES = Shelf("siredon.data.templates", "TEMPLATE", "chat_template")
 SCHEDULES = Shelf("siredon.train.schedules", "SCHEDULE", "lr_scheduler")
 PAIR_LOSSES = Shelf("siredon.train.pair_losses", "LOSS", "dpo_loss_type")
@@ -29,12 +31,11 @@ KNOWN_TEMPLATES = tuple(_TEMPLATES.split())
 #: Formats of the reference, by what stands before a dot or a colon.
 KNOWN_FORMATS = tuple(_FORMATS.split())
 #: Variants of the reference, behind formats that are built, that are not.
-KNOWN_VARIANTS = (
-    "chat_template.argilla",
-    "chat_template.argilla_chat",
-    "chat_template.default",
-    "user_defined.default",
-)
+KNOWN_VARIANTS = ("user_defined.default",)
+
+
+#: Preference formats of the reference, by what stands before a dot.
+KNOWN_PREFERENCE_FORMATS = ("chat_template", "chatml", "llama3", "passthrough", "user_defined", "zephyr")
 
 
 def split_type(name: str) -> tuple[str, str, str]:

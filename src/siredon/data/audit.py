@@ -30,6 +30,7 @@ class Counts:
         dropped: Why rows were dropped -> how many.
         examples: A few of the rows that could not be read, each with its place and reason.
         specials: Special tokens whose text stands in rows themselves -> in how many rows.
+        group: Samples of a row that stay together: two of a pair.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Counts:
     dropped: dict[str, int] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     specials: dict[str, int] = field(default_factory=dict)
+    group: int = 1
 
     @property
     def num_dropped(self) -> int:
@@ -52,6 +54,8 @@ class Counts:
         """For people, one fact a line."""
         share = 100 * self.num_targets / max(self.num_tokens, 1)
         made = "" if self.num_samples == self.num_rows else f" -> {self.num_samples:,} samples"
+        if self.group > 1:
+            made = f" -> {self.num_samples // self.group:,} pairs"
         lines = [
             f"{self.source}: {self.num_rows:,} rows{made}, {self.num_tokens:,} tokens, "
             f"{self.num_targets:,} learned ({share:.0f} %)"

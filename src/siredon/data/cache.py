@@ -28,7 +28,9 @@ from siredon.errors import DataError
 #: Libraries whose version decides what a text and its tokens are.
 _LIBRARIES = ("tokenizers", "transformers", "jinja2")
 _COUNTS = "counts.json"
-_FILES = {_COUNTS, "input_ids.npy", "labels.npy", "offsets.npy", "digests.npy"}
+#: What a reference model thinks of samples, in a folder of its own.
+REFERENCE = "reference_log_probs.npy"
+_FILES = {_COUNTS, "input_ids.npy", "labels.npy", "offsets.npy", "digests.npy", REFERENCE}
 #: The folder of a key, or one beside it that was never published.
 _KEY_NAME = re.compile(r"(?P<key>[0-9a-f]{24})|(?P<half>\.(?P<half_key>[0-9a-f]{24})-\w+)")
 

@@ -13,22 +13,27 @@ from siredon.config.shelves import FORMATS, split_type
 from siredon.data.custom import build_custom
 from siredon.data.types import Format
 from siredon.errors import DataError
+from siredon.registry import Shelf
 
 
-def choose_format(entry: DatasetEntry) -> Format:
+def choose_format(entry: DatasetEntry, shelf: Shelf = FORMATS) -> Format:
     """The format that `type:` names or describes.
 
     A part of the shelf is a `Format`, or a function that makes one for the entry.
+
+    Args:
+        entry: The data set.
+        shelf: Where formats are: `config.preference.formats`.
 
     Raises:
         DataError: There is none; the check of the configuration says so before.
     """
     if not isinstance(entry.type, str):
-        return cast("Format", FORMATS.load("user_defined")(entry))
+        return cast("Format", shelf.load("user_defined")(entry))
     name, mark, variant = split_type(entry.type)
-    if name not in FORMATS.names() and mark == ".":
+    if shelf is FORMATS and name not in shelf.names() and mark == ".":
         return build_custom(entry)
-    part = FORMATS.load(name)
+    part = shelf.load(name)
     found = part if isinstance(part, Format) else cast("Format", part(entry))
     if mark and variant not in found.variants:
         known = ", ".join(f"`{name}{mark}{word}`" for word in found.variants) or f"`{name}`"
@@ -36,9 +41,9 @@ def choose_format(entry: DatasetEntry) -> Format:
     return found.variants[variant] if mark else found
 
 
-def fingerprint_format(entry: DatasetEntry) -> str:
+def fingerprint_format(entry: DatasetEntry, shelf: Shelf = FORMATS) -> str:
     """What decides how rows are read besides the entry: the source of the user's module; else empty."""
-    if not isinstance(entry.type, str):
+    if not isinstance(entry.type, str) or shelf is not FORMATS:
         return ""
     name, mark, _ = split_type(entry.type)
     if name in FORMATS.names() or mark != ".":

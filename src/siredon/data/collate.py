@@ -34,7 +34,10 @@ class PackDataset:
         return len(self.packs)
 
     def __getitem__(self, index: int) -> Pack:
-        return tuple(self.table[int(sample)] for sample in self.packs[index])
+        return self._take(self.packs[index])
+
+    def _take(self, indices: Indices) -> Pack:
+        return tuple(sample for index in indices for sample in self.table.take(int(index)))
 
     @property
     def lengths(self) -> Indices:
@@ -57,7 +60,7 @@ class MixedDataset(PackDataset):
 
     def __getitem__(self, index: int) -> Pack:
         epoch, place = divmod(index, len(self))
-        return tuple(self.table[int(sample)] for sample in self.packs_of(epoch)[place])
+        return self._take(self.packs_of(epoch)[place])
 
     def packs_of(self, epoch: int) -> Packs:
         """The packs of an epoch; those of the last one asked for are kept."""
@@ -77,6 +80,7 @@ class Collator:
         flatten: The packs lie end to end in one row, which is padded as a whole, and not each in a row of its own.
         shortest: No row is shorter.
         marks_sources: Batches say of which data set each token is.
+        marks_samples: Batches say of which sample each token is, and of which pack each sample; see `Batch`.
     """
 
     pad_id: int
@@ -85,6 +89,7 @@ class Collator:
     flatten: bool = False
     shortest: int = 1
     marks_sources: bool = False
+    marks_samples: bool = False
 
     def __call__(self, packs: Sequence[Pack]) -> Batch:
         """Packs -> tensors of shape [B, T], or [1, T] where packs lie end to end; `num_tokens` of shape [B]."""
@@ -115,6 +120,12 @@ class Collator:
         )
         if self.marks_sources:
             batch["sources"] = torch.from_numpy(_mark_sources(rows, shape))
+        if self.marks_samples:
+            batch["samples"] = torch.from_numpy(_mark_samples(rows, shape))
+            batch["packs"] = torch.tensor([number for number, pack in enumerate(packs) for _ in pack]).long()
+            known = [sample.reference for pack in packs for sample in pack]
+            if None not in known:
+                batch["reference"] = torch.tensor(known, dtype=torch.float32)
         return batch
 
     def _length(self, rows: Sequence[Pack], num_packs: int) -> int:
@@ -145,6 +156,17 @@ def _mark_sources(rows: Sequence[Pack], shape: tuple[int, int]) -> Indices:
         lengths = [len(sample.input_ids) for sample in samples]
         sources[row, : sum(lengths)] = np.repeat([sample.source for sample in samples], lengths)
     return sources
+
+
+def _mark_samples(rows: Sequence[Pack], shape: tuple[int, int]) -> Indices:
+    """The number of the sample that each token is of, shape [B, T]; that of padding is the one behind the last."""
+    numbers = np.full(shape, sum(len(samples) for samples in rows), dtype=np.int64)
+    first = 0
+    for row, samples in enumerate(rows):
+        lengths = [len(sample.input_ids) for sample in samples]
+        numbers[row, : sum(lengths)] = np.repeat(np.arange(first, first + len(samples)), lengths)
+        first += len(samples)
+    return numbers
 
 
 def _count_tokens(pack: Pack) -> int:

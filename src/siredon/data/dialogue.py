@@ -7,17 +7,19 @@ from typing import Any
 
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.config.shelves import FORMATS
 from siredon.data.choose import choose_format
 from siredon.data.messages import MessageOptions, read_message
 from siredon.data.template import entry_renderer
 from siredon.data.types import Conversation, Message, RowError
+from siredon.registry import Shelf
 
 #: Who may speak.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def build_dialogue(
-    entry: DatasetEntry, section: TokenizerSection, tokenizer: Any
+    entry: DatasetEntry, section: TokenizerSection, tokenizer: Any, shelf: Shelf = FORMATS
 ) -> Callable[[Sequence[Any]], str]:
     """What turns messages into the text after which the model answers.
 
@@ -28,9 +30,10 @@ def build_dialogue(
         entry: The data set on which the model was trained.
         section: Tokenizer.
         tokenizer: The same, loaded.
+        shelf: Where its format is.
     """
-    part = choose_format(entry)
-    renderer = entry_renderer(entry, section, tokenizer)
+    part = choose_format(entry, shelf)
+    renderer = entry_renderer(entry, section, tokenizer, shelf)
 
     def render(items: Sequence[Any]) -> str:
         messages = tuple(_read(item, number) for number, item in enumerate(items, 1))

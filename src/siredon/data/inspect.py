@@ -7,7 +7,7 @@ shown as trained is in a pack.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from siredon.data.overview import (
     share_by_role,
     sum_up_side,
 )
+from siredon.data.pairs import SIDES
 from siredon.data.pieces import Piece, PieceReader
 from siredon.data.prepare import Preparation, Prepared, build_recipe, prepare_data
 from siredon.data.roles import Voices, find_voices, name_roles
@@ -66,12 +67,14 @@ class SeenSample:
         num_tokens: How many they are.
         num_targets: How many of them are learned.
         use: What becomes of it: `training, pack 3`.
+        name: Which side of a pair it is; empty where it is of none.
     """
 
     pieces: tuple[Piece, ...]
     num_tokens: int
     num_targets: int
     use: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,12 +215,15 @@ def _open(preparation: Preparation) -> Iterator[tuple[str, Source, Recipe]]:
 
 
 def _sum_up_sides(prepared: Prepared, data: DataSection, packing: PackingSection) -> Iterator[Side]:
-    capacity = data.sequence_len if packing.sample_packing else None
     assert isinstance(prepared.train, PackDataset)  # What is streamed is not prepared
-    yield sum_up_side(TRAINING, prepared.train, data.sequence_len, capacity)
+    assert isinstance(prepared.train.table, JoinedTable)
+    group = prepared.train.table.group
+    longest = group * data.sequence_len
+    yield sum_up_side(TRAINING, prepared.train, longest, longest if packing.sample_packing else None)
     if prepared.validation is not None:
-        capacity = data.eval_tokens if packing.pack_eval else None
-        yield sum_up_side(VALIDATION, prepared.validation, data.eval_tokens, capacity)
+        longest = group * data.eval_tokens
+        capacity = longest if packing.pack_eval else None
+        yield sum_up_side(VALIDATION, prepared.validation, longest, capacity)
 
 
 @dataclass(frozen=True)
@@ -301,9 +307,9 @@ class _Uses:
         pack_of = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
         self.sides.append((side, is_packed, digests[order], pack_of[order]))
 
-    def find(self, sample: Sample) -> str:
-        """What becomes of a sample, for people; empty where nothing could be prepared."""
-        (digest,) = build_table([sample]).digests
+    def find(self, samples: Sequence[Sample]) -> str:
+        """What becomes of a sample, or of a pair, for people; empty where nothing could be prepared."""
+        (digest,) = JoinedTable((build_table(samples),), len(samples)).digests
         found = []
         for side, is_packed, digests, pack_of in self.sides:
             first, end = (np.searchsorted(digests[:, 0], digest[0], side) for side in ("left", "right"))
@@ -329,7 +335,11 @@ class _Look:
         voices = find_voices(source.recipe, row, made.text) if made.whole is not None else None
         whole = () if made.whole is None else (_cut_whole(made.whole, source.recipe.max_tokens),)
         shown = made.kept[:MOST_WINDOWS] or whole
-        samples = tuple(self._see(sample, voices, is_used=bool(made.kept)) for sample in shown)
+        used = bool(made.kept)
+        pair = made.kept if source.recipe.group > 1 else ()
+        samples = tuple(self._see(sample, voices, (pair or (sample,)) if used else ()) for sample in shown)
+        if pair:
+            samples = tuple(replace(one, name=name) for one, name in zip(samples, SIDES, strict=True))
         num_tokens = 0 if made.whole is None else len(made.whole.input_ids)
         return SeenRow(
             source=source.number,
@@ -342,9 +352,9 @@ class _Look:
             samples=samples,
         )
 
-    def _see(self, sample: Sample, voices: Voices | None, *, is_used: bool) -> SeenSample:
+    def _see(self, sample: Sample, voices: Voices | None, used: Sequence[Sample]) -> SeenSample:
         pieces = name_roles(tuple(self.reader.read(sample)), voices)
-        use = self.uses.find(sample) if is_used else ""
+        use = self.uses.find(used) if used else ""
         return SeenSample(pieces, len(sample.input_ids), sample.num_targets, use)
 
 

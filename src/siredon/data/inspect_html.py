@@ -69,6 +69,7 @@ def _pack_row(
                 turns.append([role, 1])
         return {
             "use": sample.use,
+            "name": sample.name,
             "tokens": sample.num_tokens,
             "targets": sample.num_targets,
             "pieces": [numbers.setdefault((piece.text, piece.ids), len(numbers)) for piece in pieces],

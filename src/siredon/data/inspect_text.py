@@ -111,6 +111,7 @@ class _Writer:
         for number, sample in enumerate(shown, 1):
             if not row.reason:
                 window = f"window {number} of {row.num_samples:,}: " if row.num_samples > 1 else ""
+                window = f"{sample.name}: " if sample.name else window
                 self.print(window + _describe(sample, row), "dim")
             self._tokens(sample.pieces)
         if row.num_samples > len(shown):
@@ -164,7 +165,7 @@ class _Writer:
 
     def _side(self, side: Side) -> None:
         self.print(
-            f"{side.name}: {side.num_samples:,} samples, {side.num_tokens:,} tokens, longest {side.longest:,}"
+            f"{side.name}: {side.num_samples:,} {side.unit}, {side.num_tokens:,} tokens, longest {side.longest:,}"
         )
         if side.name == TRAINING:
             self._bars("tokens", side.lengths)

@@ -15,6 +15,7 @@ from siredon.data.load import Source
 from siredon.data.pack import Indices
 from siredon.data.pieces import Piece
 from siredon.data.samples import Recipe, make_row, sum_up
+from siredon.data.table import JoinedTable
 
 TRAINING, VALIDATION = "training", "validation"
 _LENGTH_BARS = 12
@@ -60,11 +61,12 @@ class Side:
 
     Args:
         name: `training` or `validation`.
-        num_samples: Samples.
+        num_samples: Samples, or pairs of them.
         num_tokens: All their tokens.
         longest: Tokens of the longest.
         lengths: Samples by their tokens.
         filling: The packs; None where nothing is packed.
+        unit: What is counted, for people: `samples` or `pairs`.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Side:
     longest: int
     lengths: Histogram
     filling: Filling | None
+    unit: str = "samples"
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ def sum_up_side(name: str, dataset: PackDataset, max_tokens: int, capacity: int 
     longest = int(lengths.max(initial=0))
     # A single long limit would put all short rows into the first bar
     bars = _count(lengths, _LENGTH_BARS, min(max_tokens, max(longest, _LENGTH_BARS)))
-    return Side(name, len(lengths), int(lengths.sum()), longest, bars, filling)
+    is_pairs = isinstance(dataset.table, JoinedTable) and dataset.table.group > 1
+    unit = "pairs" if is_pairs else "samples"
+    return Side(name, len(lengths), int(lengths.sum()), longest, bars, filling, unit)
 
 
 def _count(values: Indices, num_bars: int, largest: int) -> Histogram:

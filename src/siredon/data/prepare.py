@@ -17,6 +17,7 @@ from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.config.shelves import FORMATS, PREFERENCE_FORMATS
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import Content, cache_key, fingerprint_code, load_or_make
 from siredon.data.choose import choose_format, fingerprint_format
@@ -24,12 +25,14 @@ from siredon.data.collate import Collator, MixedDataset, PackDataset, build_coll
 from siredon.data.epochs import EpochPacks, Horizon, count_packs, pack_samples
 from siredon.data.load import fingerprint_entry, load_rows
 from siredon.data.mix import Mixture, name_sources
-from siredon.data.pack import Indices, Packs
+from siredon.data.pack import Packs
+from siredon.data.pairs import PAIR
 from siredon.data.samples import Recipe, make_samples
 from siredon.data.split import Order, compare_sides, split_samples
 from siredon.data.table import JoinedTable, SampleTable
 from siredon.data.template import entry_renderer, stop_policy
 from siredon.errors import DataError
+from siredon.registry import Shelf
 
 if TYPE_CHECKING:  # Preparing data takes no PyTorch
     from siredon.data.stream import Stream
@@ -80,6 +83,7 @@ class Preparation:
         seed: Seed of the shuffle and the split.
         horizon: How far the run goes: how many epochs may be drawn, where data sets are mixed.
         streaming: What is read while training, if anything is.
+        formats: The shelf of the formats of the rows.
     """
 
     tokenizer: Any
@@ -88,6 +92,12 @@ class Preparation:
     seed: int
     horizon: Horizon = field(default_factory=Horizon)
     streaming: StreamingSection = field(default_factory=StreamingSection)
+    formats: Shelf = FORMATS
+
+    @property
+    def group(self) -> int:
+        """Samples of a row that stay together: two of a pair."""
+        return PAIR if self.formats is PREFERENCE_FORMATS else 1
 
     @cached_property
     def tokenizer_content(self) -> str:
@@ -121,12 +131,13 @@ def prepare_data(
     train_parts = [prepare_entry(entry, preparation, data.sequence_len) for entry in data.datasets]
     test_parts = [prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
     parts = [*train_parts, *test_parts]
-    table = JoinedTable(tuple(part.table for part in train_parts))
+    group = preparation.group
+    table = JoinedTable(tuple(part.table for part in train_parts), group)
     keeps_order = bool(packing.curriculum_sampling)
     split = split_samples(table, data, preparation.seed, keeps_order=keeps_order)
     held_out, order = (table, split.validation)
     if test_parts:
-        held_out = JoinedTable(tuple(part.table for part in test_parts))
+        held_out = JoinedTable(tuple(part.table for part in test_parts), group)
         order = np.arange(len(held_out))
     lines = [line for part in parts for line in part.lines] + [*split.lines]
     warnings = [line for part in parts for line in part.counts.warnings()] + [*split.warnings]
@@ -134,17 +145,22 @@ def prepare_data(
     train, more = (
         _mix(table, split.train, preparation, packing, multiple)
         if data.is_mixed
-        else _join(table, split.train, packing, data.sequence_len, multiple)
+        else _join(table, split.train, packing, group * data.sequence_len, multiple)
     )
     lines += more
     validation = None
     if order is not None:
-        validation, line = pack_validation((held_out, order), packing, data.eval_tokens)
+        validation, line = pack_validation((held_out, order), packing, group * data.eval_tokens)
         lines.append(line)
     return Prepared(
         train,
         validation,
-        build_collator(find_pad_id(preparation.tokenizer), data.sequence_len, packing, flatten=flatten),
+        replace(
+            build_collator(
+                find_pad_id(preparation.tokenizer), group * data.sequence_len, packing, flatten=flatten
+            ),
+            marks_samples=group > 1,
+        ),
         tuple(part.counts for part in parts),
         _fingerprint([part.key for part in parts], preparation, packing, len(train)),
         tuple(lines),
@@ -211,7 +227,11 @@ def entry_key(recipe: Recipe, preparation: Preparation, content: str | None) -> 
         {
             "content": content,
             "entry": entry.model_dump(mode="json", exclude={"weight"}),
-            "format": [fingerprint_format(entry), fingerprint_code()],
+            "format": [
+                preparation.formats.name,
+                fingerprint_format(entry, preparation.formats),
+                fingerprint_code(),
+            ],
             "template": [
                 template,
                 recipe.renderer.kwargs,
@@ -231,11 +251,12 @@ def build_recipe(entry: DatasetEntry, preparation: Preparation, max_tokens: int)
     return Recipe(
         preparation.tokenizer,
         entry,
-        choose_format(entry),
-        entry_renderer(entry, preparation.section, preparation.tokenizer),
+        choose_format(entry, preparation.formats),
+        entry_renderer(entry, preparation.section, preparation.tokenizer, preparation.formats),
         stop_policy(entry, preparation.section),
         preparation.data,
         max_tokens,
+        preparation.group,
     )
 
 
@@ -288,12 +309,14 @@ def _pack(
     """Packs of the chosen samples, and a line about them."""
     table, order = chosen
     packs = pack_samples(order, table.lengths, packing, capacity)
-    return PackDataset(table, packs), f"{what}: {_describe(packs, table.lengths, packing, capacity)}"
+    return PackDataset(table, packs), f"{what}: {_describe(packs, table, packing, capacity)}"
 
 
-def _describe(packs: Packs, lengths: Indices, packing: PackingSection, capacity: int) -> str:
+def _describe(packs: Packs, table: JoinedTable, packing: PackingSection, capacity: int) -> str:
+    lengths = table.lengths
     used = lengths[packs.indices]
-    text = f"{len(used):,} samples, {int(used.sum()):,} tokens, longest {int(used.max()):,}"
+    what = "samples" if table.group == 1 else "pairs"
+    text = f"{len(used):,} {what}, {int(used.sum()):,} tokens, longest {int(used.max()):,}"
     if packing.sample_packing:
         text += f"; {len(packs):,} packs of {capacity:,}, {100 * packs.fill(lengths, capacity):.1f} % full"
     return text
@@ -328,10 +351,11 @@ def _mix(
     mixture = Mixture(
         pools, tuple(entry.weight for entry in data.datasets), data.mix_strategy, preparation.seed
     )
-    draw = EpochPacks(mixture, lengths, packing, data.sequence_len)
+    capacity = preparation.group * data.sequence_len
+    draw = EpochPacks(mixture, lengths, packing, capacity)
     draw = replace(draw, num_packs=count_packs(draw, preparation.horizon, multiple))
     train = MixedDataset(table, draw)
-    lines = [f"training: an epoch has {_describe(train.packs, lengths, packing, data.sequence_len)}"]
+    lines = [f"training: an epoch has {_describe(train.packs, table, packing, capacity)}"]
     counts, names = mixture.counts, name_sources([entry.path for entry in data.datasets])
     for name, count, pool in zip(names, counts.tolist(), pools, strict=True):
         lines.append(

@@ -31,6 +31,7 @@ def prepare_run(config: Config, tokenizer: Any) -> Prepared:
         config.batch.seed,
         build_horizon(config.batch),
         config.streaming,
+        config.preference.formats,
     )
     shared = config.batch.micro_batch_size * num_ranks() if num_ranks() > 1 else 1
     flatten = config.flattens_batches

@@ -9,8 +9,10 @@ from typing import Any
 from siredon.config.schema import Config
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.config.shelves import FORMATS
 from siredon.data.choose import choose_format
 from siredon.data.template import entry_renderer, set_template_
+from siredon.registry import Shelf
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Prompting:
     stop_ids: tuple[int, ...]
 
 
-def build_prompting(entry: DatasetEntry, section: TokenizerSection, tokenizer: Any) -> Prompting:
+def build_prompting(
+    entry: DatasetEntry, section: TokenizerSection, tokenizer: Any, shelf: Shelf = FORMATS
+) -> Prompting:
     """How a model trained on `entry` is asked."""
-    part = choose_format(entry)
-    renderer = entry_renderer(entry, section, tokenizer)
+    part = choose_format(entry, shelf)
+    renderer = entry_renderer(entry, section, tokenizer, shelf)
     ids = sorted(tokenizer.convert_tokens_to_ids(token) for token in renderer.stops)
     return Prompting(lambda text: renderer.render_prompt(part.prompt(text)), tuple(ids))
 
@@ -44,6 +48,7 @@ def set_prompting_(tokenizer: Any, config: Config) -> Prompting:
     Raises:
         DataError: A template that cannot be found or read.
     """
-    prompting = build_prompting(config.first_dataset, config.tokenizer, tokenizer)
-    set_template_(tokenizer, (config.first_dataset, *config.data.datasets), config.tokenizer)
+    shelf = config.preference.formats
+    prompting = build_prompting(config.first_dataset, config.tokenizer, tokenizer, shelf)
+    set_template_(tokenizer, (config.first_dataset, *config.data.datasets), config.tokenizer, shelf)
     return prompting

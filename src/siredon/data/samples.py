@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.data.audit import NO_TARGETS, TOO_LONG, TOO_SHORT, Counts
 from siredon.data.load import Source, split_pieces
+from siredon.data.pairs import find_fault, render_pair
 from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.special_text import find_special
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
-from siredon.data.types import IGNORE, Format, ReadOptions, RowError, Sample, Text
+from siredon.data.types import IGNORE, Format, LeftOut, Preference, ReadOptions, RowError, Sample, Text
 from siredon.errors import DataError
 
 _BATCH_ROWS = 1_000
@@ -30,14 +32,24 @@ class Readied:
     """A row before it is tokenized.
 
     Args:
-        rendered: Its text in spans, or the tokens that it is already.
+        sides: Its text in spans, or the tokens that it is already; of a preference the chosen and the rejected one.
         split: It is cut into windows where it is too long.
         special: A special token whose text the row itself holds; None if it holds none.
     """
 
-    rendered: Rendered | Sample
+    sides: tuple[Rendered | Sample, ...]
     split: bool = False
     special: str | None = None
+
+    @property
+    def rendered(self) -> Rendered | Sample:
+        """The first side, or the only one."""
+        return self.sides[0]
+
+    @property
+    def learns_stop(self) -> bool:
+        """Whether a stop token is among what is learned, as far as that is known, on each side."""
+        return all(isinstance(side, Rendered) and side.learns_stop for side in self.sides)
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ class Recipe:
         policy: Which stop tokens are learned.
         data: Lengths, and what becomes of rows that cannot be used.
         max_tokens: The longest sample.
+        group: Samples of a row that stay together: two of a pair.
     """
 
     tokenizer: Any
@@ -61,6 +74,7 @@ class Recipe:
     policy: StopPolicy
     data: DataSection
     max_tokens: int
+    group: int = 1
 
     @cached_property
     def options(self) -> ReadOptions:
@@ -88,10 +102,17 @@ class Recipe:
     def _ready(self, row: Any) -> Readied:
         item = self.format.read(row, self.options)
         if isinstance(item, Sample):
-            return Readied(item)
+            return Readied((item,))
+        if isinstance(item, Preference):
+            sides = render_pair(item, self.renderer, self.policy)
+            found = (
+                find_special(part, row, side.text, self.renderer.special)
+                for part, side in zip((item.chosen, item.rejected), sides, strict=True)
+            )
+            return Readied(sides, special=next(filter(None, found), None))
         rendered = self.renderer.render(item, self.policy)
         special = find_special(item, row, rendered.text, self.renderer.special)
-        return Readied(rendered, isinstance(item, Text) and item.split, special)
+        return Readied((rendered,), isinstance(item, Text) and item.split, special)
 
 
 @dataclass
@@ -123,8 +144,8 @@ class Made:
     """What became of one row.
 
     Args:
-        text: The row, rendered; empty if it cannot be used.
-        whole: All its tokens, before it is brought to length; None if it cannot be used.
+        text: The row, rendered; empty if it cannot be used.  Of a pair, the chosen side.
+        whole: All its tokens, before it is brought to length; None if it cannot be used.  Of a pair, the longer side.
         kept: Its samples.
         is_cut: Whether it was truncated.
         reason: Why there is no sample; empty if there is one.
@@ -149,19 +170,22 @@ def make_row(row: Any, place: str, recipe: Recipe) -> Made:
         ready = recipe.render(row)
     except RowError as error:
         return Made("", None, (), reason=str(error))
-    (sample,) = _tokenize(recipe.tokenizer, [ready.rendered])
+    samples = _tokenize(recipe.tokenizer, ready.sides)
     if isinstance(ready.rendered, Sample):
         text = str(recipe.tokenizer.decode(ready.rendered.input_ids))
     else:
         text = ready.rendered.text
-    if isinstance(sample, RowError):
-        return Made(text, None, (), reason=str(sample))
+    whole: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, RowError):
+            return Made(text, None, (), reason=str(sample))
+        whole.append(sample)
+    longest = max(whole, key=lambda side: len(side.input_ids))
     try:
-        pieces, is_cut, reason = _fit(sample, ready.split, lambda: place, recipe)
+        kept, is_cut, reason = _keep(whole, ready.split, lambda: place, recipe)
     except DataError as error:
-        return Made(text, sample, (), reason=error.message)
-    kept = tuple(piece for piece in pieces if piece.num_targets)
-    return Made(text, sample, kept, is_cut, "" if kept else reason or NO_TARGETS)
+        return Made(text, longest, (), reason=error.message)
+    return Made(text, longest, tuple(kept), is_cut, reason)
 
 
 def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
@@ -177,7 +201,8 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[list[_Placed], Future[list[Sample | RowError]]] | None = None
         for batch in _render_batches(source, recipe, tally):
-            task = pool.submit(_tokenize, recipe.tokenizer, [row.ready.rendered for row in batch])
+            sides = [side for row in batch for side in row.ready.sides]
+            task = pool.submit(_tokenize, recipe.tokenizer, sides)
             if waiting is not None:
                 _collect(waiting[0], waiting[1].result(), recipe, (builder, tally))
             waiting = batch, task
@@ -197,6 +222,7 @@ def make_samples(source: Source, recipe: Recipe) -> tuple[SampleTable, Counts]:
         dict(tally.dropped),
         tuple(tally.examples),
         dict(tally.specials),
+        group=recipe.group,
     )
     return table, counts
 
@@ -229,6 +255,9 @@ def _render_batches(source: Source, recipe: Recipe, tally: _Tally) -> Iterator[l
     for index, row in numbered:
         try:
             ready = recipe.render(row)
+        except LeftOut as error:
+            tally.dropped[str(error)] += 1
+            continue
         except RowError as error:
             tally.add_bad(source.place(index), error)
             continue
@@ -252,22 +281,40 @@ def _collect(
 ) -> None:
     """Brings samples to length, keeps those that teach something, and counts."""
     builder, tally = result
-    for row, sample in zip(batch, tokenized, strict=True):
-        if isinstance(sample, RowError):
-            tally.add_bad(row.find_place(), sample)
+    made = iter(tokenized)
+    for row in batch:
+        found = list(islice(made, len(row.ready.sides)))
+        error = next((side for side in found if isinstance(side, RowError)), None)
+        if error is not None:
+            tally.add_bad(row.find_place(), error)
             continue
-        pieces, is_cut, reason = _fit(sample, row.ready.split, row.find_place, recipe)
-        kept = [piece for piece in pieces if piece.num_targets]
+        sides = [side for side in found if isinstance(side, Sample)]
+        kept, is_cut, reason = _keep(sides, row.ready.split, row.find_place, recipe)
         if not kept:
-            tally.dropped[reason or NO_TARGETS] += 1
+            tally.dropped[reason] += 1
         tally.num_truncated += is_cut
-        rendered = row.ready.rendered
-        learns_stop = isinstance(rendered, Rendered) and rendered.learns_stop
-        tally.num_with_stop += bool(kept) and learns_stop and not is_cut
+        tally.num_with_stop += bool(kept) and row.ready.learns_stop and not is_cut
         if kept and row.ready.special:
             tally.specials[row.ready.special] += 1
         for piece in kept:
             builder.add(piece)
+
+
+def _keep(
+    sides: Sequence[Sample], split: bool, find_place: Callable[[], str], recipe: Recipe
+) -> tuple[list[Sample], bool, str]:
+    """What is kept of a row: samples that teach something, of a pair both or none; whether any was truncated; why
+    there are none.
+    """
+    fitted = [_fit(side, split, find_place, recipe) for side in sides]
+    is_cut = any(cut for _, cut, _ in fitted)
+    reason = next((why for _, _, why in fitted if why), "")
+    pieces = [piece for found, _, _ in fitted for piece in found]
+    if len(sides) == 1:
+        kept = [piece for piece in pieces if piece.num_targets]
+        return kept, is_cut, "" if kept else reason or NO_TARGETS
+    reason = reason or find_fault(pieces)
+    return [] if reason else pieces, is_cut, reason
 
 
 def _fit(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from siredon.config.sections.data import DataSection
-from siredon.data.table import JoinedTable, SampleTable, find_repeated, find_shared
+from siredon.data.table import JoinedTable, find_repeated, find_shared
 from siredon.errors import DataError
 
 Order = npt.NDArray[np.int64]
@@ -41,7 +40,7 @@ def split_samples(table: JoinedTable, data: DataSection, seed: int, *, keeps_ord
         seed: Seed of the shuffle.
         keeps_order: Nothing is shuffled, whatever else is asked for.
     """
-    order = np.arange(len(table)) if keeps_order else _shuffle(table.tables, data, seed)
+    order = np.arange(len(table)) if keeps_order else _shuffle(table, data, seed)
     lines: list[str] = []
     if data.dataset_exact_deduplication:
         repeated = find_repeated(table.digests, order)
@@ -67,17 +66,17 @@ def compare_sides(train: JoinedTable, validation: JoinedTable) -> tuple[str, ...
     return (f"{shared:,} of {len(validation):,} validation samples are in the training data too",)
 
 
-def _shuffle(tables: Sequence[SampleTable], data: DataSection, seed: int) -> Order:
+def _shuffle(table: JoinedTable, data: DataSection, seed: int) -> Order:
     generator = np.random.default_rng(seed)
-    total = sum(len(table) for table in tables)
+    total = len(table)
     if data.shuffle_merged_datasets:
         return generator.permutation(total)
     if not data.shuffle_before_merging_datasets:
         return np.arange(total)
     parts, start = [], 0
-    for table in tables:
-        parts.append(start + generator.permutation(len(table)))
-        start += len(table)
+    for size in np.diff(table.starts).tolist():
+        parts.append(start + generator.permutation(size))
+        start += size
     return np.concatenate(parts)
 
 
@@ -112,7 +111,7 @@ def _hold_out(table: JoinedTable, order: Order, data: DataSection) -> tuple[Orde
 
 def _keep_short(table: JoinedTable, held_out: Order, data: DataSection) -> tuple[Order, list[str]]:
     """The held-out samples that are no longer than `eval_sequence_len`."""
-    fits = table.lengths[held_out] <= data.eval_tokens
+    fits = table.sample_lengths[held_out].max(axis=1) <= data.eval_tokens
     if fits.all():
         return held_out, []
     if not fits.any():

@@ -17,6 +17,12 @@ from siredon.data.types import Ids, Sample
 #: 128 bits of a hash of each sample's ids and labels, shape [N, 2].
 Digests = npt.NDArray[np.uint64]
 
+#: Log-probability of each sample's learned tokens under a reference model, shape [N].
+References = npt.NDArray[np.float32]
+
+#: An odd number by which the digests of a group are told from those of the same samples in another order.
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
 #: Tokens that a builder holds in memory.
 MAX_HELD = 4_000_000
 
@@ -46,6 +52,10 @@ class SampleTable:
         start, end = self.offsets[index], self.offsets[index + 1]
         return Sample(self.input_ids[start:end], self.labels[start:end])
 
+    def take(self, index: int) -> tuple[Sample]:
+        """One sample, as `JoinedTable.take` gives all that stay together."""
+        return (self[index],)
+
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens per sample, shape [N]."""
@@ -63,59 +73,88 @@ class SampleTable:
 
 
 class Samples(Protocol):
-    """Samples by their index, in one table or several."""
+    """Samples by their index, in one table or several; those of a group have one index."""
 
     def __len__(self) -> int:
         """How many there are."""
 
     def __getitem__(self, index: int) -> Sample:
-        """One of them."""
+        """One of them; the first of a group."""
+
+    def take(self, index: int) -> tuple[Sample, ...]:
+        """One of them; all of a group."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens per sample, shape [N]."""
+        """Tokens per sample, or of all the samples of each group, shape [N]."""
 
 
 @dataclass(frozen=True)
 class JoinedTable:
     """Several tables, one behind the other; none is copied.
 
+    Samples that stay together, as the two of a pair, are a group: they are counted, chosen, compared and packed as one.
+
     Args:
         tables: The tables.
+        group: Samples of a group, which stand one behind the other.
+        reference: What is known of the samples by a reference model.
     """
 
     tables: tuple[SampleTable, ...]
+    group: int = 1
+    reference: References | None = None
     starts: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        sizes = [len(table) for table in self.tables]
+        sizes = [len(table) // self.group for table in self.tables]
         object.__setattr__(self, "starts", np.cumsum([0, *sizes], dtype=np.int64))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> Sample:
+        return self.take(index)[0]
+
+    def take(self, index: int) -> tuple[Sample, ...]:
+        """The samples of a group, in their order."""
         number = self.table_of(index)
-        sample = self.tables[number][int(index - self.starts[number])]
-        return Sample(sample.input_ids, sample.labels, number)
+        first = self.group * int(index - self.starts[number])
+        known = None if self.reference is None else self.reference[self.group * index :]
+        found = []
+        for place in range(self.group):
+            sample = self.tables[number][first + place]
+            reference = None if known is None else float(known[place])
+            found.append(Sample(sample.input_ids, sample.labels, number, reference))
+        return tuple(found)
 
     def tables_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The table of each of several samples, shape [N]."""
+        """The table of each of several groups, shape [N]."""
         return np.searchsorted(self.starts, indices, side="right") - 1
 
     def table_of(self, index: int) -> int:
-        """The table that a sample is in."""
+        """The table that a group is in."""
         return int(np.searchsorted(self.starts, index, side="right")) - 1
 
     @property
+    def sample_lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per sample, shape [N, group]."""
+        return np.concatenate([table.lengths for table in self.tables]).reshape(-1, self.group)
+
+    @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens per sample, shape [N]."""
-        return np.concatenate([table.lengths for table in self.tables])
+        """Tokens per group, shape [N]."""
+        lengths: npt.NDArray[np.int64] = self.sample_lengths.sum(axis=1)
+        return lengths
 
     @property
     def digests(self) -> Digests:
-        """What tells equal samples, shape [N, 2]."""
-        return np.concatenate([table.digests for table in self.tables])
+        """What tells equal groups, shape [N, 2]."""
+        each = np.concatenate([table.digests for table in self.tables]).reshape(-1, self.group, 2)
+        mixed = each[:, 0].copy()
+        for place in range(1, self.group):
+            mixed = mixed * _MIX + each[:, place]
+        return mixed
 
 
 class TableBuilder:

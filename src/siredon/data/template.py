@@ -10,11 +10,12 @@ from typing import Any
 
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.config.shelves import TEMPLATES
+from siredon.config.shelves import FORMATS, TEMPLATES
 from siredon.data.choose import choose_format
 from siredon.data.render import Renderer, StopPolicy, build_renderer
 from siredon.data.types import Conversation, Message, RowError, Template
 from siredon.errors import DataError
+from siredon.registry import Shelf
 
 OWN = "tokenizer_default"
 FALLBACK = "tokenizer_default_fallback_"
@@ -22,9 +23,12 @@ FALLBACK = "tokenizer_default_fallback_"
 WRITTEN = "jinja"
 
 
-def entry_renderer(entry: DatasetEntry, section: TokenizerSection, tokenizer: Any) -> Renderer:
+def entry_renderer(
+    entry: DatasetEntry, section: TokenizerSection, tokenizer: Any, shelf: Shelf = FORMATS
+) -> Renderer:
     """What renders the rows of a data set: with its chat template, if its format needs one."""
-    template = resolve_template(entry, section, tokenizer) if choose_format(entry).uses_template else None
+    needs_template = choose_format(entry, shelf).uses_template
+    template = resolve_template(entry, section, tokenizer) if needs_template else None
     _check_eot(section, tokenizer)
     renderer = build_renderer(tokenizer, template, section.chat_template_kwargs, section.eot_tokens)
     if template is None or not section.default_system_message:
@@ -77,14 +81,18 @@ def resolve_template(entry: DatasetEntry, section: TokenizerSection, tokenizer: 
     return _find_template(OWN, entry, tokenizer)
 
 
-def set_template_(tokenizer: Any, entries: Iterable[DatasetEntry], section: TokenizerSection) -> None:
+def set_template_(
+    tokenizer: Any, entries: Iterable[DatasetEntry], section: TokenizerSection, shelf: Shelf = FORMATS
+) -> None:
     """Gives a tokenizer the chat template of the first data set that has one; none leaves its own.
 
     Raises:
         DataError: The template cannot be found or read.
     """
     templates = (
-        resolve_template(entry, section, tokenizer) for entry in entries if choose_format(entry).uses_template
+        resolve_template(entry, section, tokenizer)
+        for entry in entries
+        if choose_format(entry, shelf).uses_template
     )
     template = next(templates, None)
     # What it holds besides, such as a template for tools, is kept with its own one only

@@ -1,6 +1,6 @@
 """The nouns of the data stage, one frozen type each.
 
-Rows -> `Conversation` | `Text` -> `Span`s -> `Sample` -> `Pack` -> `Batch`.
+Rows -> `Conversation` | `Text`, or a `Preference` of two -> `Span`s -> `Sample` -> `Pack` -> `Batch`.
 """
 
 from __future__ import annotations
@@ -81,13 +81,30 @@ class Text:
     split: bool = False
 
 
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, one of which is better.
+
+    Args:
+        chosen: The prompt and the better answer, which alone is learned.
+        rejected: The same prompt and the worse answer, marked in the same way.
+    """
+
+    chosen: Conversation | Text
+    rejected: Conversation | Text
+
+
 class RowError(ValueError):
     """One row that cannot be used; `prepare` adds the file and the row's number."""
 
 
+class LeftOut(RowError):  # noqa: N818 - a row that is left out is no error
+    """One row that is left out and counted, whatever `bad_rows` says: it can be read, and teaches nothing."""
+
+
 @dataclass(frozen=True)
 class Format:
-    """A part of the shelf `formats`.
+    """A part of the shelf `formats`, or of `preference_formats`, whose rows are preferences.
 
     Args:
         read: A row and its data-set entry -> what it holds; a sample if it is tokens already.  Raises `RowError`.
@@ -97,7 +114,7 @@ class Format:
         variants: Formats behind a dot or a colon: `chatml` of `alpaca:chatml`, `load_qa` of `alpaca_chat.load_qa`.
     """
 
-    read: Callable[[Row, ReadOptions], Conversation | Text | Sample]
+    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference]
     prompt: Callable[[str], Conversation | Text]
     uses_template: bool = False
     ends: bool = True
@@ -141,11 +158,13 @@ class Sample:
         input_ids: Token ids, shape [T].
         labels: The id where it is learned, else `IGNORE`, shape [T].  The first is never learned: nothing predicts it.
         source: Number of its data set, from 0.
+        reference: Log-probability of what is learned under the reference model; None where it is not known.
     """
 
     input_ids: Ids
     labels: Ids
     source: int = 0
+    reference: float | None = None
 
     @property
     def num_targets(self) -> int:
@@ -160,7 +179,10 @@ Pack = Sequence[Sample]
 class Batch(TypedDict):
     """One forward pass, all int64: ids, labels and positions of shape [B, T]; tokens that are no padding, [B].
 
-    `sources`, [B, T], says of which data set each token is; it is there only where it was asked for.
+    `sources`, [B, T], says of which data set each token is; it is there only where it was asked for.  So are, for
+    pairs, `samples`, [B, T], the number of the sample that each token is of, counted over the batch, S for padding;
+    `packs`, [S], the number of the pack that each sample is of; and `reference`, [S], fp32, its log-probability under
+    the reference model, where that is known.
     """
 
     input_ids: torch.Tensor
@@ -168,3 +190,6 @@ class Batch(TypedDict):
     position_ids: torch.Tensor
     num_tokens: torch.Tensor
     sources: NotRequired[torch.Tensor]
+    samples: NotRequired[torch.Tensor]
+    packs: NotRequired[torch.Tensor]
+    reference: NotRequired[torch.Tensor]

@@ -18,7 +18,7 @@ from siredon.log import is_terminal, show
 from siredon.train.publish import write_whole
 
 #: Columns where there is no terminal.
-_WIDE = 110
+_WIDE = 400
 
 
 def publish_results(results: Sequence[Result], folder: Path, output: Path) -> None:

@@ -37,7 +37,7 @@ class Rows:
 
 
 def prepare_rows(config: Config, tokenizer: Any, split: Split | None) -> tuple[Rows, ...]:
-    """The rows of a split, or of both.
+    """The rows of a split, or of both; of pairs both answers.
 
     Args:
         config: Data sets, packing, batches.
@@ -76,16 +76,18 @@ def _prepare_all(config: Config, tokenizer: Any) -> Iterator[Rows]:
 
 def _prepare_tests(config: Config, tokenizer: Any) -> Rows:
     data, packing = config.data, config.packing
-    preparation = Preparation(tokenizer, config.tokenizer, data, config.batch.seed)
+    formats = config.preference.formats
+    preparation = Preparation(tokenizer, config.tokenizer, data, config.batch.seed, formats=formats)
     parts = [prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
-    table = JoinedTable(tuple(part.table for part in parts))
-    packs, line = pack_validation((table, np.arange(len(table))), packing, data.eval_tokens)
+    group = preparation.group
+    table = JoinedTable(tuple(part.table for part in parts), group)
+    packs, line = pack_validation((table, np.arange(len(table))), packing, group * data.eval_tokens)
     for text in (*(text for part in parts for text in part.lines), line):
         note(text)
     for text in (text for part in parts for text in part.counts.warnings()):
         warn(text)
     collator = build_collator(
-        find_pad_id(tokenizer), data.sequence_len, packing, flatten=config.flattens_batches
+        find_pad_id(tokenizer), group * data.sequence_len, packing, flatten=config.flattens_batches
     )
     collator = replace(collator, shortest=max(1, config.attention.shortest_row), marks_sources=True)
     return Rows("validation", packs, collator, name_sources([entry.path for entry in data.test_datasets]))

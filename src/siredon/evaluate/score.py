@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from siredon.config.schema import Config
+from siredon.errors import DataError
 from siredon.evaluate.candidates import Candidate, load_candidates
 from siredon.evaluate.loss import Loss, Losses, measure_losses
 from siredon.evaluate.metric import load_metric
@@ -57,6 +58,11 @@ def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder:
         DataError: Rows or metrics that cannot be used.
         CheckpointError: No such model.
     """
+    if config.preference.compares:
+        raise DataError(
+            f"`rl: {config.preference.rl}`: rows that compare answers are judged by the validations of a training",
+            "Judge on rows of their own: `rl= test_datasets=...`, or read `eval_rewards/accuracies` of the run.",
+        )
     scores = {name: load_metric(name) for name in wanted.metrics}
     results: list[Result] = []
     lines: list[str] = []

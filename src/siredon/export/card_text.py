@@ -241,12 +241,23 @@ def _list_settings(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "learning rate", f"{rate:g}, {get('schedule', 'lr_scheduler')}{_warmup(facts)}" if rate else ""
     decay = get("optimizer", "weight_decay")
     yield "optimizer", f"{get('optimizer', 'optimizer')}, weight decay {decay or 0:g}" if rate else ""
-    formats = [name for name in ("bf16", "fp16", "fp8") if get("precision", name)]
-    yield (
-        "number format",
-        f"{formats[0]}: {get('precision', formats[0])}".replace(": True", "") if formats else "fp32",
-    )
+    yield "number format", _tell_format(facts)
     yield "seed", str(facts.record.get("seed", ""))
+
+
+def _tell_format(facts: Facts) -> str:
+    """In what was computed; what `auto` was on the machine of the run."""
+    asked = {
+        name: facts.setting("precision", name) for name in ("bfloat16", "float16", "float32", "fp16", "bf16")
+    }
+    pure = [name for name in ("bfloat16", "float16", "float32") if asked[name]]
+    if asked["bf16"] == "full":
+        pure = ["bfloat16"]
+    half = "fp16" if asked["fp16"] else "bf16" if asked["bf16"] else "fp32"
+    if half == "bf16" and asked["bf16"] == "auto":
+        half = "bf16 (auto)" if (facts.record.get("hardware") or {}).get("has_bf16") else "fp32 (auto)"
+    products = ", products of layers in fp8" if facts.setting("precision", "fp8") else ""
+    return f"{f'{pure[0]}, all of it' if pure else half}{products}"
 
 
 def _tell_batch(micro: int, accumulated: int, ranks: int) -> str:

@@ -52,7 +52,7 @@ def check_gguf(source: Source, path: Path) -> list[Check]:
     ]
     del back
     if is_installed():
-        checks += check_with_llama_cpp(path, tokenizer, answers, read)
+        checks += check_with_llama_cpp(path, tokenizer, answers, read, tuple(file.types.values()))
     return checks
 
 

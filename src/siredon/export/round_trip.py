@@ -27,6 +27,9 @@ MESSAGES = ({"role": "user", "content": "Tell me about the sea, in three sentenc
 _MAX_TOKENS = 24
 #: Of several hundred reserved tokens one is like the other.
 _MAX_ADDED = 64
+#: Two tokens are a tie if they are no further apart than this many errors of a logit.  The difference of two logits is
+#: off by 1.4 errors, so this is near three standard deviations of it.
+_NEAR = 4.0
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,9 @@ def compare_answers(source: Answers, back: Answers, bound: float) -> list[Check]
     ours, theirs = torch.cat(source.logits), torch.cat(back.logits)[:, : source.logits[0].shape[1]]
     error = measure_error(ours - ours.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True))
     agreement = measure_agreement(ours, theirs)
-    first = source.num_prompt - 1
-    said = torch.tensor(source.ids[source.num_prompt :])
-    likeliest = back.logits[0][first : first + len(said)].argmax(-1)
-    num_same = int((likeliest == said).sum())
+    said = slice(source.num_prompt - 1, len(source.ids) - 1)
+    ours, theirs = ours[said], theirs[said]
+    differences = (theirs - theirs.mean(-1, keepdim=True)) - (ours - ours.mean(-1, keepdim=True))
     return [
         Check("logits", f"relative error {error:.2g}", f"<= {bound:g}", error <= bound),
         Check("  largest difference", f"{agreement.max_error:.2g}"),
@@ -140,8 +142,34 @@ def compare_answers(source: Answers, back: Answers, bound: float) -> list[Check]
             "  KL divergence",
             f"mean {agreement.kl:.2g}, most {agreement.max_kl:.2g} nats a token",
         ),
-        Check("greedy answer", f"{num_same} of {len(said)} tokens the same"),
+        compare_greedy("greedy answer", ours, theirs.argmax(-1), compute_size(differences)),
     ]
+
+
+def compare_greedy(name: str, logits: torch.Tensor, found: torch.Tensor, error: float) -> Check:
+    """The likeliest token at each place of an answer, by one model and by another.
+
+    They may differ where the first finds both about as likely: less than `_NEAR` times `error` apart.  All further
+    tokens are asked for behind the first model's own answer, so one tie does not hide what comes after it.
+
+    Args:
+        name: What the line is called.
+        logits: fp32 `(tokens, vocabulary)`, of the first model.
+        found: int64 `(tokens,)`, the likeliest of the second.
+        error: How far a logit of the second is off, root mean square.
+    """
+    behind = logits.max(-1).values - logits.gather(-1, found[:, None])[:, 0]
+    num_same, farthest, near = int((behind == 0).sum()), behind.max().item(), _NEAR * error
+    text = f"{num_same} of {len(found)} tokens the same"
+    if num_same < len(found):
+        text += f", the rest {farthest:.2g} behind"
+    return Check(name, text, f"ties within {near:.2g}" if near else "all", farthest <= near)
+
+
+def compute_size(values: torch.Tensor) -> float:
+    """The root of the mean square; not a number counts as infinite."""
+    size = values.double().square().mean().sqrt().item()
+    return float("inf") if math.isnan(size) else size
 
 
 def measure_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:

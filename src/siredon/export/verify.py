@@ -55,7 +55,9 @@ def choose_samples(config: Config, tokenizer: Any) -> tuple[list[list[int]], str
 
 def _read_rows(config: Config, tokenizer: Any) -> list[list[int]]:
     entry = config.first_dataset
-    preparation = Preparation(tokenizer, config.tokenizer, config.data, config.batch.seed)
+    preparation = Preparation(
+        tokenizer, config.tokenizer, config.data, config.batch.seed, formats=config.preference.formats
+    )
     try:
         recipe = build_recipe(entry, preparation, config.data.sequence_len)
         made = (make_row(row, f"row {number}", recipe) for number, row in enumerate(first_rows(entry)))

@@ -18,6 +18,7 @@ from siredon.model.install import Installed
 from siredon.model.load import Source, count_parameters, load_model, set_stop_tokens_
 from siredon.model.memory import trade_memory_
 from siredon.model.new_tokens import find_new_tokens
+from siredon.model.noise import leave_dropout_out_
 from siredon.model.precision import Precision, set_formats_, warn_of_rounding
 from siredon.model.quantized import check_trainable, keep_from_ranks_
 from siredon.model.rounding import round_in_training_
@@ -63,6 +64,9 @@ def build_model(
     choose_trained_(base, config.freezing, hardware)
     use_float8_products_(base, config.precision, hardware)
     model = attach_adapter_(base, config.adapter, seed=seed)
+    if config.preference.compares:
+        # A reward is the difference of two passes: it would be that of their dropout
+        leave_dropout_out_(model)
     keep_from_ranks_(model)
     warn_of_frozen_tokens(base, find_new_tokens(config.tokenizer, config.model, tokenizer))
     # 3. Number formats of what is trained, and of norms

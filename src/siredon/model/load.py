@@ -33,7 +33,7 @@ from siredon.model.quantized import (
     read_method,
     settle_quantized_,
 )
-from siredon.model.weights import check_whole, forget_gguf_, gguf_options
+from siredon.model.weights import check_whole, read_gguf
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,7 @@ def _read_weights(
         model, info = _take_shapes(model_class, source.shapes, options)
         _read_generation_(model, section)
     elif place.gguf_file is not None:
-        model, info = model_class.from_pretrained(place.folder, **options, **gguf_options(place.gguf_file))
-        forget_gguf_(model)
+        model, info = read_gguf(model_class, str(place.folder), place.gguf_file, options)
     else:
         model, info = _read_safely(model_class, place.folder, section, options)
     check_whole(section.base_model, type(model).__name__, info)

@@ -1,4 +1,4 @@
-"""NEFTune: noise on the embeddings of what is trained on.
+"""NEFTune: noise on the embeddings of what is trained on; and a model without dropout.
 
 Source: Jain et al., "NEFTune: Noisy Embeddings Improve Instruction Finetuning", 2023,
 https://arxiv.org/abs/2310.05914.
@@ -11,6 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+def leave_dropout_out_(model: torch.nn.Module) -> None:
+    """Puts what does nothing in the place of each layer of dropout."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Dropout):
+                module.register_module(name, torch.nn.Identity())
 
 
 class EmbeddingNoise:

@@ -13,6 +13,7 @@ from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.errors import ModelError
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.renaming import rename_tokens
+from siredon.model.weights import alone
 
 _AUTO = "AutoTokenizer"
 #: What a tokenizer says that is all in its `tokenizer.json`.
@@ -81,15 +82,17 @@ def load_own_tokenizer(tokenizer: TokenizerSection, model: ModelSection) -> Any:
 def _read(place: Place, kind: str, tokenizer: TokenizerSection, model: ModelSection, **options: Any) -> Any:
     loaded = find_class("tokenizer_type", kind, "Leave it out: AutoTokenizer finds the class.")
     try:
-        built = loaded.from_pretrained(
-            place.folder,
-            trust_remote_code=model.trust_remote_code,
-            revision=model.revision or "main",
-            **place.options,
-            **options,
-        )
+        with alone(place.folder, place.gguf_file) as folder:
+            built = loaded.from_pretrained(
+                folder,
+                trust_remote_code=model.trust_remote_code,
+                revision=model.revision or "main",
+                **place.options,
+                **options,
+            )
     except LOADING_ERRORS as error:
         raise explain_loading(tokenizer.path_for(model.base_model), "tokenizer", error) from error
+    built.name_or_path = place.folder
     if "legacy" in vars(built):
         # transformers does not write it down, so that a saved tokenizer would split in another way than it did here.
         built.init_kwargs["legacy"] = built.legacy

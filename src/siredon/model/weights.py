@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any
 
 from siredon.errors import ModelError
@@ -40,6 +44,40 @@ def check_whole(name: str, class_name: str, info: Mapping[str, Any]) -> None:
     unexpected = sorted(info["unexpected_keys"])
     if unexpected:
         warn(f"{name} also holds {_list(unexpected)}, which {class_name} does not use")
+
+
+def read_gguf(
+    model_class: Any, folder: str, file: str, options: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model in a GGUF file, its blocks of few bits unpacked, and what transformers tells of its work.
+
+    Args:
+        model_class: A class of transformers.
+        folder: Where the file is; a hub id.
+        file: Its name.
+        options: Of `from_pretrained`.
+    """
+    with alone(folder, file) as place, redirect_stderr(io.StringIO()):  # A bar that cannot be turned off
+        model, info = model_class.from_pretrained(place, **options, **gguf_options(file))
+    model.name_or_path = model.config.name_or_path = folder
+    forget_gguf_(model)
+    return model, info
+
+
+@contextmanager
+def alone(folder: str, file: str | None) -> Iterator[str]:
+    """A folder with nothing but a GGUF file in it; the folder itself without such a file, or of a hub id.
+
+    Beside an adapter, as in the folder of a run, transformers would read that one's base in place of the file, and a
+    tokenizer without its chat template.
+    """
+    place = Path(folder) / (file or "")
+    if file is None or not place.is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as other:
+        (Path(other) / file).symlink_to(place.resolve())
+        yield other
 
 
 def gguf_options(file: str) -> dict[str, Any]:

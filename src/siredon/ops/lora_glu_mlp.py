@@ -7,7 +7,7 @@ Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from siredon.ops.lora_linear import (
     Layer,
     Lora,
     Weight,
+    add_each_,
     backward_adapters,
     backward_input,
     find_format,
@@ -31,6 +32,7 @@ from siredon.ops.lora_linear import (
     without_autocast,
 )
 from siredon.ops.recomputing import is_checkpointed
+from siredon.ops.seeded_dropout import keep
 
 #: Gate and up of so many bytes each, or more, are differentiated in halves where memory is fullest.
 _LARGE_BYTES = 2**27
@@ -63,16 +65,16 @@ def lora_glu_mlp(
     """
     x = x.to(find_format(x))
     with without_autocast(x):
-        output: Tensor = _GluMlp.apply(x, activation, *pack_arguments(weights, loras, skip_output))  # type: ignore[no-untyped-call]
+        output: Tensor = _GluMlp.apply(x, activation, *pack_arguments(x, weights, loras, skip_output))  # type: ignore[no-untyped-call]
     return output
 
 
 class _GluMlp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, activation: str, skip: bool, states: Any, scales: Any, *tensors: Tensor | None
+        ctx: Any, x: Tensor, activation: str, skip: bool, plan: Any, *tensors: Tensor | None
     ) -> Tensor:
-        layers = unpack_layers(states, scales, tensors)
+        layers = unpack_layers(plan, tensors[0], tensors[1:])
         first, last = layers[:2], layers[2]
         rows = x.reshape(-1, x.shape[-1])
         into = multiply_down(rows, first)
@@ -85,7 +87,7 @@ class _GluMlp(torch.autograd.Function):
         if not skip:
             product = _multiply_low(gate, up, into, first, activation) if adds else glu(gate, up, activation)
             output = multiply_up(product, last, multiply_down(product, [last]))
-        ctx.activation, ctx.states, ctx.scales = activation, states, scales
+        ctx.activation, ctx.plan = activation, plan
         ctx.in_parts = is_checkpointed()
         ctx.save_for_backward(x, gate, up, into, *tensors)
         shape = (*x.shape[:-1], last.num_outputs)
@@ -93,8 +95,8 @@ class _GluMlp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, gate, up, into, *tensors = ctx.saved_tensors
-        layers = unpack_layers(ctx.states, ctx.scales, tensors)
+        x, gate, up, into, seeds, *tensors = ctx.saved_tensors
+        layers = unpack_layers(ctx.plan, seeds, tensors)
         first, last = layers[:2], layers[2:]
         needed = ctx.needs_input_grad[5:]
         rows = [gradients[0].reshape(-1, gradients[0].shape[-1])]
@@ -173,10 +175,12 @@ def _differentiate_low_(state: _Backward, needed: Sequence[bool], in_parts: bool
     """Gate and up become their gradients; returns those of the last layer's tensors, of which `needed` are.
 
     Where layers are computed again memory is fullest here, as all that the layer keeps is beside the inputs of the
-    others: the gradient of the product then exists for half of the rows at a time, if that is much.
+    others: the gradient of the product then exists for half of the rows at a time, if that is much.  A mask of dropout
+    is that of all rows.
     """
     num_rows = len(state.gate)
-    halves = in_parts and not needed[0] and state.gate.nbytes >= _LARGE_BYTES
+    is_large = state.gate.nbytes >= _LARGE_BYTES
+    halves = in_parts and is_large and not needed[0] and state.layers[2].seed is None
     step = -(-num_rows // 2) if halves else num_rows
     weight = state.layers[2].widen(state.above.dtype)
     found: list[Tensor | None] = [None] * len(needed)
@@ -193,11 +197,14 @@ def _differentiate_low_(state: _Backward, needed: Sequence[bool], in_parts: bool
 def _differentiate_part_(part: _Backward, weight: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
     from siredon.ops.low_rank_glu_kernels import launch_backward_
 
-    last = part.layers[2]
+    last, back = part.layers[2], part.back
     product = part.above @ weight  # Its gradient, until the kernel has run
+    if last.seed is not None and back is not None:
+        add_each_(product, back, [last])  # The kernel knows no mask
+        back = None
     down_a = None if last.a is None else last.a.to(product.dtype).contiguous()
     first = _lay_out(part.layers[:2], product.dtype)
-    launch_backward_((part.gate, part.up), part.into, *first, (product, part.back, down_a), part.activation)
+    launch_backward_((part.gate, part.up), part.into, *first, (product, back, down_a), part.activation)
     return _differentiate_down(product, [part.above], part.back, [last], needed)
 
 
@@ -209,6 +216,10 @@ def _differentiate_down(
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of the last layer's tensors, from the product that it was given."""
+    layer = last[0]
+    if product is not None and layer.seed is not None and not needed[0]:
+        # One mask for both gradients of the adapter
+        product, last = keep(product, layer.seed, layer.rate), [replace(layer, rate=0.0, seed=None)]
     # Not kept: a layer that is computed again would have to make the product twice
     out_of = multiply_down(product, last) if product is not None and needed[3] else None
     return backward_adapters(product, (out_of, back), above, last, needed)

@@ -59,7 +59,9 @@ def load_models(config: Config, hardware: Hardware, wanted: Wanted) -> Models:
     elif tuned.adapter == "on":
         note("the base model is not served: this adapter changes more of it than can be switched off")
     tuned.model.eval()
-    render = build_dialogue(config.first_dataset, config.tokenizer, tuned.tokenizer)
+    render = build_dialogue(
+        config.first_dataset, config.tokenizer, tuned.tokenizer, config.preference.formats
+    )
     settings = tuned.model.generation_config.to_dict()
     return Models(engines, render, num_positions(tuned.model.config.to_dict()), settings)
 
@@ -100,5 +102,5 @@ def _load_engine(section: ModelSection, config: Config, hardware: Hardware) -> E
     if section is not config.model:
         source = source.of_output(section)
     model = load_model(source, precision.weights, tokenizer, hardware, seed=config.batch.seed)
-    stop_ids = build_prompting(config.first_dataset, config.tokenizer, tokenizer).stop_ids
-    return Engine(model.to(hardware.device).eval(), tokenizer, stop_ids)
+    prompting = build_prompting(config.first_dataset, config.tokenizer, tokenizer, config.preference.formats)
+    return Engine(model.to(hardware.device).eval(), tokenizer, prompting.stop_ids)

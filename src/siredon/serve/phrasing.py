@@ -10,11 +10,13 @@ from typing import Any
 from siredon.config.schema import Config
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
+from siredon.config.shelves import FORMATS
 from siredon.data.choose import choose_format
 from siredon.data.dialogue import build_dialogue
 from siredon.data.messages import THINK_TAGS
 from siredon.data.template import resolve_template
 from siredon.errors import DataError
+from siredon.registry import Shelf
 
 #: Variables by which chat templates let a model think or not.
 _SWITCHES = ("enable_thinking", "thinking")
@@ -31,6 +33,7 @@ class Phrasing:
         tokenizer: The same, loaded.
         switch: Variable of the chat template that switches thinking; empty if it has none.
         keeps_turns: Whether a conversation can go on; else each question is asked by itself.
+        shelf: Where the format is.
     """
 
     entry: DatasetEntry
@@ -38,6 +41,7 @@ class Phrasing:
     tokenizer: Any
     switch: str
     keeps_turns: bool
+    shelf: Shelf = FORMATS
     _built: dict[bool | None, Callable[[Sequence[Any]], str]] = field(default_factory=dict)
 
     def render(self, messages: Sequence[Mapping[str, Any]], thinking: bool | None = None) -> str:
@@ -51,7 +55,9 @@ class Phrasing:
             RowError: They are no messages, or the template refuses them.
         """
         if thinking not in self._built:
-            self._built[thinking] = build_dialogue(self.entry, self._section(thinking), self.tokenizer)
+            self._built[thinking] = build_dialogue(
+                self.entry, self._section(thinking), self.tokenizer, self.shelf
+            )
         asked = messages if self.keeps_turns else messages[-1:]
         if self.entry.split_thinking:
             asked = [split_thought(message) for message in asked]
@@ -86,10 +92,10 @@ def build_phrasing(config: Config, tokenizer: Any) -> Phrasing:
     Raises:
         DataError: A template that cannot be found or read.
     """
-    entry, section = config.first_dataset, config.tokenizer
-    keeps_turns = choose_format(entry).uses_template
+    entry, section, shelf = config.first_dataset, config.tokenizer, config.preference.formats
+    keeps_turns = choose_format(entry, shelf).uses_template
     template = resolve_template(entry, section, tokenizer) if keeps_turns else ""
-    return Phrasing(entry, section, tokenizer, find_switch(template), keeps_turns)
+    return Phrasing(entry, section, tokenizer, find_switch(template), keeps_turns, shelf)
 
 
 def find_switch(template: str) -> str:

@@ -18,6 +18,7 @@ from siredon.model.install import Row
 from siredon.model.precision import Precision
 from siredon.ops.head_rows import choose_chunk_rows
 from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
+from siredon.ops.token_statistics import token_statistics
 
 if TYPE_CHECKING:
     from siredon.train.trainer import SiredonTrainer
@@ -53,16 +54,33 @@ class ChunkedLoss:
         (hidden,) = caught.hidden
         # Under autocast the head would do the same
         weight = self.head.weight.to(hidden.dtype)
-        options = LossOptions(
+        options = self._choose_options(targets, num_targets)
+        total, losses = linear_cross_entropy_rows(
+            hidden.flatten(0, 1), weight, targets.flatten(), options=options, bias=self.head.bias
+        )
+        return total, losses.view_as(targets)
+
+    def log_probs(self, run: Callable[[], Any], targets: Tensor, num_targets: int | None = None) -> Tensor:
+        """Log-probability of each target, [B, T], fp32, with its gradient; 0 where there is none.  As `measure`."""
+        with catch_hidden(self.head.layer) as caught:
+            run()
+        (hidden,) = caught.hidden
+        found, _ = token_statistics(
+            hidden.flatten(0, 1),
+            self.head.weight.to(hidden.dtype),
+            targets.flatten(),
+            options=self._choose_options(targets, num_targets),
+            bias=self.head.bias,
+        )
+        return found.view_as(targets)
+
+    def _choose_options(self, targets: Tensor, num_targets: int | None) -> LossOptions:
+        return LossOptions(
             softcap=self.head.softcap,
             scale=self.head.scale,
             chunk_rows=self.chunk_rows(targets.numel() if num_targets is None else num_targets),
             num_targets=num_targets,
         )
-        total, losses = linear_cross_entropy_rows(
-            hidden.flatten(0, 1), weight, targets.flatten(), options=options, bias=self.head.bias
-        )
-        return total, losses.view_as(targets)
 
     def chunk_rows(self, num_rows: int) -> int | None:
         """Rows of a chunk of so many in all; None leaves it to the op."""
@@ -94,7 +112,7 @@ def choose_loss_(trainer: SiredonTrainer, base: Any, config: Config, hardware: H
         hardware: Where.
     """
     asked = asks_for_chunks(config)
-    if asked is False or (asked is None and not hardware.is_gpu):
+    if asked is False or (asked is None and not hardware.is_gpu and not trainer.chunks_everywhere):
         return
     found = _find_head(trainer, base)
     if isinstance(found, str):

@@ -42,7 +42,7 @@ STATUS = 1
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 #: In which a main thread comes to its next pass, if it is not past that step.
-_SECONDS_FOR_PASS = 30.0
+_SECONDS_FOR_PASS = 40.0
 #: In which every rank has given its share.
 _SECONDS_FOR_SHARES = 60.0
 #: In which the first rank has written all; less than ranks wait in a sum, which is half an hour.
@@ -66,7 +66,7 @@ class LastStepWatch:
     def __init__(self, trainer: SiredonTrainer) -> None:
         self.trainer = trainer
         self._board: Board | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,6 +98,12 @@ class LastStepWatch:
             yield
         finally:
             self._lock.acquire()
+
+    @contextmanager
+    def may_not_save(self) -> Iterator[None]:
+        """A time within a pass in which the model is not what a checkpoint has, or any time outside of one."""
+        with self._lock:
+            yield
 
     def save(self, step: int) -> Saved:
         """Saves the last step, on the rank that failed; to be called after `stop`, by its main thread.
@@ -208,8 +214,11 @@ class LastStepWatch:
         trainer.state.total_flos += sum(share["flos"] for share in shares)
         trainer.current_flos = 0
         loss = sum(share["log_loss"] for share in shares) / len(shares)
-        by_source = torch.tensor([share["by_source"] for share in shares], dtype=torch.float64).sum(0)
-        trainer.gathered_log = trainer.describe_log(loss, by_source.tolist())
+        sums = {
+            name: torch.tensor([share["sums"][name] for share in shares], dtype=torch.float64).sum(0)
+            for name in mark.counts.sums
+        }
+        trainer.gathered_log = trainer.describe_log(loss, sums)
         trainer.args.save_only_model = False
         trainer.save_alone(place, [base64.b64decode(share["random"]) for share in shares])
         return place
@@ -242,7 +251,7 @@ def _describe_share(mark: Mark) -> dict[str, Any]:
         "random": base64.b64encode(stream.getvalue()).decode(),
         "flos": float(mark.counts.flos),
         "log_loss": mark.counts.log_loss.item(),
-        "by_source": mark.counts.by_source.tolist(),
+        "sums": {name: total.tolist() for name, total in mark.counts.sums.items()},
     }
 
 

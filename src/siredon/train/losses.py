@@ -36,6 +36,19 @@ def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows
     return total
 
 
+def target_log_probs(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 4096) -> torch.Tensor:
+    """Log-probability of each target, [...], fp32; 0 where there is none.
+
+    The fp32 copy of the logits, [..., V], exists for one chunk at a time, as in `cross_entropy_sum`.
+    """
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    parts = [
+        checkpoint(_chunk_log_probs, rows, ids, use_reentrant=False)
+        for rows, ids in zip(torch.split(flat, chunk_rows), torch.split(wanted, chunk_rows), strict=True)
+    ]
+    return torch.cat(parts).view_as(targets)
+
+
 def sum_by_source(
     logits: torch.Tensor,
     targets: torch.Tensor,
@@ -78,6 +91,10 @@ def sum_losses_by_source(
     sums[0].index_add_(0, source, losses.detach().reshape(-1).double())
     sums[1].index_add_(0, source, (targets.reshape(-1) != IGNORE).double())
     return sums
+
+
+def _chunk_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none")
 
 
 def _chunk_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

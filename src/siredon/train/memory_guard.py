@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,16 +78,16 @@ class Counts:
         targets: Learned, on all ranks.
         flos: Since the last checkpoint.
         step_loss: Of the step in hand; a scalar on the device.
-        by_source: Losses and targets of each data set since the last log, [2, sources], on the device.
         log_loss: Of the steps since the last log; a scalar on the device.
+        sums: What else the next log line is made of, by name, on the device.
     """
 
     tokens: int
     targets: int
     flos: float
     step_loss: torch.Tensor
-    by_source: torch.Tensor
     log_loss: torch.Tensor
+    sums: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,10 @@ class MemoryGuardedTrainer(InterruptibleTrainer):
                 # A GPU is given its update ahead of time, though the sum over ranks may never come
                 wait_for_compute(self.args.device)
 
+    def weights_away(self) -> AbstractContextManager[None]:
+        """Inside, in the middle of a pass, the model has other weights for a while, and nobody may read them."""
+        return nullcontext() if self.watch is None else self.watch.may_not_save()
+
     def _keep(self, batch: Batch) -> None:
         if self.memory_guard is not None and self.memory_guard.repeats:
             self._done.append(batch)
@@ -291,10 +295,24 @@ def take_rows(batch: Batch, start: int, end: int) -> Batch:
     """Packs `start` to `end` of a batch, also where all lie end to end in one row."""
     num_tokens, num_rows = batch["num_tokens"], len(batch["input_ids"])
     if num_rows == len(num_tokens):
-        return _map(batch, lambda values: values[start:end], num_tokens[start:end])
+        return _keep_packs(_map(batch, lambda values: values[start:end], num_tokens[start:end]), batch, start)
     first = int(num_tokens[:start].sum())
     last = int(num_tokens[:end].sum()) if end < len(num_tokens) else batch["input_ids"].shape[1]
-    return _map(batch, lambda values: values[:, first:last], num_tokens[start:end])
+    return _keep_packs(_map(batch, lambda values: values[:, first:last], num_tokens[start:end]), batch, start)
+
+
+def _keep_packs(part: Batch, whole: Batch, start: int) -> Batch:
+    """A part of a batch, with what is known of its own samples alone, numbered anew."""
+    if "packs" not in whole:
+        return part
+    packs = whole["packs"] - start
+    kept = (packs >= 0) & (packs < len(part["num_tokens"]))
+    num_kept = int(kept.sum())
+    part["packs"] = packs[kept]
+    part["samples"] = (part["samples"] - (packs < 0).sum()).clamp(max=num_kept)
+    if "reference" in whole:
+        part["reference"] = whole["reference"][kept]
+    return part
 
 
 def take_tokens(batch: Batch, max_tokens: int) -> Batch:
@@ -316,6 +334,10 @@ def _map(batch: Batch, cut: Callable[[torch.Tensor], torch.Tensor], num_tokens: 
     )
     if "sources" in batch:
         found["sources"] = cut(batch["sources"])
+    if "samples" in batch:
+        found["samples"], found["packs"] = cut(batch["samples"]), batch["packs"]
+    if "reference" in batch:
+        found["reference"] = batch["reference"]
     return found
 
 

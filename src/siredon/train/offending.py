@@ -117,10 +117,11 @@ def _find_origin(dataset: Any, ids: list[int], sources: tuple[str, ...]) -> dict
     if not isinstance(dataset, PackDataset):
         return {}
     table = dataset.table
-    for index in (table.lengths == len(ids)).nonzero()[0].tolist():
-        sample = table[index]
+    lengths = table.sample_lengths if isinstance(table, JoinedTable) else table.lengths[:, None]
+    for index, place in zip(*(lengths == len(ids)).nonzero(), strict=True):
+        sample = table.take(int(index))[place]
         if sample.input_ids.tolist() == ids:
             # Rows of several data sets that are not mixed lie in one table, which does not tell them apart
             is_told = len(sources) == 1 or isinstance(table, JoinedTable)
-            return {"prepared_row": index} | ({"dataset": sources[sample.source]} if is_told else {})
+            return {"prepared_row": int(index)} | ({"dataset": sources[sample.source]} if is_told else {})
     return {}

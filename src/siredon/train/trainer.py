@@ -7,7 +7,7 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class SiredonTrainer(GuardedTrainer):
         options: What `transformers.Trainer` takes.
     """
 
+    #: Whether the loss comes from hidden states on a CPU too, where the file does not say and the head allows it.
+    chunks_everywhere = False
+    #: How many numbers `count_items` gives.
+    num_items = 1
+
     optimizer: Any
     lr_scheduler: Any
     current_flos: Any
@@ -80,6 +85,8 @@ class SiredonTrainer(GuardedTrainer):
         # Labels of this step's micro-batches, and how many of each are targets: so that nothing need ask the device
         self._counted: list[tuple[torch.Tensor, int]] = []
         self._num_micro_batches = 0  # of the optimizer step in hand, so far
+        #: What `count_items` counts, of the optimizer step in hand, on all ranks; 1 where there are none.
+        self.step_items = torch.ones(self.num_items, dtype=torch.long, device=self.args.device)
         # Share of this rank in the loss of the optimizer step; its mean over ranks is that loss
         self.step_loss = torch.zeros((), device=self.args.device)
         self._selects_logits = selects_logits
@@ -88,8 +95,12 @@ class SiredonTrainer(GuardedTrainer):
         self._sources = tuple(sources)
         self._total_loss: torch.Tensor | None = None
         self._sums_before: tuple[torch.Tensor, ...] = ()
-        # Summed losses and targets of each data set since the last log, on this rank
-        self._by_source = torch.zeros(2, len(self._sources), dtype=torch.float64, device=self.args.device)
+        # What the next log line is made of, by name, summed since the last one on this rank: in `by_source` losses and
+        # targets of each data set
+        self._sums = {"by_source": self._zeros(2, len(self._sources))}
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self.args.device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer of the config."""
@@ -178,23 +189,25 @@ class SiredonTrainer(GuardedTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """The micro-batches of one optimizer step, and how many target tokens all ranks have in it."""
+        """The micro-batches of one optimizer step, and by how much all ranks divide its loss; see `count_items`."""
         batches: list[Any] = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
             if batch is None:
                 break
             batches.append(batch)
-        counts = torch.zeros(2, dtype=torch.long, device=device)
+        counts = torch.zeros(2 + len(self.step_items), dtype=torch.long, device=device)
         for batch in batches:
             counts[0] += (batch["labels"] != IGNORE).sum().to(device)
             counts[1] += batch["num_tokens"].sum().to(device)
+            counts[2:] += self.count_items(batch).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         # What the guard has to know of the step before is read with them: the device is asked once
         codes = [] if self.guard is None else [self.guard.code[None]]
         own = [] if self.chunked is None else [_count_targets(batches, device)]
-        num_targets, num_tokens, *found = torch.cat([counts, *codes, *own]).tolist()
+        num_targets, num_tokens, *found = torch.cat([counts[:2], *codes, *own]).tolist()
+        self.step_items.copy_(counts[2:]).clamp_(min=1)
         self.begin_step_(batches, found[0] if codes else 0)
         labels = [batch["labels"] for batch in batches] if own else []
         self._counted = list(zip(labels, found[len(codes) :], strict=True)) if own else []
@@ -208,8 +221,15 @@ class SiredonTrainer(GuardedTrainer):
         self._num_micro_batches = 0
         self._total_loss = None
         if self.guard is not None:
-            self._sums_before = self._tr_loss.clone(), self._by_source.clone()
-        return batches, counts[0].clamp(min=1)
+            self._sums_before = tuple(total.clone() for total in (self._tr_loss, *self._sums.values()))
+        return batches, self.step_items[0]
+
+    def count_items(self, batch: Batch) -> torch.Tensor:
+        """What losses of a step are means of, counted in a batch, [K]; here target tokens alone.
+
+        The sum of `sum_losses` over the step is divided by the first of them.
+        """
+        return (batch["labels"] != IGNORE).sum()[None]
 
     def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
         """One forward and backward pass; of several ranks, each draws random numbers of its own."""
@@ -228,27 +248,32 @@ class SiredonTrainer(GuardedTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The share of this rank in the step's loss, scaled so that the mean over ranks is the step's loss."""
-        with self._noise_on(inputs):
-            total = (
-                self._sum_logits(model, inputs) if self.chunked is None else self._sum_chunks(model, inputs)
-            )
+        total = self.sum_losses(model, inputs)
         assert num_items_in_batch is not None
         loss = total * self.accelerator.num_processes / num_items_in_batch
         self.step_loss += loss.detach()
         return (loss, {}) if return_outputs else loss
+
+    def sum_losses(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
+        """The summed loss of a batch, a scalar with its gradient, over all that `count_items` counts."""
+        with self._noise_on(inputs):
+            return (
+                self._sum_logits(model, inputs) if self.chunked is None else self._sum_chunks(model, inputs)
+            )
 
     def _sum_logits(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         logits, targets, places = self._predict(model, inputs)
         if self._sources:
             # No target is the first token of its document: it is of the data set of the token that predicts it.
             sources = inputs["sources"][:, places]
-            self._by_source += sum_by_source(logits, targets, sources, len(self._sources))
+            self._sums["by_source"] += sum_by_source(logits, targets, sources, len(self._sources))
         return cross_entropy_sum(logits, targets)
 
     def _sum_chunks(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         total, losses, targets = self._measure(model, inputs)
         if self._sources:
-            self._by_source += sum_losses_by_source(losses, targets, inputs["sources"], len(self._sources))
+            sums = sum_losses_by_source(losses, targets, inputs["sources"], len(self._sources))
+            self._sums["by_source"] += sums
         return total
 
     def _measure(
@@ -256,24 +281,30 @@ class SiredonTrainer(GuardedTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Summed loss, with its gradient; the loss of each token and the ids that are predicted, [B, T]."""
         assert self.chunked is not None
-        labels = inputs["labels"]
-        known = next((count for counted, count in self._counted if counted is labels), None)
-        targets = _shift(labels)
+        targets = shift_labels(inputs["labels"])
+        known = self.find_count(inputs)
         total, losses = self.chunked.measure(lambda: self.run_model(model, inputs), targets, known)
         return total, losses, targets
 
+    def find_count(self, inputs: Batch) -> int | None:
+        """The targets of a batch of this step, counted before; None for another batch."""
+        labels = inputs["labels"]
+        return next((count for counted, count in self._counted if counted is labels), None)
+
     def mark_counts(self) -> Counts:
         """What has been counted and summed up so far."""
-        sums = self.step_loss.clone(), self._by_source.clone(), self._tr_loss.clone()
-        return Counts(self.num_tokens_seen, self.num_targets_seen, self.current_flos, *sums)
+        sums = {name: total.clone() for name, total in self._sums.items()}
+        numbers = self.num_tokens_seen, self.num_targets_seen, self.current_flos
+        return Counts(*numbers, self.step_loss.clone(), self._tr_loss.clone(), sums)
 
     def restore_counts_(self, counts: Counts) -> None:
         """Goes back there."""
         self.num_tokens_seen, self.num_targets_seen = counts.tokens, counts.targets
         self.current_flos = counts.flos
         self.step_loss.copy_(counts.step_loss)
-        self._by_source.copy_(counts.by_source)
         self._tr_loss.copy_(counts.log_loss)
+        for name, total in self._sums.items():
+            total.copy_(counts.sums[name])
 
     def _noise_on(self, inputs: Batch) -> AbstractContextManager[None]:
         if self.noise is None:
@@ -283,14 +314,17 @@ class SiredonTrainer(GuardedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs what is given, and with a training loss those of the data sets, if asked for."""
         if self._sources and "loss" in logs:
-            sums = self._by_source.clone()
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums, reduction="sum")
-            self._by_source.zero_()
+            sums = self.take_sums_("by_source")
             for name, (total, count) in zip(self._sources, sums.T.tolist(), strict=True):
                 if count:
                     logs[f"loss/{name}"] = total / count
         super().log(logs, start_time)
+
+    def take_sums_(self, name: str) -> torch.Tensor:
+        """What was summed up under a name since the last log, over all ranks; from now on nothing is."""
+        sums = self._sums[name].clone()
+        self._sums[name].zero_()
+        return self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
 
     def evaluation_loop(
         self,
@@ -300,35 +334,41 @@ class SiredonTrainer(GuardedTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss over all target tokens of the validation set, on all ranks together, and its exponential."""
+        """The loss of the whole validation set, on all ranks together, and what else `name_measures` makes of it."""
         self._use_averages()
         model = self.model
         if not self.is_in_train:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         was_training = model.training
         model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+        sums: torch.Tensor | float = 0.0
         num_samples = 0
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
                 self.check_evaluation()
                 inputs = self._prepare_inputs(batch)
-                losses, targets = self._sum_rows(model, inputs)
                 # Drops the rows that a sharded loader repeats to fill its last batch.
-                losses, targets = self.accelerator.gather_for_metrics((losses, targets))
-                sums += torch.stack([losses.double().sum(), targets.double().sum()]).cpu()
-                num_samples += len(losses)
+                rows = self.accelerator.gather_for_metrics(self.measure_packs(model, inputs))
+                sums = sums + rows.sum(0).cpu()
+                num_samples += len(rows)
         model.train(was_training)
-        loss = float(sums[0] / sums[1].clamp(min=1))
-        metrics = {
-            f"{metric_key_prefix}_loss": loss,
-            f"{metric_key_prefix}_perplexity": math.exp(min(loss, _MOST_FOR_EXP)),
-        }
+        assert isinstance(sums, torch.Tensor), "a validation set has rows"
+        found = self.name_measures(sums.tolist())
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         if self.score_answers is not None:
             scores = self.score_answers()
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
+
+    def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
+        """What is summed up over a validation set, of each pack of a batch, [packs, K], fp64: loss and targets."""
+        return torch.stack([values.double() for values in self._sum_rows(model, inputs)], dim=1)
+
+    def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
+        """Those sums, [K], over the whole set -> its mean loss over all target tokens, and the exponential of that."""
+        loss = sums[0] / max(1.0, sums[1])
+        return {"loss": loss, "perplexity": math.exp(min(loss, _MOST_FOR_EXP))}
 
     def count_tokens(self) -> tuple[int, int]:
         """Tokens that all ranks have trained on, padding left out, and how many of them this call has learned."""
@@ -346,30 +386,34 @@ class SiredonTrainer(GuardedTrainer):
 
     def forget_loss_(self, is_bad: torch.Tensor) -> None:
         """Takes this step out of what the next log line sums up, where the flag on the device says so."""
-        for now, before in zip((self._tr_loss, self._by_source), self._sums_before, strict=True):
+        sums = (self._tr_loss, *self._sums.values())
+        for now, before in zip(sums, self._sums_before, strict=True):
             now.copy_(torch.where(is_bad, before, now))
 
     def gather_log(self) -> dict[str, Any]:
         """What the next log line has summed up so far, over all ranks; to be asked by all ranks."""
         if self.gathered_log is not None:
             return self.gathered_log
-        loss, sources = self._tr_loss.clone(), self._by_source.clone()
+        loss = self._tr_loss.clone()
+        sums = {name: total.clone() for name, total in self._sums.items()}
         if self.args.world_size > 1:
             loss = self.accelerator.reduce(loss, reduction="mean")
-            sources = self.accelerator.reduce(sources, reduction="sum")
-        return self.describe_log(loss.item(), sources.tolist())
+            sums = {name: self.accelerator.reduce(total, reduction="sum") for name, total in sums.items()}
+        return self.describe_log(loss.item(), sums)
 
-    def describe_log(self, loss: float, by_source: list[list[float]]) -> dict[str, Any]:
-        """What a checkpoint keeps of the next log line: sums over all ranks."""
-        return {"step": self._globalstep_last_logged, "loss": loss, "by_source": by_source}
+    def describe_log(self, loss: float, sums: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """What a checkpoint keeps of the next log line, from the loss and sums of all ranks."""
+        named = {name: total.tolist() for name, total in sums.items()}
+        return {"step": self._globalstep_last_logged, "loss": loss, **named}
 
     def restore_log_(self, kept: dict[str, Any]) -> None:
         """Goes on summing up from there."""
         self._tr_loss += kept["loss"]
         self._globalstep_last_logged = kept["step"]
-        sources = torch.tensor(kept["by_source"], dtype=torch.float64)
-        if self.is_world_process_zero() and sources.shape == self._by_source.shape:
-            self._by_source += sources.to(self._by_source.device)
+        for name, total in self._sums.items():
+            before = torch.tensor(kept.get(name, ()), dtype=torch.float64)
+            if self.is_world_process_zero() and before.shape == total.shape:
+                total += before.to(total.device)
 
     def load_best_(self) -> None:
         """Gives the model the weights of the best checkpoint, if any validation has been made."""
@@ -399,7 +443,7 @@ class SiredonTrainer(GuardedTrainer):
         self, model: torch.nn.Module, inputs: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits of shape [B, K, V], the ids that they predict, [B, K], and at which tokens they stand, [K]."""
-        targets = _shift(inputs["labels"])
+        targets = shift_labels(inputs["labels"])
         places = torch.arange(targets.shape[1], device=targets.device)
         if not self._selects_logits:
             return self.run_model(model, inputs), targets, places
@@ -424,7 +468,7 @@ class SiredonTrainer(GuardedTrainer):
         return torch.stack(losses), torch.stack([(wanted != IGNORE).sum() for _, wanted in rows])
 
 
-def _shift(labels: torch.Tensor) -> torch.Tensor:
+def shift_labels(labels: torch.Tensor) -> torch.Tensor:
     """The ids that tokens predict, [B, T]: the labels of those behind them."""
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
 

@@ -261,12 +261,20 @@ def test_a_fallback_that_is_no_template_is_reported():
 
 
 @pytest.mark.parametrize(
-    "name", ["ebft_pretrain", "llama3.ultra", "stepwise_supervised", "chat_template.default"]
+    "name", ["ebft_pretrain", "llama3.ultra", "stepwise_supervised", "user_defined.default"]
 )
 def test_a_format_of_the_reference_is_known_and_not_built(name: str):
     (problem,) = check("", MINIMAL.replace("alpaca", name)).diagnostics
     assert (problem.code, problem.edit) == ("SD0152", None)
     assert "known but not built yet" in problem.message
+
+
+def test_a_format_of_pairs_needs_a_method_that_compares():
+    start = MINIMAL.replace("alpaca", "chat_template.default")
+    (problem,) = check("", start).diagnostics
+    assert (problem.code, problem.key) == ("SD0152", "datasets.0.type")
+    assert "rl: dpo" in problem.fix
+    accept("rl: dpo\n", start)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "~nobody-has-this-name/x"])

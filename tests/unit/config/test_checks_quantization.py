@@ -163,3 +163,12 @@ def test_formats_of_training_for_rounding_are_those_of_a_layer(text: str, expect
     problems = [(code, fix) for code, _, fix in found(f"qat:\n  {text}\n")]
     assert len(problems) == (expected is not None)
     assert expected is None or (problems[0][0] == expected[0] and problems[0][1].startswith(expected[1]))
+
+
+def test_what_no_file_holds_is_trained_for_and_not_written():
+    formats = "weight_dtype: int4\n  activation_dtype: fp8\n"
+    assert [code for code, *_ in found(f"qat:\n  {formats}")] == []
+    ((code, key, fix),) = found(f"quantization:\n  {formats}")
+    assert (code, key) == ("SD0870", "quantization.activation_dtype")
+    assert fix == "Use `activation_dtype: int8`, or leave it out."
+    assert [code for code, *_ in found("quantization:\n  weight_dtype: int4\n")] == []

@@ -73,8 +73,6 @@ def test_a_clear_slip_can_be_written_into_the_file():
         "stepwise_supervised",
         "ebft_pretrain",
         "passthrough",
-        "chat_template.argilla",
-        "chat_template.default",
         "user_defined.default",
     ],
 )

@@ -11,6 +11,8 @@ MODEL = "base_model: some/model\nlearning_rate: 1e-4\n"
 DATASETS = "datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
 #: The least that is a configuration; what a test adds begins on line 6.
 MINIMAL = MODEL + DATASETS
+#: The same for a method that compares answers.
+PAIRS = MINIMAL.replace("alpaca", "chat_template.default")
 
 
 def read(text: str) -> Document:
@@ -22,6 +24,8 @@ def read(text: str) -> Document:
 
 def check(added: str = "", start: str = MINIMAL) -> Checked:
     """What becomes of the least configuration with further lines."""
+    if start == MINIMAL and "rl: dpo" in added:
+        start = PAIRS
     return check_document(parse_document("config.yml", start + added))
 
 

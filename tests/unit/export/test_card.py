@@ -121,6 +121,23 @@ def test_figures_that_are_one_are_one_line_and_factors_of_one_are_none(tmp_path:
     assert "| sequences a step | 4 |" in build_card(run)
 
 
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "shown"),
+    [
+        ({"bf16": "auto"}, True, "bf16 (auto)"),
+        ({"bf16": "auto"}, False, "fp32 (auto)"),
+        ({"bf16": True, "fp8": True}, True, "bf16, products of layers in fp8"),
+        ({"bf16": "auto", "fp16": True}, True, "fp16"),
+        ({"bf16": False}, True, "fp32"),
+        ({"bf16": "full"}, True, "bfloat16, all of it"),
+        ({"bf16": "auto", "float32": True}, True, "float32, all of it"),
+    ],
+)
+def test_the_number_format_is_that_of_the_run(precision: Any, has_bf16: bool, shown: str, tmp_path: Path):
+    run = write_run(tmp_path / "run", config={"precision": precision}, hardware={"has_bf16": has_bf16})
+    assert f"| number format | {shown} |" in build_card(run)
+
+
 def test_the_packages_that_the_weights_take_are_named(tmp_path: Path):
     run = write_run(tmp_path / "run", config={"quantization": {"load_in_4bit": True}})
     assert "`pip install transformers peft bitsandbytes`" in build_card(run)

@@ -23,7 +23,15 @@ from siredon.export.gguf_read import GgufFile
 from siredon.export.gguf_types import PLAIN
 from siredon.export.gguf_vocab import _BY_EXPRESSION, find_splitter
 from siredon.export.gguf_write import check_type, write_gguf
-from siredon.export.round_trip import Check, ask, encode, list_texts, render, show_checks
+from siredon.export.round_trip import (
+    Check,
+    ask,
+    compare_answers,
+    encode,
+    list_texts,
+    render,
+    show_checks,
+)
 from siredon.export.source import Source
 from siredon.export.wanted import Export
 
@@ -121,8 +129,10 @@ def test_a_file_that_is_another_model_is_found_out(
         patch.setitem(gguf_model.FAMILIES, "llama", wrong)
         write_gguf(source, "f32", tmp_path / "heads.gguf")
     checks = check_gguf(source, tmp_path / "heads.gguf")
-    assert failed_of(checks) == {"weights", "logits"}
-    with pytest.raises(ModelError, match=r"heads\.gguf is not the model that went in: weights, logits"):
+    assert failed_of(checks) == {"weights", "logits", "greedy answer"}
+    with pytest.raises(
+        ModelError, match=r"heads\.gguf is not the model that went in: weights, logits, greedy answer"
+    ):
         show_checks("heads.gguf", checks)
     assert "FAILED" in capsys.readouterr().out
 
@@ -255,6 +265,31 @@ def test_what_gguf_cannot_hold_is_refused(
     assert "pip install llama-cpp-python" in caught.value.fix
 
 
+def test_another_token_passes_where_both_are_about_as_likely(model_folder: Path, tokenizer: Any):
+    model = Source(model_folder, model_folder).load_model(torch.float32)
+    prompt = encode(tokenizer, render(tokenizer, tokenizer.chat_template))
+    said = ask(model, prompt, [])
+    chance = torch.Generator().manual_seed(0)
+    noise = 0.01 * torch.randn(said.logits[0].shape, generator=chance)
+    place = said.num_prompt + 4
+    likeliest, second = said.logits[0][place].topk(2).indices.tolist()
+
+    def compare(behind: float) -> Check:
+        """The source is sure of its token by `behind`; what was read back takes the second, and is off by the noise."""
+        ours, theirs = said.logits[0].clone(), said.logits[0] + noise
+        ours[place, second] = ours[place, likeliest] - behind
+        theirs[place, second] = theirs[place, likeliest] + 0.001
+        answers = [replace(said, logits=(logits,)) for logits in (ours, theirs)]
+        return compare_answers(*answers, 0.5)[-1]
+
+    assert compare(0.02).passed
+    assert "23 of 24 tokens the same, the rest 0.02 behind" in compare(0.02).found
+    assert not compare(0.08).passed
+    # Nothing is off: then no other token is the same answer
+    exact = compare_answers(said, said, 0.5)[-1]
+    assert (exact.found, exact.bound, exact.passed) == ("24 of 24 tokens the same", "all", True)
+
+
 @pytest.mark.parametrize("package", ["xllamacpp", "llama_cpp"])
 def test_llama_cpp_reads_the_same_model(package: str, model_folder: Path, tokenizer: Any, tmp_path: Path):
     pytest.importorskip(package)
@@ -267,15 +302,33 @@ def test_llama_cpp_reads_the_same_model(package: str, model_folder: Path, tokeni
         tmp_path / "model.gguf", 256
     )
     assert all(reader.tokenize(text) == encode(tokenizer, text) for text in list_texts(tokenizer))
-    assert reader.go_on(prompt, 24) == list(answers.ids[len(prompt) :])
+    places = reader.list_likely(answers.ids, len(prompt))
+    assert [place.ids[0] for place in places] == list(answers.ids[len(prompt) :])
+    row = answers.logits[0][len(answers.ids) - 2].log_softmax(-1)
+    assert places[-1].log_probs == pytest.approx(row[list(places[-1].ids)].tolist(), abs=1e-2)
+    checks = llama_cpp.check_with_llama_cpp(
+        tmp_path / "model.gguf", tokenizer, answers, answers, ("F32", "F16")
+    )
+    assert all(check.passed for check in checks), checks
+
+    # Where another token is likelier by much more than logits are off, no tie excuses it
+    other = answers.logits[0].clone()
+    other[len(prompt), 300] += 3 * (other[len(prompt)].max() - other[len(prompt), 300]) + 1
+    _, close, greedy = llama_cpp.check_with_llama_cpp(
+        tmp_path / "model.gguf", tokenizer, answers, replace(answers, logits=(other,)), ("Q8_0",)
+    )
+    assert not greedy.passed
+    assert "23 of 24 tokens the same, the rest " in greedy.found
 
     # Of another model it says other things, and that is found out
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(gguf_model.FAMILIES, "llama", replace(FAMILIES["llama"], interleaves=False))
         write_gguf(source, "f32", tmp_path / "heads.gguf")
-    ids, greedy = llama_cpp.check_with_llama_cpp(tmp_path / "heads.gguf", tokenizer, answers, answers)
+    ids, close, _ = llama_cpp.check_with_llama_cpp(
+        tmp_path / "heads.gguf", tokenizer, answers, answers, ("F32",)
+    )
     assert ids.passed
-    assert not greedy.passed
+    assert not close.passed
 
 
 @pytest.mark.parametrize("word", ["q4_k_m", "q6_k"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tests.conftest import build_model
 from tests.families import build_family
 from tests.gguf_file import write_gguf
@@ -71,6 +72,26 @@ def test_a_gguf_file_is_the_model_that_went_into_it(gguf: tuple[Any, Path], toke
     saved = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(saved), logits(model))
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_gguf_file_beside_an_adapter_is_read_for_itself(
+    gguf: tuple[Any, Path], tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    model, path = gguf
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / path.name).write_bytes(path.read_bytes())
+    adapted = get_peft_model(build_family("qwen2"), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(run)
+    tokenizer.save_pretrained(run)
+    built = load_tokenizer(TokenizerSection(), ModelSection(base_model=str(run / path.name)))
+    assert built.chat_template == tokenizer.chat_template
+    assert built.name_or_path == str(run)
+    capfd.readouterr()
+    loaded = load(tokenizer, run / path.name)
+    assert torch.equal(logits(loaded), logits(model))
+    assert (loaded.name_or_path, loaded.config.name_or_path) == (str(run), str(run))
+    assert "Converting" not in capfd.readouterr().err
 
 
 def test_the_tokenizer_of_a_gguf_file_is_in_it(gguf: tuple[Any, Path], tokenizer: Any, tmp_path: Path):

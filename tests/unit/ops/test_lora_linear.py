@@ -2,122 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
+from tests.lora_layers import (
+    BF16,
+    FORMATS,
+    FP32,
+    FP64,
+    Layers,
+    check,
+    draw,
+    each,
+    fused,
+    fused_mlp,
+    in_fp64,
+    layer,
+    naive,
+    naive_mlp,
+    run,
+    trained,
+)
 from torch import Tensor
-from torch.nn.functional import gelu, linear, silu
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from siredon.ops.lora_glu_mlp import lora_glu_mlp
-from siredon.ops.lora_linear import Lora, Weight, lora_linears
+from siredon.ops.lora_linear import EightBits, Lora, Weight
 from siredon.ops.recomputing import mark_recomputing
-
-BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
-Layers = Sequence[tuple[Weight, Lora | None]]
-
-
-def draw(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
-    return torch.randn(shape, dtype=FP64).to(dtype)
-
-
-def layer(
-    inputs: int, outputs: int, rank: int | None, scale: float = 0.7, **how: Any
-) -> tuple[Weight, Lora | None]:
-    """A layer with random parameters; `base` and `adapter` are their formats."""
-    base, adapter = how.get("base", FP32), how.get("adapter", FP32)
-    bias = draw(outputs, dtype=base) if how.get("bias") else None
-    weight = Weight((draw(outputs, inputs) / inputs**0.5).to(base), bias)
-    if rank is None:
-        return weight, None
-    a, b = (draw(rank, inputs) / inputs**0.5).to(adapter), (draw(outputs, rank) / rank**0.5).to(adapter)
-    return weight, Lora(a.requires_grad_(), b.requires_grad_(), scale)
-
-
-def naive(x: Tensor, weight: Weight, lora: Lora | None) -> Tensor:
-    """PEFT's chain, with the adapter in the format of the input."""
-    y = linear(x, weight.data.to(x.dtype), None if weight.bias is None else weight.bias.to(x.dtype))
-    return y if lora is None else y + linear(linear(x, lora.a.to(x.dtype)), lora.b.to(x.dtype)) * lora.scale
-
-
-def naive_mlp(x: Tensor, layers: Layers, activation: str) -> Tensor:
-    gate, up = naive(x, *layers[0]), naive(x, *layers[1])
-    act = silu(gate) if activation == "silu" else gelu(gate, approximate="tanh")
-    return naive(act * up, *layers[2])
-
-
-def fused(x: Tensor, layers: Layers, **options: Any) -> tuple[Tensor, ...]:
-    return lora_linears(x, [weight for weight, _ in layers], [lora for _, lora in layers], **options)
-
-
-def fused_mlp(x: Tensor, layers: Layers, activation: str, **options: Any) -> Tensor:
-    return lora_glu_mlp(
-        x, [weight for weight, _ in layers], [lora for _, lora in layers], activation, **options
-    )
-
-
-def trained(layers: Layers) -> list[Tensor]:
-    parts = [
-        (weight.data, weight.bias, *((None, None) if lora is None else (lora.a, lora.b)))
-        for weight, lora in layers
-    ]
-    return [tensor for tensors in parts for tensor in tensors if tensor is not None and tensor.requires_grad]
-
-
-def widen(tensor: Tensor) -> Tensor:
-    return tensor.detach().double().requires_grad_(tensor.requires_grad)
-
-
-def in_fp64(x: Tensor, layers: Layers) -> tuple[Tensor, Layers]:
-    wide: list[tuple[Weight, Lora | None]] = []
-    for weight, lora in layers:
-        bias = None if weight.bias is None else widen(weight.bias)
-        if lora is not None:
-            lora = replace(lora, a=widen(lora.a), b=widen(lora.b))
-        wide.append((Weight(widen(weight.data), bias), lora))
-    return widen(x), wide
-
-
-def run(compute: Callable[..., Any], x: Tensor, layers: Layers) -> list[Tensor]:
-    """Outputs, the gradient of `x`, those of what is trained; each output is weighed with fixed numbers."""
-    outputs = compute(x, layers)
-    outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
-    generator = torch.Generator().manual_seed(7)
-    weights = [torch.randn(y.shape, dtype=FP64, generator=generator).to(BF16).to(y.dtype) for y in outputs]
-    wanted = ([x] if x.requires_grad else []) + trained(layers)
-    weighed = [(y, weight) for y, weight in zip(outputs, weights, strict=True) if y.requires_grad]
-    gradients = torch.autograd.grad([y for y, _ in weighed], wanted, [weight for _, weight in weighed])
-    return [*(y.detach() for y in outputs), *gradients]
-
-
-def check(ours: Callable[..., Any], plain: Callable[..., Any], x: Tensor, layers: Layers) -> None:
-    """Our error against fp64 is at most that of the plain chain in the same format, but for half and a rounding."""
-    truth, theirs, found = run(plain, *in_fp64(x, layers)), run(plain, x, layers), run(ours, x, layers)
-    assert len(found) == len(truth)
-    for right, usual, value in zip(truth, theirs, found, strict=True):
-        assert value.shape == right.shape
-        assert value.dtype == usual.dtype
-        allowed = 1.5 * float((usual - right).norm()) + (4 if x.dtype is FP64 else 1) * torch.finfo(
-            x.dtype
-        ).eps * float(right.norm())
-        assert float((value - right).norm()) <= allowed
-
-
-def each(x: Tensor, layers: Layers) -> list[Tensor]:
-    return [naive(x, *one) for one in layers]
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-FORMATS = [(FP32, FP32, FP32), (BF16, BF16, FP32), (BF16, BF16, BF16), (BF16, FP32, FP32), (FP64, FP64, FP64)]
 
 
 @pytest.mark.parametrize(("dtype", "base", "adapter"), FORMATS)
@@ -433,3 +352,30 @@ def test_weights_in_4_bits(kind: str):
     torch.testing.assert_close(found, right, rtol=0, atol=0)
     skipped = fused(x, packed[:1], skip_output=True)
     assert skipped[0].shape == (5, 32)
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["trained", "asked"])
+def test_weights_in_8_bits(trains: bool):
+    """Products are those of bitsandbytes, which rounds inputs where the model answers; gradients, of wide weights."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    layers = [layer(64, 32, 4, bias=True), layer(64, 32, 2), layer(32, 64, None)]
+    packed: list[tuple[Weight, Lora | None]] = []
+    wide: list[tuple[Weight, Lora | None]] = []
+    for weight, lora in layers:
+        data, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(weight.data.half())
+        state = bitsandbytes.MatmulLtState(CB=data, SCB=scales)
+        state.has_fp16_weights, state.is_training = False, trains
+        packed.append((Weight(data, weight.bias, EightBits(state)), lora))
+        wide.append((Weight(data.float() * (scales.unsqueeze(1) / 127), weight.bias), lora))
+    x = draw(5, 64).requires_grad_()
+    found, right = run(fused, x, packed[:2]), run(fused, x, wide[:2])
+    torch.testing.assert_close(found[2:], right[2:])
+    for index in (0, 1):
+        product = bitsandbytes.matmul(x, packed[index][0].data, state=packed[index][0].state.state)
+        added = right[index] - x @ wide[index][0].data.t()
+        torch.testing.assert_close(found[index], (product + added).detach(), rtol=1e-5, atol=1e-5)
+        assert trains == torch.allclose(found[index], right[index], rtol=1e-5, atol=1e-5)
+    found, right = (run(lambda x, y: fused_mlp(x, y, "silu"), x, one) for one in (packed, wide))
+    tolerance = {} if trains else {"rtol": 0.1, "atol": 0.1}
+    torch.testing.assert_close(found, right, **tolerance)
+    assert fused(x, packed[:1], skip_output=True)[0].shape == (5, 32)

@@ -139,10 +139,10 @@ def test_sources_have_the_losses_that_logits_give():
     sums = []
     for one in (trainer.chunked, None):
         trainer.chunked = one
-        trainer._by_source = torch.zeros(2, 2, dtype=torch.float64)
+        trainer._sums["by_source"] = torch.zeros(2, 2, dtype=torch.float64)
         loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=1)
-        sums.append(trainer._by_source)
-        assert trainer._by_source[0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
+        sums.append(trainer._sums["by_source"])
+        assert trainer._sums["by_source"][0].sum().item() == pytest.approx(loss.item(), rel=1e-5)
     assert sums[0][0].tolist() == pytest.approx(sums[1][0].tolist(), abs=1e-4)
     assert sums[0][1].tolist() == sums[1][1].tolist()
 

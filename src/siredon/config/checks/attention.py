@@ -201,17 +201,14 @@ def _check_weighing(liger: LigerSection) -> Iterator[Finding]:
 _FUSED = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 
 
-def _check_fused(
-    kernels: KernelSection, quantization: QuantizationSection, model: ModelSection, fsdp: FsdpSection
-) -> Iterator[Finding]:
-    """Fused LoRA runs on layers that are known, in 16 or 4 bits, and not sharded by FSDP1.
+def _check_fused(kernels: KernelSection, model: ModelSection, fsdp: FsdpSection) -> Iterator[Finding]:
+    """Fused LoRA runs on layers that are known, and not sharded by FSDP1.
 
     The kernels replace the code of a layer, so it must be that of transformers.
     """
     layers = keys_set(kernels, _FUSED)
     every = keys_set(kernels, (*_FUSED, "lora_embedding_kernel"))
     for found, is_on, cause in (
-        (layers, quantization.load_in_8bit, "`load_in_8bit: true`"),
         (layers, model.trust_remote_code, "`trust_remote_code: true`"),
         (every, fsdp_generation(fsdp) == 1, "FSDP1"),
     ):
@@ -318,7 +315,7 @@ RULES = (
     Rule(
         "SD0344",
         _check_fused,
-        wrong=_LORA + "lora_mlp_kernel: true\nload_in_8bit: true",
+        wrong=_LORA + "lora_mlp_kernel: true\ntrust_remote_code: true",
         right=_LORA + "lora_mlp_kernel: true",
     ),
     Rule(

@@ -44,7 +44,9 @@ def _check_method(
 def _check_packing(
     preference: PreferenceSection, reward: RewardSection, packing: PackingSection
 ) -> Iterator[Finding]:
-    """Methods that compare answers take them one by one, unpacked."""
+    """Methods that judge answers one by one take them unpacked; `rl: dpo` packs pairs, which it never tears apart."""
+    if preference.compares:
+        return
     method = f"rl: {preference.rl}" if preference.rl else "reward_model: true" if reward.reward_model else ""
     names = {"sample_packing": packing.sample_packing, "eval_sample_packing": packing.eval_sample_packing}
     for name, is_on in names.items():
@@ -322,13 +324,13 @@ _BATCH = "gradient_accumulation_steps: 4\n"
 _STRIDED = "rl: ebft\nebft:\n  mode: strided\n"
 RULES = (
     Rule("SD0313", _check_method, wrong="rl: dpo\nkd_trainer: true", right="kd_trainer: true"),
-    Rule("SD0314", _check_packing, wrong="rl: dpo\nsample_packing: true", right="rl: dpo"),
+    Rule("SD0314", _check_packing, wrong="rl: kto\nsample_packing: true", right="rl: kto"),
     Rule("SD0315", _check_idle, wrong="rl: dpo\norpo_alpha: 0.1", right="rl: orpo\norpo_alpha: 0.1"),
     Rule(
         "SD0316",
         _check_losses,
-        wrong="rl: dpo\ndpo_loss_type: [sigmoid, sft]\ndpo_loss_weights: [1.0]",
-        right="rl: dpo\ndpo_loss_type: [sigmoid, sft]\ndpo_loss_weights: [1.0, 0.2]",
+        wrong="rl: dpo\ndpo_loss_type: [sigmoid]\ndpo_loss_weights: [1.0, 0.2]",
+        right="rl: dpo\ndpo_loss_type: [sigmoid]\ndpo_loss_weights: [0.5]",
     ),
     Rule(
         "SD0317",

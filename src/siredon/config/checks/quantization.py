@@ -180,11 +180,19 @@ def _check_formats(quantization: QuantizationSection) -> Iterator[Finding]:
 
 
 def _check_written_formats(quantization: QuantizationSection) -> Iterator[Finding]:
-    """The formats of `quantization` are a pair that torchao multiplies.
+    """The formats of `quantization` are a pair that torchao multiplies, and that a file holds.
 
-    Weights may be rounded alone, but for `mxfp4`.
+    Weights may be rounded alone, but for `mxfp4`.  Layers of `int4` weights beside `fp8` inputs can be trained for,
+    with `qat`, and are held by no file of safetensors.
     """
-    yield from _find_odd_pair("quantization", quantization.quantization)
+    options = quantization.quantization
+    yield from _find_odd_pair("quantization", options)
+    if options is not None and options.formats == ("int4", "fp8"):
+        yield Finding(
+            "quantization.activation_dtype",
+            "no file of safetensors holds weights in `int4` beside inputs in `fp8`",
+            "Use `activation_dtype: int8`, or leave it out.",
+        )
 
 
 def _find_odd_pair(key: str, options: QatOptions | PtqOptions | None) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from siredon.config.sections.checkpoint import CheckpointSection
 from siredon.config.sections.data import DataSection
 from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.logging import LoggingSection
+from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import KNOWN_TEMPLATES, TEMPLATES
@@ -29,13 +30,15 @@ def _check_datasets(data: DataSection, streaming: StreamingSection) -> Iterator[
         )
 
 
-def _check_types(data: DataSection) -> Iterator[Finding]:
+def _check_types(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
     """A data set's `type` is a format that is built.
 
     A format is a file in `data/formats/`, or comes with an installed package by the entry-point group
     `siredon.formats`; a variant of it stands behind a dot or a colon.  Any other dotted path is that of a function of
-    your own, which takes a row; a mapping is a prompt of your own.
+    your own, which takes a row; a mapping is a prompt of your own.  Methods that compare answers have other formats.
     """
+    if preference.compares:
+        return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             yield from check_choice(f"{list_name}.{index}.type", entry.type)

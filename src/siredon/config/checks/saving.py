@@ -12,6 +12,7 @@ from siredon.config.sections.evaluation import EvaluationSection
 from siredon.config.sections.hub import HubSection
 from siredon.config.sections.loss import StoppingSection
 from siredon.config.sections.optimizer import ScheduleSection
+from siredon.config.sections.preference import PreferenceSection
 
 
 def _check_judge(
@@ -123,16 +124,18 @@ def _check_known(
     stopping: StoppingSection,
     schedule: ScheduleSection,
     evaluation: EvaluationSection,
+    preference: PreferenceSection,
 ) -> Iterator[Finding]:
     """The metric that decides is one that is measured.
 
-    That is the validation loss, its perplexity, and the scores of `eval_causal_lm_metrics`.
+    That is the validation loss, its perplexity or what is measured of pairs, and the scores of
+    `eval_causal_lm_metrics`.
     """
     metric = checkpoint.metric_for_best_model
     if metric is None or not _picks_best(checkpoint, stopping, schedule):
         return
     scores = evaluation.answer_metrics if evaluation.do_causal_lm_eval else ()
-    measured = tuple(dict.fromkeys(("loss", "perplexity", *scores)))
+    measured = tuple(dict.fromkeys((*preference.measured, *scores)))
     if metric.removeprefix("eval_") not in measured:
         known = list_keys([f"eval_{name}" for name in measured])
         yield Finding(

@@ -4,28 +4,86 @@ from __future__ import annotations
 
 from typing import Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, StrList, planned
+from siredon.config.fields import Bool, Float, Int, Section, StrList, key, planned
+from siredon.config.shelves import FORMATS, PREFERENCE_FORMATS
+from siredon.registry import Shelf
 
 Method = Literal["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"]
+
+#: What is measured of pairs, as means over them.  A reward is the log-probability of an answer over that of the
+#: reference model, times `rl_beta`.
+PAIR_MEASURES = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "lengths/chosen",
+    "lengths/rejected",
+)
 
 
 class PreferenceSection(Section):
     """The method, and the settings of those that need no new answers."""
 
-    rl: Method | None = planned("Method of learning from preferences or rewards; none is supervised.")
-    rl_beta: Float | None = planned("Pull towards the reference model (DPO, IPO, KTO, SimPO).")
-    dpo_loss_type: StrList | None = planned("Losses of TRL that are added up.")
-    dpo_loss_weights: tuple[Float, ...] | None = planned("Weight of each of them.")
-    dpo_label_smoothing: Float | None = planned("Fraction of the judgements taken to be wrong.")
+    rl: Method | None = key(
+        "Method of learning from preferences or rewards; none is supervised.",
+        None,
+        planned_values=("ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"),
+    )
+    rl_beta: Float | None = key(
+        "Pull towards the reference model (DPO, IPO, KTO, SimPO); default 0.1.", None, gt=0
+    )
+    dpo_loss_type: StrList | None = key(
+        "Losses over pairs that are added up, by TRL's names; default `sigmoid`.", None
+    )
+    dpo_loss_weights: tuple[Float, ...] | None = key("Weight of each of them; default 1.", None)
+    dpo_label_smoothing: Float | None = key(
+        "Fraction of the judgements taken to be wrong, below a half (cDPO); default 0.", None
+    )
     dpo_use_weighting: Bool | None = planned("Rows weigh by how likely the model makes them (WPO).")
     dpo_use_liger_kernel: Bool | None = planned("The loss by Liger's kernel.")
     dpo_padding_free: Bool | None = planned("Lay rows end to end, unpadded.")
-    precompute_ref_log_probs: Bool | None = planned("Run the reference model once, before training.")
+    precompute_ref_log_probs: Bool | None = key(
+        "Run the reference model once, before training, and keep its log-probabilities with the prepared data.",
+        None,
+    )
     orpo_alpha: Float | None = planned("Weight of the odds ratio (ORPO).")
     simpo_gamma: Float | None = planned("Lead that good answers should have over bad ones (SimPO).")
     cpo_alpha: Float | None = planned("Weight of imitating the good answer (CPO, SimPO).")
     kto_desirable_weight: Float | None = planned("Weight of good answers (KTO).")
     kto_undesirable_weight: Float | None = planned("Weight of bad answers (KTO).")
+
+    @property
+    def compares(self) -> bool:
+        """Whether rows hold a better and a worse answer."""
+        return self.rl == "dpo"
+
+    @property
+    def formats(self) -> Shelf:
+        """The shelf of the formats that `type:` names."""
+        return PREFERENCE_FORMATS if self.compares else FORMATS
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What validations measure, before the answers that a model writes."""
+        return ("loss", *PAIR_MEASURES) if self.compares else ("loss", "perplexity")
+
+    @property
+    def beta(self) -> float:
+        """Pull towards the reference model."""
+        return 0.1 if self.rl_beta is None else self.rl_beta
+
+    @property
+    def pair_losses(self) -> tuple[str, ...]:
+        """Losses over pairs that are added up."""
+        return self.dpo_loss_type or ("sigmoid",)
+
+    @property
+    def pair_weights(self) -> tuple[float, ...]:
+        """Weight of each loss."""
+        return self.dpo_loss_weights or (1.0,) * len(self.pair_losses)
 
 
 class RewardSection(Section):

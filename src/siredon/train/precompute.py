@@ -1,0 +1,118 @@
+"""What the reference model thinks of all pairs, computed once and kept with the prepared data."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from siredon.config.schema import Config
+from siredon.data.cache import REFERENCE, cache_key
+from siredon.data.collate import Collator, PackDataset
+from siredon.data.table import JoinedTable, References
+from siredon.distributed.ranks import num_ranks, rank
+from siredon.hardware import Hardware
+from siredon.log import note
+from siredon.model.precision import Precision
+from siredon.train.facts import describe_versions
+from siredon.train.fingerprint import fingerprint_weights
+from siredon.train.pair_trainer import PairTrainer
+
+#: Sections that decide what the model is before it is trained, and how it computes.
+_SECTIONS = (
+    *("model", "placement", "tokenizer", "adapter", "freezing", "quantization", "experts", "precision"),
+    *("attention", "kernels", "liger", "compile"),
+)
+
+
+def take_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:
+    """Lets the data of a trainer say what the reference model, its model as it is now, thinks of each sample."""
+    made = _describe(config, precision, hardware)
+    root = Path(config.data.dataset_prepared_path).expanduser()
+    train: Any = trainer.train_dataset
+    validation: Any = trainer.eval_dataset
+    trainer.train_dataset = _extend(trainer, train, made, root)
+    if validation is not None:
+        trainer.eval_dataset = _extend(trainer, validation, made, root)
+
+
+def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[str, Any]:
+    """Everything but the samples on which log-probabilities depend."""
+    sections = config.model_dump(mode="json", include=set(_SECTIONS))
+    return {
+        "sections": sections,
+        "weights": fingerprint_weights(config.model, config.adapter),
+        "seed": config.batch.seed,  # of weights that are drawn
+        "formats": precision.describe(),
+        "device": hardware.describe(),
+        "versions": describe_versions(),
+    }
+
+
+def _extend(trainer: PairTrainer, dataset: PackDataset, made: dict[str, Any], root: Path) -> PackDataset:
+    table = dataset.table
+    assert isinstance(table, JoinedTable)
+    samples = hashlib.sha256(b"".join(part.digests.tobytes() for part in table.tables)).hexdigest()
+    path = root / cache_key({"reference": made, "samples": samples}) / REFERENCE
+    found = _read(path, table)
+    if found is None:
+        note(f"reference: computing log-probabilities of {len(table):,} pairs")
+        found = score_table(trainer, table)
+        if rank() == 0:
+            _write(path, found)
+        trainer.accelerator.wait_for_everyone()
+    else:
+        note(f"reference: log-probabilities of {len(table):,} pairs (computed before)")
+    extended = copy.copy(dataset)
+    extended.table = JoinedTable(table.tables, table.group, found)
+    return extended
+
+
+def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
+    """Log-probabilities of all samples of a table by the model as it is now, [N]; each rank computes a part of them."""
+    collator: Any = trainer.data_collator
+    assert isinstance(collator, Collator)
+    model, size = trainer.model, trainer.args.eval_batch_size
+    order = np.argsort(
+        -table.lengths, kind="stable"
+    )  # Alike in length: little padding; and the largest batch first
+    own = order[rank() :: num_ranks()]
+    device = trainer.args.device
+    values = torch.zeros(len(table), table.group, dtype=torch.float32, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for start in range(0, len(own), size):
+            chosen = own[start : start + size]
+            batch: Any = trainer._prepare_inputs(collator([table.take(int(index)) for index in chosen]))
+            scores = trainer.score_samples(model, batch).view(-1, table.group)
+            values[torch.from_numpy(chosen).to(device)] = scores
+    model.train(was_training)
+    if num_ranks() > 1:
+        values = trainer.accelerator.reduce(values, reduction="sum")
+    found: References = values.flatten().cpu().numpy()
+    return found
+
+
+def _read(path: Path, table: JoinedTable) -> References | None:
+    """What was kept; None if there is none, or it is damaged."""
+    try:
+        found: References = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = found.shape == (table.group * len(table),) and found.dtype == np.float32
+    return found if fits and np.isfinite(found).all() else None
+
+
+def _write(path: Path, found: References) -> None:
+    """Whole or not at all: beside its place, and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}.npy")
+    np.save(beside, found)
+    os.replace(beside, path)

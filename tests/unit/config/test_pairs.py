@@ -1,0 +1,86 @@
+"""What goes with pairs of answers, and what is refused where it stands."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.config.texts import MODEL, PAIRS, accept, check
+
+DPO = "rl: dpo\n"
+
+
+def find(added: str, start: str = PAIRS) -> list[tuple[str, str, str]]:
+    return [(found.code, found.key, found.severity) for found in check(DPO + added, start).diagnostics]
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "sample_packing: true\n",
+        "batch_flattening: true\nmicro_batch_size: 2\n",
+        "precompute_ref_log_probs: true\n",
+        "rl_beta: 0.5\ndpo_label_smoothing: 0.1\n",
+        "dpo_loss_type: [sigmoid]\ndpo_loss_weights: [0.5]\n",
+        "val_set_size: 0.1\nmetric_for_best_model: eval_rewards/accuracies\nsave_strategy: best\n",
+    ],
+)
+def test_what_goes_with_pairs(added: str):
+    accept(DPO + added, PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("added", "code", "key"),
+    [
+        ("train_on_inputs: true\n", "SD0632", "train_on_inputs"),
+        ("streaming: true\nmax_steps: 10\n", "SD0632", "streaming"),
+        ("neftune_noise_alpha: 5\n", "SD0633", "neftune_noise_alpha"),
+        ("log_source_loss: true\n", "SD0633", "log_source_loss"),
+        ("lisa_n_layers: 2\nlisa_step_interval: 5\n", "SD0633", "lisa_n_layers"),
+        ("dpo_loss_type: [sigmoid, aot]\n", "SD0631", "dpo_loss_type"),
+    ],
+)
+def test_what_does_not_go_with_pairs_is_refused_where_it_stands(added: str, code: str, key: str):
+    assert (code, key, "error") in find(added)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("chatml.intel", "known but not built yet"),
+        ("alpaca", "no format of rows with two answers"),
+        ("chat_template.nothing", "no format of rows with two answers"),
+        ("my.module", "no format of rows with two answers"),
+    ],
+)
+def test_a_format_of_one_answer_is_refused(written: str, message: str):
+    start = MODEL + f"datasets:\n  - path: pairs.jsonl\n    type: {written}\n"
+    (found,) = check(DPO, start).diagnostics
+    assert (found.code, found.key) == ("SD0630", "datasets.0.type")
+    assert message in found.message
+    assert "`chat_template.default`" in found.fix
+
+
+def test_what_is_not_measured_of_pairs_decides_nothing():
+    keys = "val_set_size: 0.1\nsave_strategy: best\nmetric_for_best_model: eval_perplexity\n"
+    assert [code for code, _, _ in find(keys)] == ["SD0269"]
+
+
+@pytest.mark.parametrize("name", ["chat_template", "chat_template.default", "chat_template.argilla_chat"])
+def test_formats_of_pairs_are_accepted(name: str):
+    accept(DPO, MODEL + f"datasets:\n  - path: rows.jsonl\n    type: {name}\n")
+
+
+@pytest.mark.parametrize(
+    "added", ["rl_beta: 0\n", "dpo_label_smoothing: 0.5\n", "dpo_label_smoothing: -0.1\n"]
+)
+def test_numbers_without_a_meaning_are_refused(added: str):
+    assert find(added)
+
+
+def test_what_follows_from_the_method():
+    config = accept(DPO, PAIRS)
+    assert config.preference.beta == 0.1
+    assert config.preference.pair_losses == ("sigmoid",)
+    assert config.preference.pair_weights == (1.0,)
+    assert config.shares_sequences
+    assert not config.flattens_batches
+    assert accept("").preference.formats is not config.preference.formats
