@@ -21,10 +21,12 @@ from siredon.train.publish import find_fault, list_checkpoints
 
 #: Trains, and lets memory run out as PyTorch's allocator says it: on some ranks, in some pass, at some moment of it.
 FAILING = """
-import os, sys
+import os, sys, time
+from contextlib import contextmanager
 from accelerate.optimizer import AcceleratedOptimizer
 from siredon.cli.app import main
 from siredon.train import last_step
+from siredon.train.reference import StartWeights
 from siredon.train.saving import SavingTrainer
 from siredon.train.trainer import SiredonTrainer
 
@@ -61,6 +63,17 @@ def failing(*args, **options):
     return found
 
 setattr(owner, name, failing)
+standing_in, stays = StartWeights.standing_in, [0]
+
+@contextmanager
+def stay(self):
+    stays[0] += 1
+    with standing_in(self):
+        if stays[0] == at and os.environ["RANK"] == os.environ.get("STAYING"):
+            time.sleep(4)
+        yield
+
+StartWeights.standing_in = stay
 sys.argv = ["siredon", "train", sys.argv[1]]
 main()
 """
@@ -152,6 +165,31 @@ def test_the_last_step_is_saved_and_goes_on_to_the_same_bits(write_config: Any, 
         # The mean of ranks is what a checkpoint has of a log line that is not full yet: it is rounded once more
         assert one.pop("loss", 0.0) == pytest.approx(other.pop("loss", 0.0), rel=1e-6)
         assert one == other
+
+
+@pytest.mark.long
+def test_weights_of_a_reference_are_not_taken_for_those_in_training(write_config: Any, tmp_path: Path):
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"Is {number} more?"}],
+            "chosen": f"Yes, {number} is good.",
+            "rejected": "No.",
+        }
+        for number in range(24)
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"rl": "dpo", "datasets": [{"path": str(pairs), "type": "chat_template.default"}], "max_steps": 3}
+    train_on_two_ranks(write_config("plain.yml", **keys, save_steps=1, output_dir=str(tmp_path / "plain")))
+    config = write_config(**keys, save_steps=100)
+    # Rank 0 is in the middle of a pass, with the reference's weights in the model, when it is told
+    run_out(tmp_path, config, FAILING="1", MOMENT="forward", AT="6", STAYING="0")
+    saved, usual = (
+        load_file(tmp_path / name / "checkpoint-2" / "model.safetensors") for name in ("out", "plain")
+    )
+    start = load_file(tmp_path / "plain" / "checkpoint-1" / "model.safetensors")
+    assert not are_equal(usual, start)
+    assert are_equal(saved, usual)
 
 
 @pytest.mark.long
