@@ -100,7 +100,7 @@ def run_out(tmp_path: Path, config: Path, **variables: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1, done.stderr[-3000:]
