@@ -47,7 +47,7 @@ def check_choice(key: str, choice: str | PromptFormat) -> Iterator[Finding]:
         fix = (
             "Give `type` a mapping: `type: {field_instruction: question, field_output: answer, format: ...}`."
         )
-        yield Finding(key, "`type: user_defined` does not say what the prompt is", fix, value=choice)
+        yield Finding(key, f"`type: {choice}` does not say what the prompt is", fix, value=choice)
     elif head in names:
         if mark:
             yield from _check_variant(key, choice)
