@@ -27,19 +27,24 @@ def build_user_defined(entry: DatasetEntry) -> Format:
         raise DataError(message, "Give `type` a mapping.")
 
     def read(row: Row, options: ReadOptions) -> Preference:
-        prompt = _ask(read_filled(row, form.field_prompt), _read_system(row, form), form)
-        chosen = form.chosen_format.format(chosen=read_answer(row, form.field_chosen))
-        worse = read_answer(row, form.field_rejected)
-        if form.rejected_format is None:
-            rejected = form.chosen_format.format(chosen=worse)
-        else:
-            rejected = form.rejected_format.format(rejected=worse)
-        return Preference(*(_text(prompt, answer, options) for answer in (chosen, rejected)))
+        return read_pair(row, options, form)
 
     def prompt(text: str) -> Text:
         return Text((Span(_ask(text, form.system_prompt, form), False),), add_eos=False)
 
     return Format(read=read, prompt=prompt, reads=())
+
+
+def read_pair(row: Row, options: ReadOptions, form: PromptFormat) -> Preference:
+    """The columns of a row, in the words of the mapping; both answers end alike unless it says otherwise."""
+    prompt = _ask(read_filled(row, form.field_prompt), _read_system(row, form), form)
+    better, worse = read_answer(row, form.field_chosen), read_answer(row, form.field_rejected)
+    chosen = form.chosen_format.format(chosen=better)
+    if form.rejected_format is None:
+        rejected = form.chosen_format.format(chosen=worse)
+    else:
+        rejected = form.rejected_format.format(rejected=worse)
+    return Preference(_text(prompt, chosen, options), _text(prompt, rejected, options))
 
 
 def _text(prompt: str, answer: str, options: ReadOptions) -> Text:
