@@ -88,6 +88,7 @@ def read_columns(row: Row, options: ReadOptions, layout: Layout) -> Preference:
     entry, how = options.entry, _build_options(options)
     name = _find_prompt(row, layout.prompt)
     value = row[name]
+    prompt: tuple[Message, ...]
     if isinstance(value, str):
         if not value.strip():
             raise RowError(f"column `{name}` is empty")
