@@ -41,12 +41,6 @@ LAYOUTS: Mapping[str, ReadPair] = {
     "ultra": read_ultra,
     "argilla_chat": read_whole,
 }
-#: The layouts that only some templates have in the reference.
-MORE: Mapping[str, ReadPair] = {
-    "default": read_default,
-    "argilla": read_whole,
-    "nectar": read_ranked,
-}
 
 
 def build_pair_format(

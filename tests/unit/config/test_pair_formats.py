@@ -27,7 +27,7 @@ def find(kind: str, added: str = "", top: str = "rl: dpo\n") -> list[tuple[str, 
     ],
 )
 def test_a_key_that_the_format_does_not_read_is_told(kind: str, key: str, value: str):
-    assert find(kind, f"    {key}: {value}\n") == [("SD0690", f"datasets.0.{key}", "warning")]
+    assert find(kind, f"    {key}: {value}\n") == [("SD0636", f"datasets.0.{key}", "warning")]
 
 
 def test_several_such_keys_are_told_once():
@@ -56,11 +56,11 @@ def test_what_a_format_reads_is_accepted(kind: str, added: str):
 
 def test_another_template_than_that_of_the_type():
     entry = "    chat_template: qwen3\n"
-    assert find("chatml.intel", entry) == [("SD0691", "datasets.0.chat_template", "error")]
+    assert find("chatml.intel", entry) == [("SD0637", "datasets.0.chat_template", "error")]
     written = "    chat_template_jinja: a.jinja\n"
-    assert find("llama3.ultra", written) == [("SD0691", "datasets.0.chat_template_jinja", "error")]
+    assert find("llama3.ultra", written) == [("SD0637", "datasets.0.chat_template_jinja", "error")]
     assert find("chatml.intel", top="rl: dpo\nchat_template: qwen3\n") == [
-        ("SD0691", "chat_template", "warning")
+        ("SD0637", "chat_template", "warning")
     ]
     assert find("chatml.intel", top="rl: dpo\nchat_template: chatml\n") == []
     other = "  - path: more.jsonl\n    type: chat_template.default\n"
@@ -69,9 +69,9 @@ def test_another_template_than_that_of_the_type():
 
 def test_keys_of_a_prompt_belong_to_the_method():
     kind = "{prompt_format: '{prompt}', field_instruction: ask, format: '{instruction}'}"
-    assert find(kind) == [("SD0692", "datasets.0.type.field_instruction", "warning")]
+    assert find(kind) == [("SD0638", "datasets.0.type.field_instruction", "warning")]
     assert find("{field_chosen: good, field_output: x}", top="") == [
-        ("SD0692", "datasets.0.type.field_chosen", "warning")
+        ("SD0638", "datasets.0.type.field_chosen", "warning")
     ]
     assert find("{field_instruction: ask}", top="") == []
 
@@ -87,7 +87,7 @@ def test_keys_of_a_prompt_belong_to_the_method():
     ],
 )
 def test_a_format_has_a_place_for_what_it_is_about(kind: str, key: str):
-    assert find(kind) == [("SD0693", f"datasets.0.type.{key}", "error")]
+    assert find(kind) == [("SD0639", f"datasets.0.type.{key}", "error")]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import PREFERENCE_FORMATS, find_variant
 
+#: Keys for rows with one answer, of which the rules of `rl: kto` speak.
+_JUDGED = ("field_completion", "field_label")
 #: Keys of an entry that say how its rows are read, and no more.
-_ROW_KEYS = keys_but(DatasetEntry, "type", *SourceEntry.model_fields)
+_ROW_KEYS = keys_but(DatasetEntry, "type", *_JUDGED, *SourceEntry.model_fields)
 #: Keys of a mapping with a prompt that every method reads.
 _SHARED = ("field_system", "system_prompt", "system_format")
 _PAIR_KEYS = (
@@ -107,7 +109,7 @@ def _check_prompt_keys(data: DataSection, preference: PreferenceSection) -> Iter
     if preference.rl and not preference.compares:
         return
     idle = _ANSWER_KEYS if preference.compares else _PAIR_KEYS
-    why = f"with `rl: {preference.rl}`" if preference.compares else "without `rl: dpo`"
+    why = "for pairs of answers" if preference.compares else "without `rl: dpo`"
     for place, entry in _entries(data):
         if isinstance(entry.type, PromptFormat):
             yield from find_useless_keys(entry.type, idle, why, prefix=f"{place}.type.")
@@ -146,25 +148,25 @@ _ROWS = "rl: dpo\ndatasets:\n  - path: pairs.jsonl\n    type: "
 _OWN = _ROWS + '\n      prompt_format: "Q: {prompt}\\nA: "\n'
 RULES = (
     Rule(
-        "SD0690",
+        "SD0636",
         _check_entry_keys,
         wrong=_ROWS + "chatml.intel\n    field_messages: talk",
         right=_ROWS + "chat_template.default\n    field_messages: talk",
     ),
     Rule(
-        "SD0691",
+        "SD0637",
         _check_templates,
         wrong=_ROWS + "chatml.intel\n    chat_template: qwen3",
         right=_ROWS + "chat_template.intel\n    chat_template: qwen3",
     ),
     Rule(
-        "SD0692",
+        "SD0638",
         _check_prompt_keys,
         wrong=_OWN + "      field_instruction: question",
         right=_OWN + "      field_prompt: question",
     ),
     Rule(
-        "SD0693",
+        "SD0639",
         _check_places,
         wrong=_OWN + '      chosen_format: "</s>"',
         right=_OWN + '      chosen_format: "{chosen}</s>"',

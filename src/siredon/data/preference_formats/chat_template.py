@@ -6,10 +6,10 @@ conversation; `icr`, `intel`, `prompt_pairs`, `ultra` and `nectar` read the colu
 
 from __future__ import annotations
 
-from siredon.data.pair_formats import LAYOUTS, MORE, build_pair_format
-from siredon.data.pair_rows import read_default
+from siredon.data.pair_formats import LAYOUTS, build_pair_format
+from siredon.data.pair_rows import read_default, read_ranked, read_whole
 
+_READERS = {"default": read_default, "argilla": read_whole, "nectar": read_ranked, **LAYOUTS}
 FORMAT = build_pair_format(
-    read_default,
-    variants={name: build_pair_format(read) for name, read in {**MORE, **LAYOUTS}.items()},
+    read_default, variants={name: build_pair_format(read) for name, read in _READERS.items()}
 )
