@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import SHARED_DATA, build_tokenizer
+from tests.conftest import ROOT, SHARED_DATA, build_tokenizer
 from tests.unit.data.test_preferences import preparation_of
 
 from siredon.config.sections.data import DatasetEntry
@@ -20,7 +20,7 @@ from siredon.data.inspect import Choice, inspect_data
 from siredon.data.pair_rows import EMPTY
 from siredon.data.prepare import prepare_data
 from siredon.data.template import set_template_
-from siredon.data.types import IGNORE, LeftOut, Preference, ReadOptions, RowError
+from siredon.data.types import IGNORE, LeftOut, Preference, ReadOptions, RowError, Text
 from siredon.errors import DataError
 
 YES, NO = "Yes, it is.", " No, not at all.\n"
@@ -440,3 +440,42 @@ def test_inspect_shows_both_sides(tokenizer: Any, tmp_path: Path):
     seen = inspect_data(preparation, PackingSection(), Choice(num_rows=1))
     texts = ["".join(p.text for p in sample.pieces if p.learned) for sample in seen.rows[0].samples]
     assert texts == [f"{YES}<|im_end|>", f"{NO}<|im_end|>"]
+
+
+def test_a_function_of_the_users_makes_rows_of_a_layout(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_pairs.py").write_text(
+        "def turn(row):\n    return {'prompt': row['a'], 'chosen': row['b'], 'rejected': row['c']}\n"
+    )
+    rows = [{"a": ASKED, "b": YES, "c": NO}]
+    (pair,) = pairs_of(rows, "chatml.prompt_pairs", tokenizer, tmp_path, input_transform="my_pairs.turn")
+    check_pair(pair, tokenizer, chatml(USER), (f"{YES}<|im_end|>", f"{NO}<|im_end|>"), "\n")
+
+
+#: Types of the rows that the page shows, in their order.
+SHOWN = (
+    "chat_template.default",
+    "conversations",
+    "chatml.argilla_chat",
+    "chatml.ultra",
+    "chatml.icr",
+    "chatml.intel",
+    "chatml.prompt_pairs",
+    "llama3.default",
+    "zephyr.nectar",
+    "passthrough.default",
+)
+
+
+def test_the_rows_of_the_page_are_read():
+    page = (ROOT / "docs/preference.md").read_text()
+    rows = page.partition("Rows, in the order of the table")[2].partition("```json\n")[2].partition("```")[0]
+    for kind, line in zip(SHOWN, rows.splitlines(), strict=True):
+        found = read(json.loads(line), kind)
+        for side, answer in ((found.chosen, "Yes."), (found.rejected, "No.")):
+            if isinstance(side, Text):
+                assert side.spans[-1].text.strip().startswith(answer)
+            else:
+                assert (side.messages[-1].content, side.messages[-2].content) == (answer, ASKED)
