@@ -7,7 +7,6 @@ as packed documents are.  So packing, padding, accumulation and ranks are those 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,51 +14,12 @@ from torch import Tensor
 
 from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Batch
-from siredon.train.losses import target_log_probs
-from siredon.train.pair_loss import LossParts, PairOptions, PairScores, Term, combine
+from siredon.train.losses import target_collisions, target_log_probs
+from siredon.train.objective import Objective
+from siredon.train.pair_loss import PairScores
+from siredon.train.pair_weights import align, weigh_pairs
 from siredon.train.reference import Reference
 from siredon.train.trainer import SiredonTrainer, shift_labels
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is learned of pairs.
-
-    Args:
-        terms: The losses, with their weights.
-        options: Their settings.
-    """
-
-    terms: tuple[Term, ...]
-    options: PairOptions
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether any of the losses compares with a reference model."""
-        return any(term.loss.needs_reference for term in self.terms)
-
-    def run(self, scores: PairScores) -> LossParts:
-        """What pairs add to the loss of their step."""
-        return combine(self.terms, scores, self.options)
-
-    def measure(self, scores: PairScores) -> Tensor:
-        """`PAIR_MEASURES` of each pair, [P, 8], fp64, without gradient."""
-        reference = scores.reference_chosen, scores.reference_rejected
-        chosen, rejected = (
-            self.options.beta * (policy.detach() - (0.0 if other is None else other))
-            for policy, other in zip((scores.chosen, scores.rejected), reference, strict=True)
-        )
-        found = (
-            chosen,
-            rejected,
-            chosen > rejected,
-            chosen - rejected,
-            scores.chosen.detach(),
-            scores.rejected.detach(),
-            scores.chosen_tokens,
-            scores.rejected_tokens,
-        )
-        return torch.stack([values.double() for values in found], dim=1)
 
 
 class PairTrainer(SiredonTrainer):
@@ -102,16 +62,20 @@ class PairTrainer(SiredonTrainer):
         """How likely the policy and the reference model make the answers of a batch."""
         reference = self._score_reference(inputs)
         with self._noise_on(inputs):
-            policy = self.score_samples(model, inputs)
+            policy, aligned = self._sum_samples(model, inputs, aligns=self.objective.weighs)
         learned = (inputs["labels"] != IGNORE).long()
         tokens = _sum_by_sample(learned, inputs["samples"], len(inputs["packs"]))
+        chosen_tokens, rejected_tokens = tokens[0::2], tokens[1::2]
         return PairScores(
             policy[0::2],
             policy[1::2],
             None if reference is None else reference[0::2],
             None if reference is None else reference[1::2],
-            tokens[0::2],
-            tokens[1::2],
+            chosen_tokens,
+            rejected_tokens,
+            None
+            if aligned is None
+            else weigh_pairs(aligned[0::2], aligned[1::2], chosen_tokens, rejected_tokens),
         )
 
     def _score_reference(self, inputs: Batch) -> Tensor | None:
@@ -131,16 +95,29 @@ class PairTrainer(SiredonTrainer):
 
     def score_samples(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The log-probability of what is learned of each sample of a batch, [S], fp32, with gradient."""
+        return self._sum_samples(model, inputs, aligns=False)[0]
+
+    def _sum_samples(
+        self, model: torch.nn.Module, inputs: Batch, *, aligns: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the samples of a batch, [S], with gradient; if asked, sums of `align`, [S], without."""
         samples, num_samples = inputs["samples"], len(inputs["packs"])
         if self.chunked is None:
             logits, targets, places = self._predict(model, inputs)
-            return _sum_by_sample(target_log_probs(logits, targets), samples[:, places], num_samples)
-        targets = shift_labels(inputs["labels"])
-        found = self.chunked.log_probs(
-            lambda: self.run_model(model, inputs), targets, self.find_count(inputs)
+            found = target_log_probs(logits, targets)
+            collisions = target_collisions(logits, targets) if aligns else None
+            samples = samples[:, places]
+        else:
+            # No first token of a sample is a target: a target is of the sample of the token that predicts it
+            targets, count = shift_labels(inputs["labels"]), self.find_count(inputs)
+            found, collisions = self.chunked.log_probs(
+                lambda: self.run_model(model, inputs), targets, count, collisions=aligns
+            )
+        aligned = None if collisions is None else align(found, collisions)
+        return (
+            _sum_by_sample(found, samples, num_samples),
+            None if aligned is None else _sum_by_sample(aligned, samples, num_samples),
         )
-        # No first token of a sample is a target: a target is of the sample of the token that predicts it
-        return _sum_by_sample(found, samples, num_samples)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs what is given, and with a training loss what was measured of the pairs since the last one."""

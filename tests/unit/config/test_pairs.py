@@ -84,3 +84,24 @@ def test_what_follows_from_the_method():
     assert config.shares_sequences
     assert not config.flattens_batches
     assert accept("").preference.formats is not config.preference.formats
+
+
+@pytest.mark.parametrize("method", ["ipo", "simpo", "orpo"])
+def test_the_other_methods_read_the_same_rows(method: str):
+    keys = f"rl: {method}\nrl_beta: 2.0\n"
+    config = accept(keys, PAIRS)
+    assert config.preference.compares
+    assert config.preference.pair_losses == (("ipo",) if method == "ipo" else ("sigmoid",))
+    assert config.shares_sequences
+    (found,) = check(keys, MODEL + "datasets:\n  - path: pairs.jsonl\n    type: alpaca\n").diagnostics
+    assert found.code == "SD0630"
+
+
+def test_simpo_says_how_steep_it_is():
+    (found,) = check("rl: simpo\n", PAIRS).diagnostics
+    assert (found.code, found.key, found.severity) == ("SD0660", "rl", "warning")
+
+
+@pytest.mark.parametrize("added", ["simpo_gamma: -1\n", "cpo_alpha: -0.1\n"])
+def test_numbers_of_simpo_without_a_meaning_are_refused(added: str):
+    assert check("rl: simpo\nrl_beta: 2\n" + added, PAIRS).diagnostics

@@ -22,8 +22,8 @@ from tests.unit.train.steps import largest_difference
 from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Sample
 from siredon.train.memory_guard import cut_rows
+from siredon.train.objective import add_up
 from siredon.train.pair_loss import PairOptions, PairScores
-from siredon.train.pair_trainer import Objective
 from siredon.train.reference import AdapterOff, StartWeights, choose_reference
 
 #: Five pairs with sides of very unequal length; the prompt of the last one is a single token.
@@ -39,7 +39,7 @@ def test_three_tokens_by_hand():
     scores = PairScores(chosen, rejected, *reference, torch.tensor([2]), torch.tensor([1]))
     from siredon.train.pair_loss import load_terms
 
-    objective = Objective(load_terms(["sigmoid"]), PairOptions(beta=0.5))
+    objective = add_up(load_terms(["sigmoid"]), PairOptions(beta=0.5))
     (loss,) = objective.run(scores).per_pair
     # The margin is 1/2 (log 2 - log 1/4) = 1/2 log 8, so p = sqrt(8) / (1 + sqrt(8))
     wrong = 1 / (1 + math.sqrt(8))
