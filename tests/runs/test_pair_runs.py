@@ -21,6 +21,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "simpo": {"rl": "simpo", "rl_beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.1},
     "orpo": {"rl": "orpo", "orpo_alpha": 0.2},
     "weighed": {"rl": "dpo", "dpo_use_weighting": True},
+    "aot": {"rl": "dpo", "dpo_loss_type": ["aot"]},
+    "aot_unpaired": {"rl": "dpo", "dpo_loss_type": ["aot_unpaired", "sft"], "dpo_loss_weights": [1.0, 0.1]},
 }
 #: The loss of a first step, where it is known: the policy is the reference.
 FIRST = {"ipo": 6.25}
@@ -52,7 +54,7 @@ def test_no_reference_is_made_where_none_is_needed(
     assert "reference:" not in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("method", ["simpo", "weighed"])
+@pytest.mark.parametrize("method", ["simpo", "weighed", "aot"])
 def test_accumulation_and_packing_give_one_model(write_pairs: Any, tmp_path: Path, method: str):
     keys = {**METHODS[method], "max_steps": 2, "curriculum_sampling": True}
     plain = train(write_pairs("plain", **keys, gradient_accumulation_steps=24))
@@ -67,7 +69,7 @@ def test_accumulation_and_packing_give_one_model(write_pairs: Any, tmp_path: Pat
         assert max((first[key] - second[key]).abs().max().item() for key in first) < 2e-4, name
 
 
-@pytest.mark.parametrize("method", ["simpo", "weighed"])
+@pytest.mark.parametrize("method", ["simpo", "weighed", "aot_unpaired"])
 def test_two_ranks_are_one(write_pairs: Any, tmp_path: Path, method: str):
     keys = {**METHODS[method], "val_set_size": 3, "eval_steps": 3}
     first = train(write_pairs("one", **keys, gradient_accumulation_steps=4))
@@ -82,7 +84,7 @@ def test_two_ranks_are_one(write_pairs: Any, tmp_path: Path, method: str):
     assert max((before[name] - after[name]).abs().max().item() for name in before) < 1e-4
 
 
-@pytest.mark.parametrize("method", ["orpo", "weighed"])
+@pytest.mark.parametrize("method", ["orpo", "aot"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(write_pairs: Any, tmp_path: Path, method: str):
     keys = {**METHODS[method], "save_strategy": "steps", "save_steps": 1, "max_steps": 4, "logging_steps": 3}
     train(write_pairs("whole", **keys))
@@ -98,8 +100,11 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(write_pairs: Any, tm
     assert untimed(cut) == untimed(tmp_path / "whole")
 
 
-def test_references_computed_ahead_are_those_computed_live(write_pairs: Any):
-    live = train(write_pairs("live", **METHODS["ipo"]))
-    ahead = train(write_pairs("ahead", **METHODS["ipo"], precompute_ref_log_probs=True))
+@pytest.mark.parametrize("method", ["ipo", "aot_unpaired"])
+def test_references_computed_ahead_are_those_computed_live(write_pairs: Any, method: str):
+    keys = {**METHODS[method], "val_set_size": 4}
+    live = train(write_pairs("live", **keys))
+    ahead = train(write_pairs("ahead", **keys, precompute_ref_log_probs=True))
     for one, other in zip(live, ahead, strict=True):
-        assert one.get("loss", 0) == pytest.approx(other.get("loss", 0), abs=1e-4)
+        for name in ("loss", "eval_loss"):
+            assert one.get(name, 0) == pytest.approx(other.get(name, 0), abs=1e-4)

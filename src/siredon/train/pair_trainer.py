@@ -6,19 +6,22 @@ as packed documents are.  So packing, padding, accumulation and ranks are those 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
 
 from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Batch
 from siredon.train.losses import target_collisions, target_log_probs
 from siredon.train.objective import Objective
-from siredon.train.pair_loss import PairScores
+from siredon.train.pair_loss import PairScores, StepCounts, StepScores
 from siredon.train.pair_weights import align, weigh_pairs
 from siredon.train.reference import Reference
+from siredon.train.step_scores import score_set, score_step, take_places
 from siredon.train.trainer import SiredonTrainer, shift_labels
 
 
@@ -39,12 +42,24 @@ class PairTrainer(SiredonTrainer):
         #: The model that the policy is compared with; None where batches say what is known of it, or none is needed.
         self.reference: Reference | None = None
         self._sums["pairs"] = self._zeros(1 + len(PAIR_MEASURES))
+        # Scores of the whole step in hand, where the objective needs them
+        self._step: StepScores | None = None
 
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
         chosen = (batch["labels"] != IGNORE) & (batch["samples"] % 2 == 0)
         tokens = chosen.sum()
         return torch.stack([tokens.new_full((), len(batch["packs"]) // 2), tokens])
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """As `SiredonTrainer`; where pairs of the step are matched with each other, all of them are scored first."""
+        batches, divisor = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step = None
+        if self.objective.needs_step and not self.passes_over:
+            self._step = score_step(self, batches)
+        return batches, divisor
 
     def sum_losses(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The loss summed over pairs; what is a mean over tokens is brought to the same divisor."""
@@ -66,6 +81,7 @@ class PairTrainer(SiredonTrainer):
         learned = (inputs["labels"] != IGNORE).long()
         tokens = _sum_by_sample(learned, inputs["samples"], len(inputs["packs"]))
         chosen_tokens, rejected_tokens = tokens[0::2], tokens[1::2]
+        step = take_places(self._step, inputs) if self._step is not None and "places" in inputs else None
         return PairScores(
             policy[0::2],
             policy[1::2],
@@ -76,13 +92,14 @@ class PairTrainer(SiredonTrainer):
             None
             if aligned is None
             else weigh_pairs(aligned[0::2], aligned[1::2], chosen_tokens, rejected_tokens),
+            step,
         )
 
     def _score_reference(self, inputs: Batch) -> Tensor | None:
         """Log-probabilities of the samples of a batch by the reference model, [S]; None without one."""
         if not self.objective.needs_reference:
             return None
-        if self.reference is None:
+        if self.reference is None or "reference" in inputs:
             return inputs["reference"]
         model = self.model
         was_training = model.training
@@ -126,6 +143,27 @@ class PairTrainer(SiredonTrainer):
             if count:
                 logs |= {name: total / count for name, total in zip(PAIR_MEASURES, sums, strict=True)}
         super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As `SiredonTrainer`; a loss that matches pairs with each other is one over the whole validation set."""
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self.objective.needs_step:
+            dataset: Any = dataloader.dataset
+            scores = score_set(self, dataset)
+            parts = self.objective.run(scores)
+            counts = StepCounts(len(scores.chosen), int(scores.chosen_tokens.sum()))
+            assert output.metrics is not None
+            output.metrics[f"{metric_key_prefix}_loss"] = parts.share(counts).item()
+        return output
 
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and `PAIR_MEASURES`, summed."""

@@ -20,6 +20,7 @@ def find(added: str, start: str = PAIRS) -> list[tuple[str, str, str]]:
         "precompute_ref_log_probs: true\n",
         "rl_beta: 0.5\ndpo_label_smoothing: 0.1\n",
         "dpo_loss_type: [sigmoid]\ndpo_loss_weights: [0.5]\n",
+        "dpo_loss_type: [sigmoid, aot]\n",
         "val_set_size: 0.1\nmetric_for_best_model: eval_rewards/accuracies\nsave_strategy: best\n",
     ],
 )
@@ -35,7 +36,6 @@ def test_what_goes_with_pairs(added: str):
         ("neftune_noise_alpha: 5\n", "SD0633", "neftune_noise_alpha"),
         ("log_source_loss: true\n", "SD0633", "log_source_loss"),
         ("lisa_n_layers: 2\nlisa_step_interval: 5\n", "SD0633", "lisa_n_layers"),
-        ("dpo_loss_type: [sigmoid, aot]\n", "SD0631", "dpo_loss_type"),
     ],
 )
 def test_what_does_not_go_with_pairs_is_refused_where_it_stands(added: str, code: str, key: str):

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from siredon.config.sections.preference import PreferenceSection
 from siredon.data.types import IGNORE, Sample
+from siredon.train.memory_guard import cut_rows
 from siredon.train.objective import Objective, build_dpo, build_orpo, build_simpo
+from siredon.train.step_scores import score_step
 
 #: Five pairs with sides of very unequal length; the prompt of the last one is a single token.
 PAIRS = random_pairs([(20, 30, 5), (7, 2, 40), (33, 9, 9), (12, 1, 1), (1, 17, 3)])
@@ -61,6 +63,17 @@ def wpo_ipo(scores: Tensor, before: Tensor, weights: Tensor) -> Tensor:
     return (weights * (margins((scores - before) / TOKENS) - 1 / (2 * 0.4)).square()).mean()
 
 
+def aot(scores: Tensor, before: Tensor, weights: Tensor) -> Tensor:
+    del weights
+    return softplus(-0.4 * (margins(scores).sort().values - margins(before).sort().values)).mean()
+
+
+def aot_unpaired(scores: Tensor, before: Tensor, weights: Tensor) -> Tensor:
+    del weights
+    gains = scores - before
+    return softplus(-0.4 * (gains[0::2].sort().values - gains[1::2].sort().values)).mean()
+
+
 def objective_of(build: Callable[[PreferenceSection], Objective], **keys: Any) -> Objective:
     return build(PreferenceSection(**keys))
 
@@ -71,6 +84,11 @@ METHODS: dict[str, tuple[Objective, Any]] = {
     "orpo": (objective_of(build_orpo, rl="orpo", orpo_alpha=0.2), orpo),
     "wpo": (objective_of(build_dpo, rl="dpo", rl_beta=0.4, dpo_use_weighting=True), wpo),
     "wpo_ipo": (objective_of(build_dpo, rl="ipo", rl_beta=0.4, dpo_use_weighting=True), wpo_ipo),
+    "aot": (objective_of(build_dpo, rl="dpo", rl_beta=0.4, dpo_loss_type=("aot",)), aot),
+    "aot_unpaired": (
+        objective_of(build_dpo, rl="dpo", rl_beta=0.4, dpo_loss_type=("aot_unpaired",)),
+        aot_unpaired,
+    ),
 }
 
 
@@ -223,3 +241,29 @@ def test_settings_that_are_left_out_are_those_of_trl():
     for keys in ({"orpo_alpha": 0.3}, {"rl_beta": 0.3}):
         assert build_orpo(PreferenceSection(rl="orpo", **keys)).loss.keywords["options"].alpha == 0.3  # type: ignore[attr-defined]
     assert build_orpo(PreferenceSection(rl="orpo")).scale == 0.1
+
+
+def test_scores_of_a_step_are_cut_with_the_rows_of_its_batches(write_config: Any, models: tuple[Any, Any]):
+    """A step that is made again row by row, for want of memory, has the same loss."""
+    policy, reference = models
+    objective = METHODS["aot_unpaired"][0]
+    trainer = build_pair_trainer(
+        copy.deepcopy(policy), reference, PAIRS, write_config, objective=objective, micro_batch_size=3
+    )
+    table, collate = trainer.train_dataset.table, trainer.data_collator
+    batches: list[Any] = [
+        collate([table.take(0), table.take(1) + table.take(2)]),
+        collate([table.take(3), (), table.take(4)]),
+    ]
+    trainer._step = score_step(trainer, batches)
+    assert [batch["places"].tolist() for batch in batches] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4]]
+    with torch.no_grad():
+        whole = [trainer.sum_losses(trainer.model, batch).item() for batch in batches]
+        rows = [
+            [trainer.sum_losses(trainer.model, row).item() for row in cut_rows(batch)] for batch in batches
+        ]
+    assert [sum(each) for each in rows] == pytest.approx(whole, rel=1e-5)
+    # A batch for itself is another matter
+    del batches[0]["places"]
+    with torch.no_grad():
+        assert trainer.sum_losses(trainer.model, batches[0]).item() != pytest.approx(whole[0], rel=1e-3)
