@@ -108,3 +108,13 @@ def test_references_computed_ahead_are_those_computed_live(write_pairs: Any, met
     for one, other in zip(live, ahead, strict=True):
         for name in ("loss", "eval_loss"):
             assert one.get(name, 0) == pytest.approx(other.get(name, 0), abs=1e-4)
+
+
+def test_pairs_without_padding_and_by_another_name_of_the_loss_are_the_same(write_pairs: Any, tmp_path: Path):
+    keys = {"micro_batch_size": 4, "curriculum_sampling": True, "max_steps": 2}
+    plain = train(write_pairs("plain", **keys))
+    flat = train(write_pairs("flat", **keys, dpo_padding_free=True, dpo_use_liger_kernel=True))
+    for one, other in zip(plain, flat, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    first, second = weights_of(tmp_path / "plain"), weights_of(tmp_path / "flat")
+    assert max((first[key] - second[key]).abs().max().item() for key in first) < 2e-4

@@ -104,7 +104,8 @@ class ChunkedLoss:
 
 def asks_for_chunks(config: Config) -> bool | None:
     """Whether the file asks for a chunked loss, by any of its names; None if it leaves it open."""
-    if config.loss.cut_cross_entropy or config.liger.liger_fused_linear_cross_entropy:
+    names = config.loss.cut_cross_entropy, config.liger.liger_fused_linear_cross_entropy
+    if any(names) or config.preference.dpo_use_liger_kernel:
         return True
     return config.loss.chunked_cross_entropy
 

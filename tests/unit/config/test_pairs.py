@@ -105,3 +105,27 @@ def test_simpo_says_how_steep_it_is():
 @pytest.mark.parametrize("added", ["simpo_gamma: -1\n", "cpo_alpha: -0.1\n"])
 def test_numbers_of_simpo_without_a_meaning_are_refused(added: str):
     assert check("rl: simpo\nrl_beta: 2\n" + added, PAIRS).diagnostics
+
+
+def test_pairs_without_padding_lie_end_to_end():
+    assert accept(DPO + "dpo_padding_free: true\n", PAIRS).flattens_batches
+    assert accept(DPO + "dpo_padding_free: true\nsample_packing: true\n", PAIRS).flattens_batches
+    assert not accept(DPO + "dpo_padding_free: false\n", PAIRS).flattens_batches
+
+
+@pytest.mark.parametrize(
+    ("added", "code"),
+    [
+        ("dpo_padding_free: true\nbatch_flattening: false\n", "SD0661"),
+        ("dpo_padding_free: true\nsample_packing: true\nmultipack_real_batches: true\n", "SD0661"),
+        ("dpo_use_liger_kernel: true\nchunked_cross_entropy: false\n", "SD0662"),
+    ],
+)
+def test_one_thing_is_not_asked_for_and_ruled_out(added: str, code: str):
+    (found,) = check(DPO + added, PAIRS).diagnostics
+    assert (found.code, found.severity) == (code, "error")
+
+
+def test_a_reference_of_its_own_is_passed_over():
+    (found,) = check(DPO + "rl_adapter_ref_model: true\n", PAIRS).diagnostics
+    assert (found.key, found.severity) == ("rl_adapter_ref_model", "warning")

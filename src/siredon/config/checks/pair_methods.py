@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.loss import LossSection
+from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.preference import PreferenceSection
 
 
@@ -24,6 +26,37 @@ def _check_slope(preference: PreferenceSection) -> Iterator[Finding]:
         )
 
 
+def _check_layout(preference: PreferenceSection, packing: PackingSection) -> Iterator[Finding]:
+    """Pairs lie end to end, or each pack in a row of its own, not both.
+
+    `dpo_padding_free: true` says the same as `batch_flattening: true`, and of packed pairs the same as
+    `multipack_real_batches: false`.
+    """
+    if not preference.dpo_padding_free:
+        return
+    if packing.batch_flattening is False:
+        name = "batch_flattening: false"
+    elif packing.multipack_real_batches:
+        name = "multipack_real_batches: true"
+    else:
+        return
+    yield Finding("dpo_padding_free", f"`dpo_padding_free: true` contradicts `{name}`", "Remove one of them.")
+
+
+def _check_chunks(preference: PreferenceSection, loss: LossSection) -> Iterator[Finding]:
+    """The log-probabilities of answers come from hidden states in chunks, or from whole logits, not both.
+
+    `dpo_use_liger_kernel: true` is another name for `chunked_cross_entropy: true`, which is how pairs are scored anyway
+    where the head of the model allows it.
+    """
+    if preference.dpo_use_liger_kernel and loss.chunked_cross_entropy is False:
+        yield Finding(
+            "dpo_use_liger_kernel",
+            "`dpo_use_liger_kernel: true` contradicts `chunked_cross_entropy: false`",
+            "Remove one of them.",
+        )
+
+
 _PAIRS = "datasets:\n  - path: pairs.jsonl\n    type: chat_template.default\n"
 RULES = (
     Rule(
@@ -31,5 +64,17 @@ RULES = (
         _check_slope,
         wrong=_PAIRS + "rl: simpo",
         right=_PAIRS + "rl: simpo\nrl_beta: 2.0",
+    ),
+    Rule(
+        "SD0661",
+        _check_layout,
+        wrong=_PAIRS + "rl: dpo\ndpo_padding_free: true\nbatch_flattening: false",
+        right=_PAIRS + "rl: dpo\ndpo_padding_free: true",
+    ),
+    Rule(
+        "SD0662",
+        _check_chunks,
+        wrong=_PAIRS + "rl: dpo\ndpo_use_liger_kernel: true\nchunked_cross_entropy: false",
+        right=_PAIRS + "rl: dpo\ndpo_use_liger_kernel: true",
     ),
 )

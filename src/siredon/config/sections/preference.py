@@ -48,8 +48,12 @@ class PreferenceSection(Section):
     dpo_use_weighting: Bool | None = key(
         "Pairs count by how likely the model is to write them itself (WPO).", None
     )
-    dpo_use_liger_kernel: Bool | None = planned("The loss by Liger's kernel.")
-    dpo_padding_free: Bool | None = planned("Lay rows end to end, unpadded.")
+    dpo_use_liger_kernel: Bool | None = key(
+        "Another name for `chunked_cross_entropy: true`; Liger's kernel is not used.", None
+    )
+    dpo_padding_free: Bool | None = key(
+        "Lay all pairs of a batch end to end in one row, without padding between them.", None
+    )
     precompute_ref_log_probs: Bool | None = key(
         "Run the reference model once, before training, and keep its log-probabilities with the prepared data.",
         None,
