@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.data import DataSection
 from siredon.config.sections.loss import LossSection
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.preference import PreferenceSection
@@ -57,6 +58,30 @@ def _check_chunks(preference: PreferenceSection, loss: LossSection) -> Iterator[
         )
 
 
+def _check_side(preference: PreferenceSection, data: DataSection) -> Iterator[Finding]:
+    """`excess_length_side` says what is cut of a pair, where anything is.
+
+    It is read with `excess_length_strategy: truncate` and a method that compares two answers to a prompt; other rows
+    are cut at their end.
+    """
+    if data.excess_length_side == "response":
+        return
+    if data.excess_length_strategy != "truncate":
+        yield Finding(
+            "excess_length_side",
+            f"`excess_length_side` has no effect with `excess_length_strategy: {data.excess_length_strategy}`",
+            "Set `excess_length_strategy: truncate`, or remove it.",
+            "warning",
+        )
+    elif not preference.compares:
+        yield Finding(
+            "excess_length_side",
+            "`excess_length_side: prompt` is for pairs of answers: other rows are cut at their end",
+            "Remove it.",
+            "warning",
+        )
+
+
 _PAIRS = "datasets:\n  - path: pairs.jsonl\n    type: chat_template.default\n"
 RULES = (
     Rule(
@@ -76,5 +101,11 @@ RULES = (
         _check_chunks,
         wrong=_PAIRS + "rl: dpo\ndpo_use_liger_kernel: true\nchunked_cross_entropy: false",
         right=_PAIRS + "rl: dpo\ndpo_use_liger_kernel: true",
+    ),
+    Rule(
+        "SD0663",
+        _check_side,
+        wrong=_PAIRS + "rl: dpo\nexcess_length_side: prompt",
+        right=_PAIRS + "rl: dpo\nexcess_length_side: prompt\nexcess_length_strategy: truncate",
     ),
 )
