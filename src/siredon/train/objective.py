@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from siredon.config.sections.preference import PAIR_MEASURES, PreferenceSection
+from siredon.config.sections.preference import PAIR_MEASURES, REFERENCE_MEASURES, PreferenceSection
 from siredon.train.orpo_loss import OrpoOptions, orpo_loss
 from siredon.train.pair_loss import LossParts, PairOptions, PairScores, Term, combine, load_terms
 from siredon.train.simpo_loss import SimpoOptions, simpo_loss
@@ -38,10 +38,16 @@ class Objective:
         """What pairs add to the loss of their step."""
         return self.loss(scores)
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what `measure` gives."""
+        return (*PAIR_MEASURES, *(REFERENCE_MEASURES if self.needs_reference else ()))
+
     def measure(self, scores: PairScores) -> Tensor:
-        """`PAIR_MEASURES` of each pair, [P, K], fp64, without gradient."""
+        """What is measured of each pair, [P, K], by the names of `measures`, fp64, without gradient."""
         chosen, rejected = (self.scale * values for values in self._compare(scores))
-        found = (
+        longer = torch.sign(scores.chosen_tokens - scores.rejected_tokens)
+        found = [
             chosen,
             rejected,
             chosen > rejected,
@@ -50,8 +56,12 @@ class Objective:
             scores.rejected.detach(),
             scores.chosen_tokens,
             scores.rejected_tokens,
-        )
-        assert len(found) == len(PAIR_MEASURES)
+            (longer + 1) / 2,
+            (longer * torch.sign(chosen - rejected) + 1) / 2,
+        ]
+        if self.needs_reference:
+            ratios = (scores.chosen_ratio + scores.rejected_ratio).detach()
+            found.append(ratios / (scores.chosen_tokens + scores.rejected_tokens).clamp(min=1))
         return torch.stack([values.double() for values in found], dim=1)
 
     def _compare(self, scores: PairScores) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Batch
 from siredon.train.losses import target_collisions, target_log_probs
 from siredon.train.objective import Objective
@@ -41,7 +40,7 @@ class PairTrainer(SiredonTrainer):
         self.objective = objective
         #: The model that the policy is compared with; None where batches say what is known of it, or none is needed.
         self.reference: Reference | None = None
-        self._sums["pairs"] = self._zeros(1 + len(PAIR_MEASURES))
+        self._sums["pairs"] = self._zeros(1 + len(objective.measures))
         # Scores of the whole step in hand, where the objective needs them
         self._step: StepScores | None = None
 
@@ -141,7 +140,9 @@ class PairTrainer(SiredonTrainer):
         if "loss" in logs:
             count, *sums = self.take_sums_("pairs").tolist()
             if count:
-                logs |= {name: total / count for name, total in zip(PAIR_MEASURES, sums, strict=True)}
+                logs |= {
+                    name: total / count for name, total in zip(self.objective.measures, sums, strict=True)
+                }
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -166,7 +167,7 @@ class PairTrainer(SiredonTrainer):
         return output
 
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
-        """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and `PAIR_MEASURES`, summed."""
+        """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and its `measures`, summed."""
         scores = self.score_pairs(model, inputs)
         parts = self.objective.run(scores)
         per_token = torch.zeros_like(parts.per_pair) if parts.per_token is None else parts.per_token
@@ -179,7 +180,7 @@ class PairTrainer(SiredonTrainer):
     def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
         """Those sums over the whole validation set -> its loss, and the means over its pairs."""
         pairs, tokens = max(1.0, sums[0]), max(1.0, sums[1])
-        means = {name: total / pairs for name, total in zip(PAIR_MEASURES, sums[4:], strict=True)}
+        means = {name: total / pairs for name, total in zip(self.objective.measures, sums[4:], strict=True)}
         return {"loss": sums[2] / pairs + sums[3] / tokens, **means}
 
     def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:

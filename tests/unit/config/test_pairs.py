@@ -129,3 +129,20 @@ def test_one_thing_is_not_asked_for_and_ruled_out(added: str, code: str):
 def test_a_reference_of_its_own_is_passed_over():
     (found,) = check(DPO + "rl_adapter_ref_model: true\n", PAIRS).diagnostics
     assert (found.key, found.severity) == ("rl_adapter_ref_model", "warning")
+
+
+@pytest.mark.parametrize(
+    ("added", "is_measured"),
+    [
+        ("rl: dpo\n", True),
+        ("rl: ipo\n", True),
+        ("rl: dpo\ndpo_loss_type: [sft]\n", False),
+        ("rl: simpo\nrl_beta: 2\n", False),
+        ("rl: orpo\n", False),
+    ],
+)
+def test_what_is_measured_by_a_reference_is_known_where_there_is_one(added: str, is_measured: bool):
+    keys = "val_set_size: 0.1\nsave_strategy: best\nmetric_for_best_model: eval_logps/token_ratios\n"
+    assert [found.code for found in check(added + keys, PAIRS).diagnostics] == (
+        [] if is_measured else ["SD0269"]
+    )

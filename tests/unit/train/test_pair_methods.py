@@ -267,3 +267,21 @@ def test_scores_of_a_step_are_cut_with_the_rows_of_its_batches(write_config: Any
     del batches[0]["places"]
     with torch.no_grad():
         assert trainer.sum_losses(trainer.model, batches[0]).item() != pytest.approx(whole[0], rel=1e-3)
+
+
+def test_length_is_told_from_what_is_better(write_config: Any, models: tuple[Any, Any]):
+    """Of five pairs two have the longer answer chosen, one the shorter, and in two they are alike."""
+    policy, reference = (copy.deepcopy(model).double() for model in models)
+    with torch.no_grad():
+        gains = true_scores(policy, PAIRS) - true_scores(reference, PAIRS)
+    longer = margins(TOKENS).sign()
+    objective = METHODS["wpo"][0]
+    logs, _ = take_pair_step(
+        copy.deepcopy(models[0]), reference.float(), PAIRS, write_config, objective=objective, **EACH
+    )
+    assert logs["lengths/longer_chosen"] == (1 + 0 + 0.5 + 0.5 + 1) / 5
+    wanted = ((longer * margins(gains).sign() + 1) / 2).mean().item()
+    assert logs["rewards/longer_preferred"] == pytest.approx(wanted)
+    ratios = (gains[0::2] + gains[1::2]) / (TOKENS[0::2] + TOKENS[1::2])
+    assert logs["logps/token_ratios"] == pytest.approx(ratios.mean().item(), rel=1e-4)
+    assert {"logps/token_ratios"} == set(objective.measures) - set(METHODS["orpo"][0].measures)

@@ -49,7 +49,7 @@ def test_three_tokens_by_hand():
     assert rejected.grad is not None
     assert chosen.grad.item() == pytest.approx(-0.5 * wrong, abs=1e-6)
     assert rejected.grad.item() == pytest.approx(0.5 * wrong, abs=1e-6)
-    measures = dict(zip(PAIR_MEASURES, objective.measure(scores)[0].tolist(), strict=True))
+    measures = dict(zip(objective.measures, objective.measure(scores)[0].tolist(), strict=True))
     assert measures == pytest.approx(
         {
             "rewards/chosen": 0.5 * math.log(2),
@@ -60,6 +60,9 @@ def test_three_tokens_by_hand():
             "logps/rejected": math.log(1 / 8),
             "lengths/chosen": 2.0,
             "lengths/rejected": 1.0,
+            "lengths/longer_chosen": 1.0,
+            "rewards/longer_preferred": 1.0,
+            "logps/token_ratios": (math.log(2) - math.log(4)) / 3,
         },
         abs=1e-6,
     )

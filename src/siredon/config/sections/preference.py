@@ -24,7 +24,12 @@ PAIR_MEASURES = (
     "logps/rejected",
     "lengths/chosen",
     "lengths/rejected",
+    # Whether the longer answer is the better one, and whether it has the higher reward: a half where they are alike
+    "lengths/longer_chosen",
+    "rewards/longer_preferred",
 )
+#: What is measured beside it where there is a reference model: the log-probability of a token over that by it.
+REFERENCE_MEASURES = ("logps/token_ratios",)
 
 
 class PreferenceSection(Section):
@@ -79,7 +84,14 @@ class PreferenceSection(Section):
     @property
     def measured(self) -> tuple[str, ...]:
         """What validations measure, before the answers that a model writes."""
-        return ("loss", *PAIR_MEASURES) if self.compares else ("loss", "perplexity")
+        if not self.compares:
+            return ("loss", "perplexity")
+        return ("loss", *PAIR_MEASURES, *(REFERENCE_MEASURES if self.has_reference else ()))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the policy is compared with a reference model; of the losses over pairs `sft` alone is not."""
+        return self.rl == "ipo" or (self.rl == "dpo" and set(self.pair_losses) != {"sft"})
 
     @property
     def beta(self) -> float:
