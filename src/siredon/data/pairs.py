@@ -86,12 +86,8 @@ def trim_prompt(samples: Sequence[Sample], limit: int, bos_id: int | None) -> tu
     num_prompt = min(_count_prompt(side) for side in samples)
     if excess >= num_prompt or first + excess > num_prompt:
         return list(samples), False, ALL_ANSWER
-    cut = [
-        Sample(
-            *(np.delete(values, np.s_[first : first + excess]) for values in (side.input_ids, side.labels))
-        )
-        for side in samples
-    ]
+    gone = np.s_[first : first + excess]
+    cut = [Sample(np.delete(side.input_ids, gone), np.delete(side.labels, gone)) for side in samples]
     return cut, True, ""
 
 

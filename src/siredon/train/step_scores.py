@@ -51,7 +51,8 @@ def score_step(trainer: PairTrainer, batches: Sequence[Batch]) -> StepScores:
     for batch, rows in zip(batches, found, strict=True):
         batch["places"] = torch.arange(start, start + len(rows), device=whole.device).repeat_interleave(2)
         start += len(rows)
-    return StepScores(*whole.unbind(1), places=torch.arange(len(whole), device=whole.device))
+    chosen, rejected, first, second = whole.unbind(1)
+    return StepScores(chosen, rejected, first, second, torch.arange(len(whole), device=whole.device))
 
 
 def take_places(step: StepScores, batch: Batch) -> StepScores:
@@ -84,8 +85,9 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
             reference = torch.from_numpy(score_table(trainer, table))
     samples = (sample for index in range(len(table)) for sample in table.take(index))
     tokens = torch.tensor([int((sample.labels != IGNORE).sum()) for sample in samples])
-    sides = (values[side::2] for values in (policy, reference, tokens) for side in (0, 1))
-    return PairScores(*sides)
+    return PairScores(
+        policy[0::2], policy[1::2], reference[0::2], reference[1::2], tokens[0::2], tokens[1::2]
+    )
 
 
 def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
