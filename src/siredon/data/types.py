@@ -185,8 +185,9 @@ class Batch(TypedDict):
 
     `sources`, [B, T], says of which data set each token is; it is there only where it was asked for.  So are, for
     pairs, `samples`, [B, T], the number of the sample that each token is of, counted over the batch, S for padding;
-    `packs`, [S], the number of the pack that each sample is of; and `reference`, [S], fp32, its log-probability under
-    the reference model, where that is known.
+    `packs`, [S], the number of the pack that each sample is of; `reference`, [S], fp32, its log-probability under the
+    reference model, where that is known; and `places`, [S], the number of its pair in the optimizer step, where a loss
+    matches the pairs of a step.
     """
 
     input_ids: torch.Tensor
@@ -197,3 +198,4 @@ class Batch(TypedDict):
     samples: NotRequired[torch.Tensor]
     packs: NotRequired[torch.Tensor]
     reference: NotRequired[torch.Tensor]
+    places: NotRequired[torch.Tensor]

@@ -22,9 +22,6 @@ from siredon.config.shelves import (
 )
 from siredon.registry import find_clear, suggest
 
-#: Losses that match pairs with others of their step.
-_MATCHING = ("aot", "aot_unpaired")
-
 
 def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
     """A data set of pairs has a format that reads pairs.
@@ -66,23 +63,6 @@ def _check_format(key: str, written: str) -> Iterator[Finding]:
         value=written,
         replacement=None if is_known else find_clear(written, known),
     )
-
-
-def _check_losses(preference: PreferenceSection) -> Iterator[Finding]:
-    """The losses of `rl: dpo` look at one pair at a time.
-
-    `aot` and `aot_unpaired` match the pairs of a step with each other: they need the scores of the whole step before
-    its first forward pass, which is not built.
-    """
-    if preference.dpo_use_weighting:
-        return  # SD0642 refuses them beside it
-    for word in preference.dpo_loss_type or ():
-        if word in _MATCHING:
-            yield Finding(
-                "dpo_loss_type",
-                f"`{word}` is known but not built yet: it matches the pairs of a step with each other",
-                "Use another loss: `sigmoid` is that of DPO.",
-            )
 
 
 def _check_sources(
@@ -168,12 +148,6 @@ _PAIRS = "rl: dpo\ndatasets:\n  - path: pairs.jsonl\n    type: "
 _GOOD = _PAIRS + "chat_template.default\n"
 RULES = (
     Rule("SD0630", _check_formats, wrong=_PAIRS + "alpaca", right=_GOOD),
-    Rule(
-        "SD0631",
-        _check_losses,
-        wrong=_GOOD + "dpo_loss_type: [aot]",
-        right=_GOOD + "dpo_loss_type: [sigmoid]",
-    ),
     Rule("SD0632", _check_sources, wrong=_GOOD + "train_on_inputs: true", right=_GOOD),
     Rule("SD0633", _check_policy, wrong=_GOOD + "neftune_noise_alpha: 5", right=_GOOD),
     Rule(

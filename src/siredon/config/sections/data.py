@@ -199,6 +199,10 @@ class DataSection(Section):
     excess_length_strategy: Literal["drop", "truncate", "raise"] = key(
         "What happens to rows over `sequence_len`.", "drop"
     )
+    excess_length_side: Literal["response", "prompt"] = key(
+        "What `truncate` cuts of pairs of answers: the end of an answer, or the beginning of the prompt.",
+        "response",
+    )
     train_on_inputs: Bool = key("Learn the prompts too, not only the responses.", False)
     shuffle_merged_datasets: Bool = key("Shuffle the rows of all data sets together, by `seed`.", True)
     shuffle_before_merging_datasets: Bool = key("Shuffle each data set by itself first.", False)
