@@ -207,6 +207,8 @@ def _keep_packs(part: Batch, whole: Batch, start: int) -> Batch:
     part["samples"] = (part["samples"] - (packs < 0).sum()).clamp(max=num_kept)
     if "reference" in whole:
         part["reference"] = whole["reference"][kept]
+    if "desirable" in whole:
+        part["desirable"] = whole["desirable"][kept]
     return part
 
 
@@ -233,6 +235,8 @@ def _map(batch: Batch, cut: Callable[[torch.Tensor], torch.Tensor], num_tokens: 
         found["samples"], found["packs"] = cut(batch["samples"]), batch["packs"]
     if "reference" in batch:
         found["reference"] = batch["reference"]
+    if "desirable" in batch:
+        found["desirable"] = batch["desirable"]
     return found
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from siredon.config.sections.preference import PAIR_MEASURES
+from siredon.data.pairs import PAIR
 from siredon.data.types import IGNORE, Batch
 from siredon.train.losses import target_log_probs
 from siredon.train.pair_loss import LossParts, PairOptions, PairScores, Term, combine
@@ -80,6 +81,11 @@ class PairTrainer(SiredonTrainer):
         self.reference: Reference | None = None
         self._sums["pairs"] = self._zeros(1 + len(PAIR_MEASURES))
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the policy is compared with a reference model."""
+        return self.objective.needs_reference
+
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
         chosen = (batch["labels"] != IGNORE) & (batch["samples"] % 2 == 0)
@@ -116,7 +122,7 @@ class PairTrainer(SiredonTrainer):
 
     def _score_reference(self, inputs: Batch) -> Tensor | None:
         """Log-probabilities of the samples of a batch by the reference model, [S]; None without one."""
-        if not self.objective.needs_reference:
+        if not self.needs_reference:
             return None
         if self.reference is None:
             return inputs["reference"]
@@ -141,6 +147,10 @@ class PairTrainer(SiredonTrainer):
         )
         # No first token of a sample is a target: a target is of the sample of the token that predicts it
         return _sum_by_sample(found, samples, num_samples)
+
+    def score_groups(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
+        """Log-probabilities of both samples of each group of a batch, [groups, 2]."""
+        return self.score_samples(model, inputs).view(-1, PAIR)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs what is given, and with a training loss what was measured of the pairs since the last one."""

@@ -1,11 +1,11 @@
-"""What the reference model thinks of all pairs, computed once and kept with the prepared data."""
+"""What the reference model thinks of all answers, computed once and kept with the prepared data."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,18 @@ def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[
 def _extend(trainer: PairTrainer, dataset: PackDataset, made: dict[str, Any], root: Path) -> PackDataset:
     table = dataset.table
     assert isinstance(table, JoinedTable)
-    samples = hashlib.sha256(b"".join(part.digests.tobytes() for part in table.tables)).hexdigest()
-    path = root / cache_key({"reference": made, "samples": samples}) / REFERENCE
+    path = root / cache_key({"reference": made, "samples": table.fingerprint()}) / REFERENCE
     found = _read(path, table)
     if found is None:
-        note(f"reference: computing log-probabilities of {len(table):,} pairs")
+        note(f"reference: computing log-probabilities of {len(table):,} {table.unit}")
         found = score_table(trainer, table)
         if rank() == 0:
             _write(path, found)
         trainer.accelerator.wait_for_everyone()
     else:
-        note(f"reference: log-probabilities of {len(table):,} pairs (computed before)")
+        note(f"reference: log-probabilities of {len(table):,} {table.unit} (computed before)")
     extended = copy.copy(dataset)
-    extended.table = JoinedTable(table.tables, table.group, found)
+    extended.table = replace(table, reference=found)
     return extended
 
 
@@ -84,15 +83,14 @@ def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
     )  # Alike in length: little padding; and the largest batch first
     own = order[rank() :: num_ranks()]
     device = trainer.args.device
-    values = torch.zeros(len(table), table.group, dtype=torch.float32, device=device)
+    values = torch.zeros(table.sample_lengths.shape, dtype=torch.float32, device=device)
     was_training = model.training
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for start in range(0, len(own), size):
             chosen = own[start : start + size]
             batch: Any = trainer._prepare_inputs(collator([table.take(int(index)) for index in chosen]))
-            scores = trainer.score_samples(model, batch).view(-1, table.group)
-            values[torch.from_numpy(chosen).to(device)] = scores
+            values[torch.from_numpy(chosen).to(device)] = trainer.score_groups(model, batch)
     model.train(was_training)
     if num_ranks() > 1:
         values = trainer.accelerator.reduce(values, reduction="sum")
@@ -106,7 +104,7 @@ def _read(path: Path, table: JoinedTable) -> References | None:
         found: References = np.load(path)
     except (OSError, ValueError, EOFError):
         return None
-    fits = found.shape == (table.group * len(table),) and found.dtype == np.float32
+    fits = found.shape == (table.sample_lengths.size,) and found.dtype == np.float32
     return found if fits and np.isfinite(found).all() else None
 
 

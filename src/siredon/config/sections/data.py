@@ -161,6 +161,8 @@ class DatasetEntry(SourceEntry):
     temperature: Float | None = planned("Temperature at which the teacher's were taken (distillation).")
     field_chosen: Str = key("Column of the better answer (preference methods).", "chosen")
     field_rejected: Str = key("Column of the worse answer (preference methods).", "rejected")
+    field_completion: Str = key("Column of the answer that is judged (`rl: kto`).", "completion")
+    field_label: Str = key("Column that says whether it is good: true or false (`rl: kto`).", "label")
     step_separator: Str | None = planned("Text that ends a step of reasoning (`stepwise_supervised`).")
     max_completion_length: Int | None = planned("Longest answer, in tokens (`stepwise_supervised`).")
     train_on_last_step_only: Bool | None = planned("Judge the final step alone (`stepwise_supervised`).")

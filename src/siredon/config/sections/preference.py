@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from siredon.config.fields import Bool, Float, Int, Section, StrList, key, planned
-from siredon.config.shelves import FORMATS, PREFERENCE_FORMATS
+from siredon.config.shelves import FORMATS, JUDGED_FORMATS, PREFERENCE_FORMATS
 from siredon.registry import Shelf
 
 Method = Literal["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"]
@@ -23,6 +23,21 @@ PAIR_MEASURES = (
     "lengths/rejected",
 )
 
+#: What is measured of judged answers: means over those that are good (chosen) and those that are bad (rejected), how
+#: many there were, and the divergence that rewards are held against.
+JUDGED_MEASURES = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "lengths/chosen",
+    "lengths/rejected",
+    "count/chosen",
+    "count/rejected",
+    "kl",
+)
+
 
 class PreferenceSection(Section):
     """The method, and the settings of those that need no new answers."""
@@ -30,7 +45,7 @@ class PreferenceSection(Section):
     rl: Method | None = key(
         "Method of learning from preferences or rewards; none is supervised.",
         None,
-        planned_values=("ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"),
+        planned_values=("ipo", "orpo", "simpo", "grpo", "gdpo", "ebft"),
     )
     rl_beta: Float | None = key(
         "Pull towards the reference model (DPO, IPO, KTO, SimPO); default 0.1.", None, gt=0
@@ -52,8 +67,8 @@ class PreferenceSection(Section):
     orpo_alpha: Float | None = planned("Weight of the odds ratio (ORPO).")
     simpo_gamma: Float | None = planned("Lead that good answers should have over bad ones (SimPO).")
     cpo_alpha: Float | None = planned("Weight of imitating the good answer (CPO, SimPO).")
-    kto_desirable_weight: Float | None = planned("Weight of good answers (KTO).")
-    kto_undesirable_weight: Float | None = planned("Weight of bad answers (KTO).")
+    kto_desirable_weight: Float | None = key("Weight of good answers (KTO); default 1.", None, gt=0)
+    kto_undesirable_weight: Float | None = key("Weight of bad answers (KTO); default 1.", None, gt=0)
 
     @property
     def compares(self) -> bool:
@@ -61,13 +76,22 @@ class PreferenceSection(Section):
         return self.rl == "dpo"
 
     @property
+    def judges(self) -> bool:
+        """Whether rows hold one answer, and whether it is good."""
+        return self.rl == "kto"
+
+    @property
     def formats(self) -> Shelf:
         """The shelf of the formats that `type:` names."""
+        if self.judges:
+            return JUDGED_FORMATS
         return PREFERENCE_FORMATS if self.compares else FORMATS
 
     @property
     def measured(self) -> tuple[str, ...]:
         """What validations measure, before the answers that a model writes."""
+        if self.judges:
+            return ("loss", *JUDGED_MEASURES)
         return ("loss", *PAIR_MEASURES) if self.compares else ("loss", "perplexity")
 
     @property
