@@ -8,7 +8,7 @@ from typing import Any
 
 from siredon.data.columns import read_column
 from siredon.data.conversation import add_system, build_message_options, read_messages
-from siredon.data.messages import MessageOptions, read_message, read_tools
+from siredon.data.messages import MessageOptions, decode_json, read_message, read_tools
 from siredon.data.types import Conversation, Judged, LeftOut, Message, ReadOptions, Row, RowError
 
 #: What an answer consists of.
@@ -40,9 +40,14 @@ def read_conversation(row: Row, options: ReadOptions, prompt: str, completion: s
     """
     is_desirable = read_label(row, label)
     how = replace(build_message_options(options), learn_all=False)
+    if completion in row or "field_completion" in options.entry.model_fields_set:
+        messages = read_messages(row, prompt, how)
+        answer = read_answer(read_column(row, completion), completion, how)
+        return judge(row, options, messages, answer, is_desirable)
+    written = decode_json(read_column(row, prompt), f"column `{prompt}`: its messages")
+    if isinstance(written, list) and written and isinstance(written[-1], Mapping):
+        _check_filled(written, how)
     messages = read_messages(row, prompt, how)
-    if completion in row or completion in options.entry.model_fields_set:
-        return judge(row, options, messages, read_answer(read_column(row, completion), completion, how), is_desirable)
     if len(messages) < 2:
         raise RowError(
             f"has no column `{completion}`, and column `{prompt}` holds a single message, not a prompt and its answer"
@@ -53,7 +58,6 @@ def read_conversation(row: Row, options: ReadOptions, prompt: str, completion: s
             f"has no column `{completion}`, and the last message in `{prompt}` is of the role `{last.role}`, "
             "which is no answer"
         )
-    _check_filled([last.properties], how)
     return judge(row, options, messages[:-1], (last,), is_desirable)
 
 

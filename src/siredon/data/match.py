@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from siredon.config.sections.data import DataSection
 from siredon.data.collate import Collator
 from siredon.data.split import Order, Split
 from siredon.data.table import Digests, JoinedTable, SampleTable
@@ -121,15 +122,15 @@ class JudgedCollator(Collator):
 
 
 def match_sides(
-    tables: tuple[JoinedTable, JoinedTable | None], split: Split, seed: int, limits: tuple[int, int]
+    tables: tuple[JoinedTable, JoinedTable | None], split: Split, data: DataSection, seed: int
 ) -> tuple[MatchedTable, MatchedTable, list[str]]:
     """Gives each row the answer of another row of its side: what is held out stays out of training.
 
     Args:
         tables: All training rows, and the rows of data sets for validation, if there are any.
         split: Which of the training rows are held out.
+        data: The data sets, and the longest samples of training and of validation.
         seed: Decides which answer a prompt is given.
-        limits: The longest sample of training, and of validation.
 
     Returns:
         The training rows, the rows that hold the validation ones, and lines for people.
@@ -138,16 +139,17 @@ def match_sides(
         DataError: A row for which there is no other answer.
     """
     table, tests = tables
-    longest = np.full(len(table), limits[0])
+    longest = np.full(len(table), data.sequence_len)
+    files, more = (", ".join(entry.path for entry in entries) for entries in (data.datasets, data.test_datasets))
     held_out = np.zeros(len(table), dtype=bool)
     if split.validation is not None:
         held_out[split.validation] = True
-        longest[split.validation] = limits[1]
-    sides = [("training", np.flatnonzero(~held_out)), ("validation", np.flatnonzero(held_out))]
+        longest[split.validation] = data.eval_tokens
+    sides = [(f"{files}: training", np.flatnonzero(~held_out)), (f"{files}: validation", np.flatnonzero(held_out))]
     train = _match(table, sides, seed, longest)
     validation = train
     if tests is not None:
-        validation = _match(tests, [("validation", np.arange(len(tests)))], seed, np.full(len(tests), limits[1]))
+        validation = _match(tests, [(f"{more}: validation", np.arange(len(tests)))], seed, np.full(len(tests), data.eval_tokens))
     lines = [_count("training", train, split.train)]
     if tests is not None:
         lines.append(_count("validation", validation, np.arange(len(tests))))
@@ -261,14 +263,14 @@ def _search(rows: _Rows, shuffled: Order, place: int, side: str) -> int:
         if fits.any():
             return int(some[fits.argmax()])
     what = (
-        f"{side} has one row"
+        "there is one row"
         if size == 1
-        else f"none of the {size:,} rows of {side} has both another prompt and another answer than row "
-        f"{row + 1:,} of the prepared data"
+        else f"none of the {size:,} rows has both another prompt and another answer than row {row + 1:,} of the "
+        "prepared data"
     )
     raise DataError(
-        f"`rl: kto` puts the answer of another row behind each prompt, and {what}",
+        f"{side}: `rl: kto` puts the answer of another row behind each prompt, and {what}",
         "Hold out two or more rows, or none."
-        if side == "validation"
+        if side.endswith("validation")
         else "Add rows with other prompts and other answers.",
     )

@@ -150,8 +150,7 @@ def prepare_data(
     warnings += compare_sides(table, held_out) if test_parts else ()
     if preparation.judges:
         tests = held_out if test_parts else None
-        limits = data.sequence_len, data.eval_tokens
-        table, held_out, more = match_sides((table, tests), split, preparation.seed, limits)
+        table, held_out, more = match_sides((table, tests), split, data, preparation.seed)
         lines += more
     train, more = (
         _mix(table, split.train, preparation, packing, multiple)

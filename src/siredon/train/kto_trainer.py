@@ -90,7 +90,7 @@ class KtoTrainer(PairTrainer):
     def sum_losses(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The loss summed over the answers of a batch."""
         scores = self.score_answers_of(model, inputs)
-        measures = self._measure(scores, inputs).sum(0)
+        measures = self._measure_answers(scores, inputs).sum(0)
         self._sums["answers"][2:] += measures
         return kto_loss(scores, self.kl, self.judging).sum()
 
@@ -105,7 +105,7 @@ class KtoTrainer(PairTrainer):
             [self.score_samples(model, batch) for batch in (inputs, inputs["mismatched"])], dim=1
         )
 
-    def _measure(self, scores: AnswerScores, inputs: Batch) -> Tensor:
+    def _measure_answers(self, scores: AnswerScores, inputs: Batch) -> Tensor:
         """`_SUMMED` of each answer, as one that is good and as one that is bad, [S, 8], fp64, without gradient."""
         policy = scores.log_probs.detach()
         rewards = self.judging.beta * (policy - scores.reference)
@@ -145,9 +145,16 @@ class KtoTrainer(PairTrainer):
         """Of each pack, [packs, 9]: the loss and what is measured of its answers, summed."""
         scores = self.score_answers_of(model, inputs)
         losses = kto_loss(scores, self.kl, self.judging).double()
-        rows = torch.cat([losses[:, None], self._measure(scores, inputs)], dim=1)
+        rows = torch.cat([losses[:, None], self._measure_answers(scores, inputs)], dim=1)
         sums = rows.new_zeros(len(inputs["num_tokens"]), rows.shape[1])
         return sums.index_add_(0, inputs["packs"], rows)
+
+    def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
+        """A document by itself is not judged: of it the loss of its tokens is told."""
+        if "samples" not in inputs:
+            return super()._sum_rows(model, inputs)
+        rows = self.measure_packs(model, inputs)
+        return rows[:, 0], rows[:, 1] + rows[:, 1 + len(_SUMMED)]
 
     def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
         """Those sums over a validation set, and its divergence -> loss, rewards and the like."""
