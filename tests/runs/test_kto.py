@@ -66,7 +66,9 @@ def train(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_the_first_step_is_the_reference_and_margins_rise(write_judged: Any, tmp_path: Path, adapter: str):
-    metrics = train(write_judged(**ADAPTERS[adapter], val_set_size=6, eval_steps=3, gradient_accumulation_steps=6))
+    metrics = train(
+        write_judged(**ADAPTERS[adapter], val_set_size=6, eval_steps=3, gradient_accumulation_steps=6)
+    )
     steps = [row for row in metrics if "loss" in row]
     # Each answer has 1 - sigmoid(0) = 1/2 where policy and reference are one, whatever it is
     assert steps[0]["loss"] == pytest.approx(0.5, abs=1e-6)
@@ -136,7 +138,9 @@ def test_two_ranks_are_one(write_judged: Any, tmp_path: Path, keys: dict[str, An
     assert max((before[name] - after[name]).abs().max().item() for name in before) < 1e-4
 
 
-@pytest.mark.parametrize("keys", [{**LORA}, {}, {"precompute_ref_log_probs": True}], ids=["lora", "full", "ahead"])
+@pytest.mark.parametrize(
+    "keys", [{**LORA}, {}, {"precompute_ref_log_probs": True}], ids=["lora", "full", "ahead"]
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     write_judged: Any, tmp_path: Path, keys: dict[str, Any]
 ):
@@ -169,12 +173,18 @@ def test_a_mixture_draws_matched_answers(write_judged: Any, tmp_path: Path):
         {"path": str(tmp_path / "judged.jsonl"), "type": "chat_template", "weight": 3},
         {"path": str(other), "type": "chat_template", "weight": 1},
     ]
-    metrics = train(write_judged(datasets=entries, mix_strategy="random", max_steps=2))
+    metrics = train(write_judged(datasets=entries, mix_strategy="all_exhausted", max_steps=2))
     assert metrics[0]["loss"] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_a_bad_step_is_written_down_document_by_document(write_judged: Any, tmp_path: Path):
-    keys = {"on_bad_step": "skip", "spike_factor": 1.01, "spike_window": 8, "max_steps": 12, "learning_rate": 0.5}
+    keys = {
+        "on_bad_step": "skip",
+        "spike_factor": 1.01,
+        "spike_window": 8,
+        "max_steps": 12,
+        "learning_rate": 0.5,
+    }
     train(write_judged(**keys, gradient_accumulation_steps=2))
     written = list((tmp_path / "config").rglob("step-*.jsonl"))
     assert written

@@ -140,16 +140,26 @@ def match_sides(
     """
     table, tests = tables
     longest = np.full(len(table), data.sequence_len)
-    files, more = (", ".join(entry.path for entry in entries) for entries in (data.datasets, data.test_datasets))
+    files, more = (
+        ", ".join(entry.path for entry in entries) for entries in (data.datasets, data.test_datasets)
+    )
     held_out = np.zeros(len(table), dtype=bool)
     if split.validation is not None:
         held_out[split.validation] = True
         longest[split.validation] = data.eval_tokens
-    sides = [(f"{files}: training", np.flatnonzero(~held_out)), (f"{files}: validation", np.flatnonzero(held_out))]
+    sides = [
+        (f"{files}: training", np.flatnonzero(~held_out)),
+        (f"{files}: validation", np.flatnonzero(held_out)),
+    ]
     train = _match(table, sides, seed, longest)
     validation = train
     if tests is not None:
-        validation = _match(tests, [(f"{more}: validation", np.arange(len(tests)))], seed, np.full(len(tests), data.eval_tokens))
+        validation = _match(
+            tests,
+            [(f"{more}: validation", np.arange(len(tests)))],
+            seed,
+            np.full(len(tests), data.eval_tokens),
+        )
     lines = [_count("training", train, split.train)]
     if tests is not None:
         lines.append(_count("validation", validation, np.arange(len(tests))))
@@ -204,7 +214,10 @@ class _Rows:
     def __init__(self, table: MatchedTable) -> None:
         self._table = table
         hashes = [
-            [int.from_bytes(hashlib.blake2b(part.tobytes(), digest_size=8).digest(), "little") for part in parts]
+            [
+                int.from_bytes(hashlib.blake2b(part.tobytes(), digest_size=8).digest(), "little")
+                for part in parts
+            ]
             for parts in self._cut_all()
         ]
         self.prompts, self.answers = np.array(hashes, dtype=np.uint64).reshape(-1, 2).T

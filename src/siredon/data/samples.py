@@ -20,7 +20,17 @@ from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.special_text import find_special
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
-from siredon.data.types import IGNORE, Format, Judged, LeftOut, Preference, ReadOptions, RowError, Sample, Text
+from siredon.data.types import (
+    IGNORE,
+    Format,
+    Judged,
+    LeftOut,
+    Preference,
+    ReadOptions,
+    RowError,
+    Sample,
+    Text,
+)
 from siredon.errors import DataError
 
 _BATCH_ROWS = 1_000
@@ -315,9 +325,7 @@ def _keep(
     reason = next((why for _, _, why in fitted if why), "")
     pieces = [piece for found, _, _ in fitted for piece in found]
     if len(sides) == 1:
-        kept = [
-            replace(piece, is_desirable=ready.is_desirable) for piece in pieces if piece.num_targets
-        ]
+        kept = [replace(piece, is_desirable=ready.is_desirable) for piece in pieces if piece.num_targets]
         return kept, is_cut, "" if kept else reason or NO_TARGETS
     reason = reason or find_fault(pieces)
     return [] if reason else pieces, is_cut, reason

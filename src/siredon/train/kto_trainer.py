@@ -80,7 +80,9 @@ class KtoTrainer(PairTrainer):
                 inputs: Any = self._prepare_inputs(batch)  # type: ignore[arg-type]
                 sums += sum_drifts(self.score_samples(model, inputs), self._known_reference(inputs))
         model.train(was_training)
-        return estimate_kl(self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums)
+        return estimate_kl(
+            self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
+        )
 
     def _known_reference(self, inputs: Batch) -> Tensor:
         reference = self._score_reference(inputs)
@@ -170,7 +172,9 @@ def _name(sums: Sequence[float], kl: float) -> dict[str, float]:
         count, *totals = sums[place * len(_SUMMED) :][: len(_SUMMED)]
         found[f"count/{side}"] = count
         if count:
-            found |= {f"{name}/{side}": total / count for name, total in zip(_SUMMED[1:], totals, strict=True)}
+            found |= {
+                f"{name}/{side}": total / count for name, total in zip(_SUMMED[1:], totals, strict=True)
+            }
     if "rewards/chosen" in found and "rewards/rejected" in found:
         found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
     return {name: found[name] for name in JUDGED_MEASURES if name in found}

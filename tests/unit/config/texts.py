@@ -24,7 +24,7 @@ def read(text: str) -> Document:
 
 def check(added: str = "", start: str = MINIMAL) -> Checked:
     """What becomes of the least configuration with further lines."""
-    if start == MINIMAL and "rl: dpo" in added:
+    if start == MINIMAL and ("rl: dpo" in added or "rl: kto" in added):
         start = PAIRS
     return check_document(parse_document("config.yml", start + added))
 

@@ -43,7 +43,11 @@ def said(found: Any) -> list[tuple[str, str, bool]]:
 
 def rows_of(count: int) -> list[dict[str, Any]]:
     return [
-        {"messages": [{"role": "user", "content": f"Number {n}?"}], "completion": f"Yes {n}.", "label": n % 3 > 0}
+        {
+            "messages": [{"role": "user", "content": f"Number {n}?"}],
+            "completion": f"Yes {n}.",
+            "label": n % 3 > 0,
+        }
         for n in range(count)
     ]
 
@@ -150,7 +154,12 @@ def test_samples_are_those_of_supervised_data(tokenizer: Any, tmp_path: Path):
 
 
 def test_what_cannot_be_used_is_counted_and_told_with_its_place(tokenizer: Any, tmp_path: Path):
-    rows = [*rows_of(4), {**ROW, "completion": " "}, {**ROW, "completion": "word " * 200}, {**ROW, "label": "no"}]
+    rows = [
+        *rows_of(4),
+        {**ROW, "completion": " "},
+        {**ROW, "completion": "word " * 200},
+        {**ROW, "label": "no"},
+    ]
     with pytest.raises(DataError, match=r"judged\.jsonl.* 7 .*column `label` holds 'no'"):
         prepare(rows, tokenizer, tmp_path, sequence_len=64)
     found = prepare(rows, tokenizer, tmp_path, sequence_len=64, bad_rows="drop")
@@ -233,12 +242,16 @@ def test_the_real_rows_are_read_as_they_are(tokenizer: Any, tmp_path: Path):
 
 def sample_of(prompt: list[int], answer: list[int]) -> Sample:
     ids = np.array([*prompt, *answer], dtype=np.int32)
-    return Sample(ids, np.where(np.arange(len(ids)) < len(prompt), IGNORE, ids).astype(np.int32), is_desirable=True)
+    return Sample(
+        ids, np.where(np.arange(len(ids)) < len(prompt), IGNORE, ids).astype(np.int32), is_desirable=True
+    )
 
 
 def lengths(limit: int) -> DataSection:
     """Of a data set whose samples are given."""
-    return DataSection.model_validate({"datasets": [{"path": "rows.jsonl", "type": "chat_template"}], "sequence_len": limit})
+    return DataSection.model_validate(
+        {"datasets": [{"path": "rows.jsonl", "type": "chat_template"}], "sequence_len": limit}
+    )
 
 
 def match(samples: list[Sample], seed: int = 7, limit: int = 64, held_out: int = 0) -> MatchedTable:
@@ -274,7 +287,9 @@ def test_no_prompt_is_given_an_answer_of_its_own(drawn: Any, seed: int, limit: i
         theirs = drawn[int(table.partners[number])][1]
         assert own.input_ids.tolist() == prompt + answer
         assert other.input_ids.tolist() == (prompt + theirs)[:limit]
-        assert (other.labels != IGNORE).tolist() == [False] * len(prompt) + [True] * (len(other.labels) - len(prompt))
+        assert (other.labels != IGNORE).tolist() == [False] * len(prompt) + [True] * (
+            len(other.labels) - len(prompt)
+        )
         assert table.sample_lengths[number].tolist() == [len(own.input_ids), len(other.input_ids)]
 
 

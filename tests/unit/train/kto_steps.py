@@ -53,7 +53,9 @@ def judged(samples: Sequence[Sample], flags: Sequence[bool]) -> list[Sample]:
 def matched(samples: Sequence[Sample], max_tokens: int = 512, seed: int = 7) -> MatchedTable:
     """All of them as training rows."""
     table = JoinedTable((build_table(samples),))
-    data = DataSection.model_validate({"datasets": [{"path": "rows.jsonl", "type": "chat_template"}], "sequence_len": max_tokens})
+    data = DataSection.model_validate(
+        {"datasets": [{"path": "rows.jsonl", "type": "chat_template"}], "sequence_len": max_tokens}
+    )
     return match_sides((table, None), Split(np.arange(len(samples)), None), data, seed)[0]
 
 

@@ -111,9 +111,7 @@ def test_batches_packs_and_order_change_nothing(
     write_config: Any, truth: Any, packs: Any, flatten: bool, keys: dict[str, Any]
 ):
     policy, reference, wanted, gradients = truth
-    logs, got = take_kto_step(
-        policy, reference, ANSWERS, write_config, packs=packs, flatten=flatten, **keys
-    )
+    logs, got = take_kto_step(policy, reference, ANSWERS, write_config, packs=packs, flatten=flatten, **keys)
     assert logs["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
     assert logs["kl"] == pytest.approx(wanted["kl"], abs=1e-4)
     assert largest_difference(got, gradients) < 1e-5
@@ -173,7 +171,10 @@ def test_mismatched_answers_stand_in_a_batch_of_their_own(write_config: Any):
     learned = batch["samples"][batch["labels"] != IGNORE]
     assert np.bincount(learned.numpy()).tolist() == [30, 40, 17]
     theirs = batch["mismatched"]
-    counts = [len(ANSWERS[table.partners[row]].input_ids) - table.prompt_lengths[table.partners[row]] for row in (0, 1, 4)]
+    counts = [
+        len(ANSWERS[table.partners[row]].input_ids) - table.prompt_lengths[table.partners[row]]
+        for row in (0, 1, 4)
+    ]
     assert np.bincount(theirs["samples"][theirs["labels"] != IGNORE].numpy()).tolist() == counts
     assert [row["desirable"].tolist() for row in cut_rows(batch)] == [[True, False], [], [False]]
 
@@ -210,7 +211,12 @@ def test_a_document_by_itself_has_the_loss_of_its_tokens(write_config: Any):
     sample: Sample = ANSWERS[0]
     ids, labels = (torch.from_numpy(part.astype("int64"))[None] for part in (sample.input_ids, sample.labels))
     places = torch.arange(ids.shape[1])[None]
-    alone: Any = {"input_ids": ids, "labels": labels, "position_ids": places, "num_tokens": torch.tensor([50])}
+    alone: Any = {
+        "input_ids": ids,
+        "labels": labels,
+        "position_ids": places,
+        "num_tokens": torch.tensor([50]),
+    }
     with torch.no_grad():
         truth = -true_scores(model, ANSWERS[:1])[0] / 30
     assert trainer.measure_row(alone) == pytest.approx(truth.item(), abs=1e-4)

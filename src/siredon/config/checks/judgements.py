@@ -27,14 +27,20 @@ def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             written = "user_defined" if isinstance(entry.type, PromptFormat) else entry.type
-            yield from _check_format(f"{list_name}.{index}.type", written, isinstance(entry.type, PromptFormat))
+            yield from _check_format(
+                f"{list_name}.{index}.type", written, isinstance(entry.type, PromptFormat)
+            )
 
 
 def _check_format(key: str, written: str, is_mapping: bool) -> Iterator[Finding]:
     head, mark, variant = split_type(written)
     parts = {name: JUDGED_FORMATS.load(name) for name in JUDGED_FORMATS.names()}
     variants = {name: () if callable(part) else tuple(part.variants) for name, part in parts.items()}
-    if head in variants and (is_mapping or head != "user_defined") and (not mark or variant in variants[head]):
+    if (
+        head in variants
+        and (is_mapping or head != "user_defined")
+        and (not mark or variant in variants[head])
+    ):
         return
     known = [name + (f".{word}" if word else "") for name, words in variants.items() for word in ("", *words)]
     unbuilt = head in KNOWN_JUDGED_FORMATS and head not in variants

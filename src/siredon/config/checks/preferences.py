@@ -324,7 +324,7 @@ _BATCH = "gradient_accumulation_steps: 4\n"
 _STRIDED = "rl: ebft\nebft:\n  mode: strided\n"
 RULES = (
     Rule("SD0313", _check_method, wrong="rl: dpo\nkd_trainer: true", right="kd_trainer: true"),
-    Rule("SD0314", _check_packing, wrong="rl: grpo\nsample_packing: true", right="rl: grpo"),
+    Rule("SD0314", _check_packing, wrong=_GRPO + "sample_packing: true", right=_GRPO),
     Rule("SD0315", _check_idle, wrong="rl: dpo\norpo_alpha: 0.1", right="rl: orpo\norpo_alpha: 0.1"),
     Rule(
         "SD0316",

@@ -17,6 +17,4 @@ def read_default(row: Row, options: ReadOptions) -> Judged:
 
 
 _DEFAULT = Format(read=read_default, prompt=render_prompt, uses_template=True)
-FORMAT = Format(
-    read=read_default, prompt=render_prompt, uses_template=True, variants={"default": _DEFAULT}
-)
+FORMAT = Format(read=read_default, prompt=render_prompt, uses_template=True, variants={"default": _DEFAULT})
