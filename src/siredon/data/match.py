@@ -82,7 +82,7 @@ class MatchedTable(JoinedTable):
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Room that a group takes, shape [N]: its two samples lie in batches of their own, so the longer one decides."""
+        """Room that a group takes, shape [N]: that of the longer sample, as the two lie in batches of their own."""
         longer: npt.NDArray[np.int64] = self.sample_lengths.max(axis=1)
         return longer
 

@@ -1,6 +1,7 @@
 """The nouns of the data stage, one frozen type each.
 
-Rows -> `Conversation` | `Text`, a `Preference` of two, or one that is `Judged` -> `Span`s -> `Sample` -> `Pack` -> `Batch`.
+Rows -> `Conversation` | `Text`, a `Preference` of two, or one that is `Judged` -> `Span`s -> `Sample` -> `Pack` ->
+`Batch`.
 """
 
 from __future__ import annotations

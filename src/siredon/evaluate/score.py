@@ -60,7 +60,8 @@ def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder:
     """
     if config.preference.compares or config.preference.judges:
         raise DataError(
-            f"`rl: {config.preference.rl}`: rows that compare answers or judge them are judged by the validations of a training",
+            f"`rl: {config.preference.rl}`: rows that compare answers or judge them are judged by the validations of "
+            "a training",
             "Judge on rows of their own: `rl= test_datasets=...`, or read `eval_rewards/margins` of the run.",
         )
     scores = {name: load_metric(name) for name in wanted.metrics}

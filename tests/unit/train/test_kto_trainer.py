@@ -1,4 +1,4 @@
-"""Loss, divergence, gradients and rewards over judged answers are the slow truth, however they are batched and packed."""
+"""Loss, divergence, gradients and rewards over judged answers are the slow truth, however these are batched."""
 
 from __future__ import annotations
 
