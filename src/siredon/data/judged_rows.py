@@ -70,7 +70,7 @@ def read_answer(value: object, name: str, how: MessageOptions) -> tuple[Message,
     """
     if isinstance(value, str):
         value, how = {"role": "assistant", "content": value}, replace(how, names={})
-    items = value if isinstance(value, list) else [value]
+    items: list[Any] = value if isinstance(value, list) else [value]
     if not items:
         raise LeftOut(EMPTY)
     if not all(isinstance(item, Mapping) for item in items):

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from siredon.config.sections.data import DataSection
+from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.data.collate import Collator
 from siredon.data.split import Order, Split
 from siredon.data.table import Digests, JoinedTable, SampleTable
@@ -139,33 +139,28 @@ def match_sides(
         DataError: A row for which there is no other answer.
     """
     table, tests = tables
+    files, more = (_name_files(entries) for entries in (data.datasets, data.test_datasets))
     longest = np.full(len(table), data.sequence_len)
-    files, more = (
-        ", ".join(entry.path for entry in entries) for entries in (data.datasets, data.test_datasets)
-    )
     held_out = np.zeros(len(table), dtype=bool)
     if split.validation is not None:
         held_out[split.validation] = True
         longest[split.validation] = data.eval_tokens
-    sides = [
-        (f"{files}: training", np.flatnonzero(~held_out)),
-        (f"{files}: validation", np.flatnonzero(held_out)),
-    ]
-    train = _match(table, sides, seed, longest)
-    validation = train
+    sides = [(f"{files}: training", ~held_out), (f"{files}: validation", held_out)]
+    train = validation = _match(table, sides, seed, longest)
+    judged = split.validation
     if tests is not None:
-        validation = _match(
-            tests,
-            [(f"{more}: validation", np.arange(len(tests)))],
-            seed,
-            np.full(len(tests), data.eval_tokens),
-        )
+        judged = np.arange(len(tests))
+        everything = np.ones(len(tests), dtype=bool)
+        longest = np.full(len(tests), data.eval_tokens)
+        validation = _match(tests, [(f"{more}: validation", everything)], seed, longest)
     lines = [_count("training", train, split.train)]
-    if tests is not None:
-        lines.append(_count("validation", validation, np.arange(len(tests))))
-    elif split.validation is not None:
-        lines.append(_count("validation", train, split.validation))
+    if judged is not None:
+        lines.append(_count("validation", validation, judged))
     return train, validation, lines
+
+
+def _name_files(entries: Sequence[DatasetEntry]) -> str:
+    return ", ".join(entry.path for entry in entries)
 
 
 def _count(side: str, table: MatchedTable, order: Order) -> str:
@@ -185,7 +180,10 @@ def _judgements(table: SampleTable) -> npt.NDArray[np.bool_]:
 
 
 def _match(
-    table: JoinedTable, sides: Sequence[tuple[str, Order]], seed: int, max_tokens: npt.NDArray[np.int64]
+    table: JoinedTable,
+    sides: Sequence[tuple[str, npt.NDArray[np.bool_]]],
+    seed: int,
+    max_tokens: npt.NDArray[np.int64],
 ) -> MatchedTable:
     prompt_lengths = np.concatenate([_measure_prompts(part) for part in table.tables])
     partners = np.arange(len(table))
@@ -193,7 +191,8 @@ def _match(
         table.tables, partners=partners, prompt_lengths=prompt_lengths, max_tokens=max_tokens
     )
     rows = _Rows(alone)
-    for number, (side, pool) in enumerate(sides):
+    for number, (side, holds) in enumerate(sides):
+        pool = np.flatnonzero(holds)
         if len(pool):
             generator = np.random.default_rng([seed, number])
             partners[pool] = _find_partners(rows, pool[generator.permutation(len(pool))], pool, side)

@@ -77,7 +77,7 @@ class KtoTrainer(PairTrainer):
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for batch in mismatched:
-                inputs: Any = self._prepare_inputs(batch)  # type: ignore[arg-type]
+                inputs: Any = self._prepare_inputs(batch)
                 sums += sum_drifts(self.score_samples(model, inputs), self._known_reference(inputs))
         model.train(was_training)
         return estimate_kl(
