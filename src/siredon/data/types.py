@@ -126,6 +126,8 @@ class Format:
         uses_template: It reads conversations, which a chat template renders.
         ends: Every row ends with a stop token that is learned.
         variants: Formats behind a dot or a colon: `chatml` of `alpaca:chatml`, `load_qa` of `alpaca_chat.load_qa`.
+        template: The chat template that it always uses; None for that of the data set.
+        reads: Keys about rows that it reads in its data set's entry; None where nothing is said of them.
     """
 
     read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference | Judged]
@@ -133,6 +135,8 @@ class Format:
     uses_template: bool = False
     ends: bool = True
     variants: Mapping[str, Format] = field(default_factory=dict)
+    template: Template | None = None
+    reads: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

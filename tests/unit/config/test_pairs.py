@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.config.texts import MODEL, PAIRS, accept, check
 
+from siredon.config.shelves import pair_types
+
 DPO = "rl: dpo\n"
 
 
@@ -45,7 +47,7 @@ def test_what_does_not_go_with_pairs_is_refused_where_it_stands(added: str, code
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("chatml.intel", "known but not built yet"),
+        ("chatml.intell", "no format of rows with two answers"),
         ("alpaca", "no format of rows with two answers"),
         ("chat_template.nothing", "no format of rows with two answers"),
         ("my.module", "no format of rows with two answers"),
@@ -64,7 +66,7 @@ def test_what_is_not_measured_of_pairs_decides_nothing():
     assert [code for code, _, _ in find(keys)] == ["SD0269"]
 
 
-@pytest.mark.parametrize("name", ["chat_template", "chat_template.default", "chat_template.argilla_chat"])
+@pytest.mark.parametrize("name", ["chat_template", "sharegpt", "zephyr", *pair_types()])
 def test_formats_of_pairs_are_accepted(name: str):
     accept(DPO, MODEL + f"datasets:\n  - path: rows.jsonl\n    type: {name}\n")
 

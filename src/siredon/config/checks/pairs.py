@@ -13,7 +13,13 @@ from siredon.config.sections.freezing import LisaSection, ReloraSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.streaming import StreamingSection
-from siredon.config.shelves import KNOWN_PREFERENCE_FORMATS, PREFERENCE_FORMATS, split_type
+from siredon.config.shelves import (
+    KNOWN_PREFERENCE_FORMATS,
+    PREFERENCE_FORMATS,
+    find_variant,
+    split_type,
+    variants_of,
+)
 from siredon.registry import find_clear, suggest
 
 #: Losses that match pairs with others of their step.
@@ -29,27 +35,34 @@ def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
-            written = "user_defined" if isinstance(entry.type, PromptFormat) else entry.type
-            yield from _check_format(f"{list_name}.{index}.type", written)
+            if not isinstance(entry.type, PromptFormat):
+                yield from _check_format(f"{list_name}.{index}.type", entry.type)
 
 
 def _check_format(key: str, written: str) -> Iterator[Finding]:
-    head, mark, variant = split_type(written)
+    if find_variant(PREFERENCE_FORMATS, written) is not None:
+        return
+    if written in ("user_defined", "user_defined.default"):
+        fix = 'Give `type` a mapping: `type: {field_prompt: question, prompt_format: "Q: {prompt}\\nA: "}`.'
+        yield Finding(key, f"`type: {written}` does not say what the prompt is", fix, value=written)
+        return
+    head, mark, _ = split_type(written)
     built = PREFERENCE_FORMATS.names()
     known = [
         name + (f".{word}" if word else "")
         for name in built
-        for word in ("", *PREFERENCE_FORMATS.load(name).variants)
+        for word in ("", *variants_of(PREFERENCE_FORMATS, name))
     ]
-    if head in built and (not mark or variant in PREFERENCE_FORMATS.load(head).variants):
-        return
     is_known = head in KNOWN_PREFERENCE_FORMATS and head not in built
+    # A dotted path may be meant as a function
+    way_out = "A function of your own is `input_transform`. " if mark == "." and head not in built else ""
     yield Finding(
         key,
         f"`type: {written}` is known but not built yet"
         if is_known
         else f"`type: {written}` is no format of rows with two answers",
-        f"{'' if is_known else suggest(written, known)}Built: {', '.join(f'`{word}`' for word in known)}.",
+        f"{'' if is_known else suggest(written, known)}{way_out}"
+        f"Built: {', '.join(f'`{word}`' for word in known)}.",
         value=written,
         replacement=None if is_known else find_clear(written, known),
     )
