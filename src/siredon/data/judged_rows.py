@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from siredon.data.columns import read_column
+from siredon.data.columns import read_column, read_filled, read_text
 from siredon.data.conversation import add_system, build_message_options, read_messages
 from siredon.data.messages import MessageOptions, decode_json, read_message, read_tools
 from siredon.data.types import Conversation, Judged, LeftOut, Message, ReadOptions, Row, RowError
@@ -29,10 +29,12 @@ def read_label(row: Row, name: str) -> bool:
     return value
 
 
-def read_conversation(row: Row, options: ReadOptions, prompt: str, completion: str, label: str) -> Judged:
+def read_conversation(
+    row: Row, options: ReadOptions, prompt: str, completion: str | None, label: str
+) -> Judged:
     """A list of messages in the column `prompt`, and the answer to it in the column `completion`.
 
-    Where a row has no column for the answer, the last message is the answer.
+    Where a row has no column for the answer, or `completion` is None, the last message is the answer.
 
     Raises:
         LeftOut: The answer is empty.
@@ -40,7 +42,7 @@ def read_conversation(row: Row, options: ReadOptions, prompt: str, completion: s
     """
     is_desirable = read_label(row, label)
     how = replace(build_message_options(options), learn_all=False)
-    if completion in row or "field_completion" in options.entry.model_fields_set:
+    if completion is not None and (completion in row or "field_completion" in options.entry.model_fields_set):
         messages = read_messages(row, prompt, how)
         answer = read_answer(read_column(row, completion), completion, how)
         return judge(row, options, messages, answer, is_desirable)
@@ -50,15 +52,40 @@ def read_conversation(row: Row, options: ReadOptions, prompt: str, completion: s
     messages = read_messages(row, prompt, how)
     if len(messages) < 2:
         raise RowError(
-            f"has no column `{completion}`, and column `{prompt}` holds a single message, not a prompt and its answer"
+            f"column `{prompt}` holds a single message, not a prompt and its answer{_lacking(completion)}"
         )
     last = messages[-1]
     if last.role not in _ANSWERING:
         raise RowError(
-            f"has no column `{completion}`, and the last message in `{prompt}` is of the role `{last.role}`, "
-            "which is no answer"
+            f"the last message in column `{prompt}` is of the role `{last.role}`, which is no answer"
+            f"{_lacking(completion)}"
         )
     return judge(row, options, messages[:-1], (last,), is_desirable)
+
+
+def _lacking(completion: str | None) -> str:
+    return "" if completion is None else f" (and there is no column `{completion}`)"
+
+
+def read_question(row: Row, options: ReadOptions, prompt: str) -> Judged:
+    """A question in the column `prompt`, as a text or messages, and the answer to it in `field_completion`.
+
+    Raises:
+        LeftOut: The answer is empty.
+        RowError: Anything is missing, or is something else.
+    """
+    entry = options.entry
+    is_desirable = read_label(row, entry.field_label)
+    how = replace(build_message_options(options), learn_all=False)
+    value = read_column(row, prompt)
+    if isinstance(value, list):
+        asked = read_messages(row, prompt, how)
+    else:
+        text = read_filled(row, prompt)
+        asked = (Message({"role": "user", "content": text}, "user", text, False),)
+    read_text(row, "system", required=False)  # It must not hold anything else
+    answer = read_answer(read_column(row, entry.field_completion), entry.field_completion, how)
+    return judge(row, options, asked, answer, is_desirable)
 
 
 def read_answer(value: object, name: str, how: MessageOptions) -> tuple[Message, ...]:

@@ -316,3 +316,60 @@ def test_an_answer_that_is_equal_once_cut_is_no_other_answer():
     table = match(samples, limit=5)
     assert table.partners[0] == 2
     assert len(table.take(0)[1].input_ids) == 5
+
+
+# The columns of published data sets, and prompts of your own
+
+_YES = {"completion": "Yes.", "label": True}
+_LAYOUTS = {
+    "argilla": {"instruction": "Salty?", **_YES},
+    "argilla_chat": {
+        "completion": [{"role": "user", "content": "Salty?"}, {"role": "assistant", "content": "Yes."}],
+        "label": True,
+    },
+    "intel": {"question": "Salty?", "system": "Be brief.", **_YES},
+    "prompt_pairs": {"prompt": "Salty?", **_YES},
+    "ultra": {"prompt": [{"role": "user", "content": "Salty?"}], **_YES},
+}
+
+
+@pytest.mark.parametrize("head", ["chat_template", "chatml", "llama3"])
+@pytest.mark.parametrize("name", _LAYOUTS)
+def test_columns_of_published_data_sets(head: str, name: str):
+    found = read(_LAYOUTS[name], type=f"{head}.{name}")
+    system = [("system", "Be brief.", False)] if name == "intel" else []
+    assert said(found) == [*system, ("user", "Salty?", False), ("assistant", "Yes.", True)]
+    with pytest.raises(RowError, match="neither true nor false"):
+        read({**_LAYOUTS[name], "label": "yes"}, type=f"{head}.{name}")
+
+
+def test_a_named_template_renders_whatever_the_data_set_says(tokenizer: Any, tmp_path: Path):
+    rows = [{"prompt": f"{n}?", "completion": f"Yes {n}.", "label": n > 0} for n in range(2)]
+    entry = {"type": "llama3.ultra"}
+    found = prepare(rows, tokenizer, tmp_path, entry=entry)
+    sample = found.train[0][0]  # type: ignore[index]
+    assert "<|start_header_id|>user<|end_header_id|>\n\n0?<|eot_id|>" in tokenizer.decode(sample.input_ids)
+    assert tokenizer.decode(sample.input_ids[sample.labels != IGNORE]) == "Yes 0.<|eot_id|>"
+
+
+def test_a_prompt_of_your_own(tokenizer: Any, tmp_path: Path):
+    form = {
+        "field_prompt": "q",
+        "field_completion": "a",
+        "field_label": "good",
+        "field_system": "s",
+        "system_format": "{system}\n",
+        "prompt_format": "{system}Q: {prompt}\nA: ",
+        "completion_format": "<{completion}>",
+    }
+    rows = [{"q": f"{n}?", "a": f"{n}", "good": n > 1, "s": "Be brief." if n else None} for n in range(3)]
+    found = prepare(rows, tokenizer, tmp_path, entry={"type": form})
+    texts = [tokenizer.decode(pack[0].input_ids) for pack in found.train]  # type: ignore[union-attr]
+    assert texts[:2] == ["Q: 0?\nA: <0><|im_end|>", "Be brief.\nQ: 1?\nA: <1><|im_end|>"]
+    sample = found.train[2][0]  # type: ignore[index]
+    assert tokenizer.decode(sample.input_ids[sample.labels != IGNORE]) == "<2><|im_end|>"
+    assert sample.is_desirable
+    with pytest.raises(LeftOut):
+        read({"q": "x", "a": " ", "good": True, "s": ""}, type=form)
+    with pytest.raises(RowError, match="column `good`"):
+        read({"q": "x", "a": "y", "good": 0, "s": ""}, type=form)

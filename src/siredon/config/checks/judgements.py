@@ -16,6 +16,9 @@ from siredon.config.sections.streaming import StreamingSection
 from siredon.config.shelves import JUDGED_FORMATS, KNOWN_JUDGED_FORMATS, split_type
 from siredon.registry import find_clear, suggest
 
+#: Columns of a judged answer.
+_COLUMNS = ("field_completion", "field_label")
+
 
 def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
     """A data set of judged answers has a format that reads them.
@@ -125,14 +128,20 @@ def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
-            for name in ("field_completion", "field_label"):
-                if name in entry.model_fields_set:
-                    yield Finding(
-                        f"{list_name}.{index}.{name}",
-                        f"`{name}` has no effect without `rl: kto`",
-                        "Add `rl: kto`, or remove the key.",
-                        "warning",
-                    )
+            where = f"{list_name}.{index}"
+            written = [(f"{where}.{name}", name) for name in _COLUMNS if name in entry.model_fields_set]
+            if isinstance(entry.type, PromptFormat) and not preference.compares:
+                own = (*_COLUMNS, "completion_format")
+                written += [
+                    (f"{where}.type.{name}", name) for name in own if name in entry.type.model_fields_set
+                ]
+            for place, name in written:
+                yield Finding(
+                    place,
+                    f"`{name}` has no effect without `rl: kto`",
+                    "Add `rl: kto`, or remove the key.",
+                    "warning",
+                )
 
 
 _JUDGED = "rl: kto\ndatasets:\n  - path: judged.jsonl\n    type: "
