@@ -399,7 +399,7 @@ def test_every_type_of_the_reference_is_there():
     assert choose_format(entry_of({"prompt_format": "{prompt}"}), PREFERENCE_FORMATS).ends
 
 
-@pytest.mark.parametrize("kind", pair_types())
+@pytest.mark.parametrize("kind", [kind for kind in pair_types() if kind.partition(".")[0] in REFERENCE])
 def test_every_type_says_what_it_reads_of_its_entry(kind: str):
     part = choose_format(entry_of(kind), PREFERENCE_FORMATS)
     assert part.reads is not None
