@@ -229,7 +229,7 @@ def test_inspect_says_which_answers_are_good(tokenizer: Any, tmp_path: Path):
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the shared data folder is not beside this checkout")
 def test_the_real_rows_are_read_as_they_are(tokenizer: Any, tmp_path: Path):
     rows = json.loads((SHARED_DATA / "kto_en_demo.json").read_text())[:40]
-    found = prepare(rows, tokenizer, tmp_path, sequence_len=4096)
+    found = prepare(rows, tokenizer, tmp_path, sequence_len=32768)
     for number, row in enumerate(rows):
         answer = found.train[number][0]  # type: ignore[index]
         text = tokenizer.decode(answer.input_ids[answer.labels != IGNORE])
