@@ -130,7 +130,7 @@ class PairTrainer(SiredonTrainer):
         was_training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.reference.standing_in():
+            with torch.no_grad(), self.weights_away(), self.reference.standing_in():
                 return self.score_samples(model, inputs)
         finally:
             model.train(was_training)
