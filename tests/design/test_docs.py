@@ -255,6 +255,7 @@ def test_the_tree_of_the_architecture_names_every_file_and_no_other(source: Path
         "config/sections",
         "data/formats",
         "data/preference_formats",
+        "data/judged_formats",
         "data/templates",
         "train/optimizers",
         "train/pair_losses",

@@ -10,6 +10,8 @@ from siredon.registry import Shelf
 FORMATS = Shelf("siredon.data.formats", "FORMAT", "datasets.type")
 #: Formats of rows with a better and a worse answer.
 PREFERENCE_FORMATS = Shelf("siredon.data.preference_formats", "FORMAT", "datasets.type")
+#: Formats of rows with one answer, and whether it is good.
+JUDGED_FORMATS = Shelf("siredon.data.judged_formats", "FORMAT", "datasets.type")
 TEMPLATES = Shelf("siredon.data.templates", "TEMPLATE", "chat_template")
 SCHEDULES = Shelf("siredon.train.schedules", "SCHEDULE", "lr_scheduler")
 PAIR_LOSSES = Shelf("siredon.train.pair_losses", "LOSS", "dpo_loss_type")
@@ -34,6 +36,8 @@ KNOWN_FORMATS = tuple(_FORMATS.split())
 
 #: Preference formats of the reference, by what stands before a dot.
 KNOWN_PREFERENCE_FORMATS = ("chat_template", "chatml", "llama3", "passthrough", "user_defined", "zephyr")
+#: Formats of the reference for judged answers, by what stands before a dot.
+KNOWN_JUDGED_FORMATS = ("chat_template", "chatml", "llama3", "user_defined")
 
 
 def split_type(name: str) -> tuple[str, str, str]:

@@ -340,6 +340,9 @@ class _Look:
         samples = tuple(self._see(sample, voices, (pair or (sample,)) if used else ()) for sample in shown)
         if pair:
             samples = tuple(replace(one, name=name) for one, name in zip(samples, SIDES, strict=True))
+        elif used and made.kept[0].is_desirable is not None:
+            name = "desirable" if made.kept[0].is_desirable else "undesirable"
+            samples = tuple(replace(one, name=name) for one in samples)
         num_tokens = 0 if made.whole is None else len(made.whole.input_ids)
         return SeenRow(
             source=source.number,

@@ -126,8 +126,7 @@ def sum_up_side(name: str, dataset: PackDataset, max_tokens: int, capacity: int 
     longest = int(lengths.max(initial=0))
     # A single long limit would put all short rows into the first bar
     bars = _count(lengths, _LENGTH_BARS, min(max_tokens, max(longest, _LENGTH_BARS)))
-    is_pairs = isinstance(dataset.table, JoinedTable) and dataset.table.group > 1
-    unit = "pairs" if is_pairs else "samples"
+    unit = dataset.table.unit if isinstance(dataset.table, JoinedTable) else "samples"
     return Side(name, len(lengths), int(lengths.sum()), longest, bars, filling, unit)
 
 

@@ -17,13 +17,14 @@ from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.config.shelves import FORMATS, PREFERENCE_FORMATS
+from siredon.config.shelves import FORMATS, JUDGED_FORMATS, PREFERENCE_FORMATS
 from siredon.data.audit import Counts, check_counts
 from siredon.data.cache import Content, cache_key, fingerprint_code, load_or_make
 from siredon.data.choose import choose_format, fingerprint_format
 from siredon.data.collate import Collator, MixedDataset, PackDataset, build_collator
 from siredon.data.epochs import EpochPacks, Horizon, count_packs, pack_samples
 from siredon.data.load import fingerprint_entry, load_rows
+from siredon.data.match import JudgedCollator, match_sides
 from siredon.data.mix import Mixture, name_sources
 from siredon.data.pack import Packs
 from siredon.data.pairs import PAIR
@@ -99,6 +100,11 @@ class Preparation:
         """Samples of a row that stay together: two of a pair."""
         return PAIR if self.formats is PREFERENCE_FORMATS else 1
 
+    @property
+    def judges(self) -> bool:
+        """Whether rows are answers that are good or bad."""
+        return self.formats is JUDGED_FORMATS
+
     @cached_property
     def tokenizer_content(self) -> str:
         """A hash of the vocabulary and of the special tokens."""
@@ -142,6 +148,10 @@ def prepare_data(
     lines = [line for part in parts for line in part.lines] + [*split.lines]
     warnings = [line for part in parts for line in part.counts.warnings()] + [*split.warnings]
     warnings += compare_sides(table, held_out) if test_parts else ()
+    if preparation.judges:
+        tests = held_out if test_parts else None
+        table, held_out, more = match_sides((table, tests), split, data, preparation.seed)
+        lines += more
     train, more = (
         _mix(table, split.train, preparation, packing, multiple)
         if data.is_mixed
@@ -155,12 +165,7 @@ def prepare_data(
     return Prepared(
         train,
         validation,
-        replace(
-            build_collator(
-                find_pad_id(preparation.tokenizer), group * data.sequence_len, packing, flatten=flatten
-            ),
-            marks_samples=group > 1,
-        ),
+        _choose_collator(preparation, packing, flatten=flatten),
         tuple(part.counts for part in parts),
         _fingerprint([part.key for part in parts], preparation, packing, len(train)),
         tuple(lines),
@@ -171,6 +176,14 @@ def prepare_data(
             [part.key for part in train_parts], preparation, packing, len(train), of_validation=False
         ),
     )
+
+
+def _choose_collator(preparation: Preparation, packing: PackingSection, *, flatten: bool) -> Collator:
+    longest = preparation.group * preparation.data.sequence_len
+    collator = build_collator(find_pad_id(preparation.tokenizer), longest, packing, flatten=flatten)
+    if preparation.judges:
+        return JudgedCollator(**vars(replace(collator, marks_samples=True)))
+    return replace(collator, marks_samples=preparation.group > 1)
 
 
 @dataclass(frozen=True)
@@ -316,8 +329,7 @@ def _pack(
 def _describe(packs: Packs, table: JoinedTable, packing: PackingSection, capacity: int) -> str:
     lengths = table.lengths
     used = lengths[packs.indices]
-    what = "samples" if table.group == 1 else "pairs"
-    text = f"{len(used):,} {what}, {int(used.sum()):,} tokens, longest {int(used.max()):,}"
+    text = f"{len(used):,} {table.unit}, {int(used.sum()):,} tokens, longest {int(used.max()):,}"
     if packing.sample_packing:
         text += f"; {len(packs):,} packs of {capacity:,}, {100 * packs.fill(lengths, capacity):.1f} % full"
     return text

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,17 @@ from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.special_text import find_special
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
-from siredon.data.types import IGNORE, Format, LeftOut, Preference, ReadOptions, RowError, Sample, Text
+from siredon.data.types import (
+    IGNORE,
+    Format,
+    Judged,
+    LeftOut,
+    Preference,
+    ReadOptions,
+    RowError,
+    Sample,
+    Text,
+)
 from siredon.errors import DataError
 
 _BATCH_ROWS = 1_000
@@ -35,11 +45,13 @@ class Readied:
         sides: Its text in spans, or the tokens that it is already; of a preference the chosen and the rejected one.
         split: It is cut into windows where it is too long.
         special: A special token whose text the row itself holds; None if it holds none.
+        is_desirable: Whether its answer is good; None where it is not judged.
     """
 
     sides: tuple[Rendered | Sample, ...]
     split: bool = False
     special: str | None = None
+    is_desirable: bool | None = None
 
     @property
     def rendered(self) -> Rendered | Sample:
@@ -119,9 +131,11 @@ class Recipe:
                 for part, side in zip((item.chosen, item.rejected), sides, strict=True)
             )
             return Readied(sides, special=next(filter(None, found), None))
-        rendered = self.renderer.render(item, self.policy)
-        special = find_special(item, row, rendered.text, self.renderer.special)
-        return Readied((rendered,), isinstance(item, Text) and item.split, special)
+        judged = item.is_desirable if isinstance(item, Judged) else None
+        text = item.answer if isinstance(item, Judged) else item
+        rendered = self.renderer.render(text, self.policy)
+        special = find_special(text, row, rendered.text, self.renderer.special)
+        return Readied((rendered,), isinstance(text, Text) and text.split, special, judged)
 
 
 @dataclass
@@ -191,7 +205,7 @@ def make_row(row: Any, place: str, recipe: Recipe) -> Made:
         whole.append(sample)
     longest = max(whole, key=lambda side: len(side.input_ids))
     try:
-        kept, is_cut, reason = _keep(whole, ready.split, lambda: place, recipe)
+        kept, is_cut, reason = _keep(whole, ready, lambda: place, recipe)
     except DataError as error:
         return Made(text, longest, (), reason=error.message)
     return Made(text, longest, tuple(kept), is_cut, reason)
@@ -298,7 +312,7 @@ def _collect(
             tally.add_bad(row.find_place(), error)
             continue
         sides = [side for side in found if isinstance(side, Sample)]
-        kept, is_cut, reason = _keep(sides, row.ready.split, row.find_place, recipe)
+        kept, is_cut, reason = _keep(sides, row.ready, row.find_place, recipe)
         if not kept:
             tally.dropped[reason] += 1
         tally.num_truncated += is_cut
@@ -310,7 +324,7 @@ def _collect(
 
 
 def _keep(
-    sides: Sequence[Sample], split: bool, find_place: Callable[[], str], recipe: Recipe
+    sides: Sequence[Sample], ready: Readied, find_place: Callable[[], str], recipe: Recipe
 ) -> tuple[list[Sample], bool, str]:
     """What is kept of a row: samples that teach something, of a pair both or none; whether any was truncated; why
     there are none.
@@ -320,12 +334,12 @@ def _keep(
         sides, trimmed, why_not = trim_prompt(sides, recipe.max_tokens, recipe.tokenizer.bos_token_id)
     if why_not:
         return [], False, why_not
-    fitted = [_fit(side, split, find_place, recipe) for side in sides]
+    fitted = [_fit(side, ready.split, find_place, recipe) for side in sides]
     is_cut = trimmed or any(cut for _, cut, _ in fitted)
     reason = next((why for _, _, why in fitted if why), "")
     pieces = [piece for found, _, _ in fitted for piece in found]
     if len(sides) == 1:
-        kept = [piece for piece in pieces if piece.num_targets]
+        kept = [replace(piece, is_desirable=ready.is_desirable) for piece in pieces if piece.num_targets]
         return kept, is_cut, "" if kept else reason or NO_TARGETS
     reason = reason or find_fault(pieces)
     return [] if reason else pieces, is_cut, reason

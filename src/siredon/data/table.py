@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Protocol
@@ -23,6 +23,9 @@ References = npt.NDArray[np.float32]
 #: An odd number by which the digests of a group are told from those of the same samples in another order.
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
+#: Which answers are good, in a file of its own.
+JUDGEMENTS = "judgements.npy"
+
 #: Tokens that a builder holds in memory.
 MAX_HELD = 4_000_000
 
@@ -37,6 +40,7 @@ class SampleTable:
         offsets: Sample `i` lies in `offsets[i] : offsets[i + 1]`, shape [N + 1].
         digests: What tells equal samples, shape [N, 2].
         counted_targets: All learned tokens.
+        judgements: Whether the answer of each sample is good, shape [N]; None where answers are not judged.
     """
 
     input_ids: Ids
@@ -44,13 +48,15 @@ class SampleTable:
     offsets: npt.NDArray[np.int64]
     digests: Digests
     counted_targets: int
+    judgements: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> Sample:
         start, end = self.offsets[index], self.offsets[index + 1]
-        return Sample(self.input_ids[start:end], self.labels[start:end])
+        judged = None if self.judgements is None else bool(self.judgements[index])
+        return Sample(self.input_ids[start:end], self.labels[start:end], is_desirable=judged)
 
     def take(self, index: int) -> tuple[Sample]:
         """One sample, as `JoinedTable.take` gives all that stay together."""
@@ -125,7 +131,7 @@ class JoinedTable:
         for place in range(self.group):
             sample = self.tables[number][first + place]
             reference = None if known is None else float(known[place])
-            found.append(Sample(sample.input_ids, sample.labels, number, reference))
+            found.append(replace(sample, source=number, reference=reference))
         return tuple(found)
 
     def tables_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -146,6 +152,15 @@ class JoinedTable:
         """Tokens per group, shape [N]."""
         lengths: npt.NDArray[np.int64] = self.sample_lengths.sum(axis=1)
         return lengths
+
+    @property
+    def unit(self) -> str:
+        """What a group is, in the plural."""
+        return "samples" if self.group == 1 else "pairs"
+
+    def fingerprint(self) -> str:
+        """A hash of all samples."""
+        return hashlib.sha256(b"".join(part.digests.tobytes() for part in self.tables)).hexdigest()
 
     @property
     def digests(self) -> Digests:
@@ -173,11 +188,15 @@ class TableBuilder:
         self._num_held = self._num_targets = 0
         self._lengths: list[int] = []
         self._digests: list[bytes] = []
+        self._judgements: list[bool] = []
 
     def add(self, sample: Sample) -> None:
         """Adds one at the end."""
         digest = hashlib.blake2b(sample.input_ids.tobytes(), digest_size=16)
         digest.update(sample.labels.tobytes())
+        if sample.is_desirable is not None:
+            digest.update(bytes([sample.is_desirable]))
+            self._judgements.append(sample.is_desirable)
         self._digests.append(digest.digest())
         for held, array in zip(self._held, (sample.input_ids, sample.labels), strict=True):
             held.append(array)
@@ -203,7 +222,8 @@ class TableBuilder:
         np.cumsum(self._lengths, out=offsets[1:])
         digests = np.frombuffer(b"".join(self._digests), dtype=np.uint64).reshape(-1, 2)
         ids, labels = self._join()
-        return SampleTable(ids, labels, offsets, digests, self._num_targets)
+        judgements = np.array(self._judgements, dtype=np.bool_) if self._judgements else None
+        return SampleTable(ids, labels, offsets, digests, self._num_targets, judgements)
 
     def _join(self) -> tuple[Ids, Ids]:
         if self._files is None:
@@ -254,6 +274,8 @@ def save_table(table: SampleTable, folder: Path) -> None:
     """Writes the arrays into an existing folder."""
     for name in ("input_ids", "labels", "offsets", "digests"):
         np.save(folder / f"{name}.npy", vars(table)[name])
+    if table.judgements is not None:
+        np.save(folder / JUDGEMENTS, table.judgements)
 
 
 def load_table(folder: Path, num_targets: int) -> SampleTable:
@@ -269,6 +291,7 @@ def load_table(folder: Path, num_targets: int) -> SampleTable:
         np.load(folder / "offsets.npy"),
         np.load(folder / "digests.npy"),
         num_targets,
+        np.load(folder / JUDGEMENTS) if (folder / JUDGEMENTS).exists() else None,
     )
     _check_table(table)
     return table
@@ -287,3 +310,6 @@ def _check_table(table: SampleTable) -> None:
     ):
         if array.dtype != dtype or array.shape != shape:
             raise ValueError(f"{array.dtype} of shape {array.shape}, not {dtype.__name__} of shape {shape}")
+    judged = table.judgements
+    if judged is not None and (judged.dtype != np.bool_ or judged.shape != (len(table),)):
+        raise ValueError(f"judgements of shape {judged.shape} for {len(table)} samples")

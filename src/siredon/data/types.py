@@ -1,6 +1,7 @@
 """The nouns of the data stage, one frozen type each.
 
-Rows -> `Conversation` | `Text`, or a `Preference` of two -> `Span`s -> `Sample` -> `Pack` -> `Batch`.
+Rows -> `Conversation` | `Text`, a `Preference` of two, or one that is `Judged` -> `Span`s -> `Sample` -> `Pack` ->
+`Batch`.
 """
 
 from __future__ import annotations
@@ -94,6 +95,19 @@ class Preference:
     rejected: Conversation | Text
 
 
+@dataclass(frozen=True)
+class Judged:
+    """An answer to a prompt, and whether it is good.
+
+    Args:
+        answer: The prompt and the answer, which alone is learned.
+        is_desirable: Whether it is good.
+    """
+
+    answer: Conversation | Text
+    is_desirable: bool
+
+
 class RowError(ValueError):
     """One row that cannot be used; `prepare` adds the file and the row's number."""
 
@@ -104,7 +118,7 @@ class LeftOut(RowError):  # noqa: N818 - a row that is left out is no error
 
 @dataclass(frozen=True)
 class Format:
-    """A part of the shelf `formats`, or of `preference_formats`, whose rows are preferences.
+    """A part of the shelf `formats`, or of `preference_formats`, whose rows are preferences, or of `judged_formats`.
 
     Args:
         read: A row and its data-set entry -> what it holds; a sample if it is tokens already.  Raises `RowError`.
@@ -116,7 +130,7 @@ class Format:
         reads: Keys about rows that it reads in its data set's entry; None where nothing is said of them.
     """
 
-    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference]
+    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference | Judged]
     prompt: Callable[[str], Conversation | Text]
     uses_template: bool = False
     ends: bool = True
@@ -163,12 +177,16 @@ class Sample:
         labels: The id where it is learned, else `IGNORE`, shape [T].  The first is never learned: nothing predicts it.
         source: Number of its data set, from 0.
         reference: Log-probability of what is learned under the reference model; None where it is not known.
+        is_desirable: Whether its answer is good; None where it is not judged.
+        is_mismatched: Its answer is that to another prompt; see `data/match.py`.
     """
 
     input_ids: Ids
     labels: Ids
     source: int = 0
     reference: float | None = None
+    is_desirable: bool | None = None
+    is_mismatched: bool = False
 
     @property
     def num_targets(self) -> int:
@@ -187,7 +205,8 @@ class Batch(TypedDict):
     pairs, `samples`, [B, T], the number of the sample that each token is of, counted over the batch, S for padding;
     `packs`, [S], the number of the pack that each sample is of; `reference`, [S], fp32, its log-probability under the
     reference model, where that is known; and `places`, [S], the number of its pair in the optimizer step, where a loss
-    matches the pairs of a step.
+    matches the pairs of a step.  Of judged answers there are `desirable`, [S], bool, and `mismatched`, the batch of the
+    mismatched answers, too.
     """
 
     input_ids: torch.Tensor
@@ -199,3 +218,5 @@ class Batch(TypedDict):
     packs: NotRequired[torch.Tensor]
     reference: NotRequired[torch.Tensor]
     places: NotRequired[torch.Tensor]
+    desirable: NotRequired[torch.Tensor]
+    mismatched: NotRequired[Batch]

@@ -58,10 +58,11 @@ def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder:
         DataError: Rows or metrics that cannot be used.
         CheckpointError: No such model.
     """
-    if config.preference.compares:
+    if config.preference.compares or config.preference.judges:
         raise DataError(
-            f"`rl: {config.preference.rl}`: rows that compare answers are judged by the validations of a training",
-            "Judge on rows of their own: `rl= test_datasets=...`, or read `eval_rewards/accuracies` of the run.",
+            f"`rl: {config.preference.rl}`: rows that compare answers or judge them are judged by the validations of "
+            "a training",
+            "Judge on rows of their own: `rl= test_datasets=...`, or read `eval_rewards/margins` of the run.",
         )
     scores = {name: load_metric(name) for name in wanted.metrics}
     results: list[Result] = []

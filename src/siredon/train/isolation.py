@@ -44,7 +44,7 @@ def check_isolation(trainer: SiredonTrainer, attention: str) -> None:
         leak = find_leak(trainer, size)
         if leak is None:
             continue
-        if isinstance(trainer.data_collator, Collator) and trainer.data_collator.marks_samples:
+        if type(trainer.data_collator) is Collator and trainer.data_collator.marks_samples:
             raise ModelError(
                 f"both answers of a pair lie in one sequence, and a model of type {trainer.model.config.model_type} "
                 f"with `attn_implementation: {attention}` lets them see each other: {leak}",

@@ -314,6 +314,8 @@ def _keep_packs(part: Batch, whole: Batch, start: int) -> Batch:
         part["reference"] = whole["reference"][kept]
     if "places" in whole:
         part["places"] = whole["places"][kept]
+    if "desirable" in whole:
+        part["desirable"] = whole["desirable"][kept]
     return part
 
 
@@ -342,6 +344,8 @@ def _map(batch: Batch, cut: Callable[[torch.Tensor], torch.Tensor], num_tokens: 
         found["reference"] = batch["reference"]
     if "places" in batch:
         found["places"] = batch["places"]
+    if "desirable" in batch:
+        found["desirable"] = batch["desirable"]
     return found
 
 

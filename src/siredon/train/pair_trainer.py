@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
+from siredon.data.pairs import PAIR
 from siredon.data.types import IGNORE, Batch
 from siredon.train.losses import target_collisions, target_log_probs
 from siredon.train.objective import Objective
@@ -43,6 +44,11 @@ class PairTrainer(SiredonTrainer):
         self._sums["pairs"] = self._zeros(1 + len(objective.measures))
         # Scores of the whole step in hand, where the objective needs them
         self._step: StepScores | None = None
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the policy is compared with a reference model."""
+        return self.objective.needs_reference
 
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
@@ -96,7 +102,7 @@ class PairTrainer(SiredonTrainer):
 
     def _score_reference(self, inputs: Batch) -> Tensor | None:
         """Log-probabilities of the samples of a batch by the reference model, [S]; None without one."""
-        if not self.objective.needs_reference:
+        if not self.needs_reference:
             return None
         if self.reference is None or "reference" in inputs:
             return inputs["reference"]
@@ -134,6 +140,10 @@ class PairTrainer(SiredonTrainer):
             _sum_by_sample(found, samples, num_samples),
             None if aligned is None else _sum_by_sample(aligned, samples, num_samples),
         )
+
+    def score_groups(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
+        """Log-probabilities of both samples of each group of a batch, [groups, 2]."""
+        return self.score_samples(model, inputs).view(-1, PAIR)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs what is given, and with a training loss what was measured of the pairs since the last one."""

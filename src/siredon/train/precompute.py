@@ -1,11 +1,11 @@
-"""What the reference model thinks of all pairs, computed once and kept with the prepared data."""
+"""What the reference model thinks of all answers, computed once and kept with the prepared data."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,18 @@ def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[
 def _extend(trainer: PairTrainer, dataset: PackDataset, made: dict[str, Any], root: Path) -> PackDataset:
     table = dataset.table
     assert isinstance(table, JoinedTable)
-    samples = hashlib.sha256(b"".join(part.digests.tobytes() for part in table.tables)).hexdigest()
-    path = root / cache_key({"reference": made, "samples": samples}) / REFERENCE
+    path = root / cache_key({"reference": made, "samples": table.fingerprint()}) / REFERENCE
     found = _read(path, table)
     if found is None:
-        note(f"reference: computing log-probabilities of {len(table):,} pairs")
+        note(f"reference: computing log-probabilities of {len(table):,} {table.unit}")
         found = score_table(trainer, table)
         if rank() == 0:
             _write(path, found)
         trainer.accelerator.wait_for_everyone()
     else:
-        note(f"reference: log-probabilities of {len(table):,} pairs (computed before)")
+        note(f"reference: log-probabilities of {len(table):,} {table.unit} (computed before)")
     extended = copy.copy(dataset)
-    extended.table = JoinedTable(table.tables, table.group, found)
+    extended.table = replace(table, reference=found)
     return extended
 
 
@@ -80,7 +79,7 @@ def _read(path: Path, table: JoinedTable) -> References | None:
         found: References = np.load(path)
     except (OSError, ValueError, EOFError):
         return None
-    fits = found.shape == (table.group * len(table),) and found.dtype == np.float32
+    fits = found.shape == (table.sample_lengths.size,) and found.dtype == np.float32
     return found if fits and np.isfinite(found).all() else None
 
 

@@ -100,15 +100,14 @@ def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
     )  # Alike in length: little padding; and the largest batch first
     own = order[rank() :: num_ranks()]
     device = trainer.args.device
-    values = torch.zeros(len(table), table.group, dtype=torch.float32, device=device)
+    values = torch.zeros(table.sample_lengths.shape, dtype=torch.float32, device=device)
     was_training = model.training
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for start in range(0, len(own), size):
             chosen = own[start : start + size]
             batch: Any = trainer._prepare_inputs(collator([table.take(int(index)) for index in chosen]))
-            scores = trainer.score_samples(model, batch).view(-1, table.group)
-            values[torch.from_numpy(chosen).to(device)] = scores
+            values[torch.from_numpy(chosen).to(device)] = trainer.score_groups(model, batch)
     model.train(was_training)
     if num_ranks() > 1:
         values = trainer.accelerator.reduce(values, reduction="sum")

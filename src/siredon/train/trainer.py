@@ -341,25 +341,39 @@ class SiredonTrainer(GuardedTrainer):
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         was_training = model.training
         model.eval()
+        sums, num_samples = self.measure_all(model, dataloader)
+        model.train(was_training)
+        found = self.name_measures(sums)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        if self.score_answers is not None:
+            scores = self.score_answers()
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
+
+    def measure_all(self, model: torch.nn.Module, dataloader: DataLoader[Any]) -> tuple[list[float], int]:
+        """The sums of `measure_packs` over a validation set, [K], on all ranks together, and its number of packs."""
+        return self.sum_packs(model, dataloader, self.measure_packs)
+
+    def sum_packs(
+        self,
+        model: torch.nn.Module,
+        dataloader: DataLoader[Any],
+        measure: Callable[[torch.nn.Module, Batch], torch.Tensor],
+    ) -> tuple[list[float], int]:
+        """What is measured of each pack, [packs, K], summed up over a validation set, and its number of packs."""
         sums: torch.Tensor | float = 0.0
-        num_samples = 0
+        num_packs = 0
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
                 self.check_evaluation()
                 inputs = self._prepare_inputs(batch)
                 # Drops the rows that a sharded loader repeats to fill its last batch.
-                rows = self.accelerator.gather_for_metrics(self.measure_packs(model, inputs))
+                rows = self.accelerator.gather_for_metrics(measure(model, inputs))
                 sums = sums + rows.sum(0).cpu()
-                num_samples += len(rows)
-        model.train(was_training)
+                num_packs += len(rows)
         assert isinstance(sums, torch.Tensor), "a validation set has rows"
-        found = self.name_measures(sums.tolist())
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        if self.score_answers is not None:
-            scores = self.score_answers()
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
+        return sums.tolist(), num_packs
 
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         """What is summed up over a validation set, of each pack of a batch, [packs, K], fp64: loss and targets."""

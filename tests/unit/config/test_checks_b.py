@@ -225,7 +225,12 @@ PREFERENCES = [
         "diffusion:\n  eps: 0.01\n",
     ),
     Case("SD0313", "kd_trainer", "kd_trainer: true\ndiffusion:\n  eps: 0.01\n", "kd_trainer: true\n"),
-    Case("SD0314", "eval_sample_packing", "rl: kto\neval_sample_packing: true\n", "rl: kto\n"),
+    Case(
+        "SD0314",
+        "eval_sample_packing",
+        "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\neval_sample_packing: true\n",
+        "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\n",
+    ),
     Case("SD0314", "sample_packing", "reward_model: true\nsample_packing: true\n", "sample_packing: true\n"),
     idle("SD0315", "rl_beta", "rl_beta: 0.1\n", "rl: grpo\nrl_beta: 0.1\ntrl:\n  reward_funcs: a.b\n"),
     idle(

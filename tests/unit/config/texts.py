@@ -25,7 +25,7 @@ def read(text: str) -> Document:
 
 def check(added: str = "", start: str = MINIMAL) -> Checked:
     """What becomes of the least configuration with further lines."""
-    if start == MINIMAL and any(f"rl: {method}\n" in added for method in PAIR_METHODS):
+    if start == MINIMAL and any(f"rl: {method}\n" in added for method in (*PAIR_METHODS, "kto")):
         start = PAIRS
     return check_document(parse_document("config.yml", start + added))
 

@@ -44,8 +44,8 @@ def _check_method(
 def _check_packing(
     preference: PreferenceSection, reward: RewardSection, packing: PackingSection
 ) -> Iterator[Finding]:
-    """Methods that judge answers one by one take them unpacked; `rl: dpo` packs pairs, which it never tears apart."""
-    if preference.compares:
+    """Methods that judge answers one by one take them unpacked; `rl: dpo` and `rl: kto` pack what belongs together."""
+    if preference.compares or preference.judges:
         return
     method = f"rl: {preference.rl}" if preference.rl else "reward_model: true" if reward.reward_model else ""
     names = {"sample_packing": packing.sample_packing, "eval_sample_packing": packing.eval_sample_packing}
@@ -324,7 +324,7 @@ _BATCH = "gradient_accumulation_steps: 4\n"
 _STRIDED = "rl: ebft\nebft:\n  mode: strided\n"
 RULES = (
     Rule("SD0313", _check_method, wrong="rl: dpo\nkd_trainer: true", right="kd_trainer: true"),
-    Rule("SD0314", _check_packing, wrong="rl: kto\nsample_packing: true", right="rl: kto"),
+    Rule("SD0314", _check_packing, wrong=_GRPO + "sample_packing: true", right=_GRPO),
     Rule("SD0315", _check_idle, wrong="rl: dpo\norpo_alpha: 0.1", right="rl: orpo\norpo_alpha: 0.1"),
     Rule(
         "SD0316",

@@ -35,9 +35,10 @@ def _check_types(data: DataSection, preference: PreferenceSection) -> Iterator[F
 
     A format is a file in `data/formats/`, or comes with an installed package by the entry-point group
     `siredon.formats`; a variant of it stands behind a dot or a colon.  Any other dotted path is that of a function of
-    your own, which takes a row; a mapping is a prompt of your own.  Methods that compare answers have other formats.
+    your own, which takes a row; a mapping is a prompt of your own.  Methods that compare or judge answers have
+    other formats.
     """
-    if preference.compares:
+    if preference.compares or preference.judges:
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):

@@ -63,8 +63,8 @@ class PromptFormat(Section):
     field_prompt: Str = key("Column of the prompt (preference methods).", "prompt")
     field_chosen: Str = key("Column of the better answer (preference methods).", "chosen")
     field_rejected: Str = key("Column of the worse answer (preference methods).", "rejected")
-    field_completion: Str | None = planned("Column of the answer that is judged (`rl: kto`).")
-    field_label: Str | None = planned("Column that says whether it is good (`rl: kto`).")
+    field_completion: Str = key("Column of the answer that is judged (`rl: kto`).", "completion")
+    field_label: Str = key("Column that says whether it is good: true or false (`rl: kto`).", "label")
     prompt_format: Annotated[Str, _with_places("system", "prompt")] = key(
         "Where `{system}` and `{prompt}` stand (preference methods).", "{prompt}"
     )
@@ -74,7 +74,9 @@ class PromptFormat(Section):
     rejected_format: Annotated[Str, _with_places("rejected")] | None = key(
         "Where `{rejected}` stands (preference methods); default as `chosen_format`.", None
     )
-    completion_format: Str | None = planned("Where `{completion}` stands (`rl: kto`).")
+    completion_format: Annotated[Str, _with_places("completion")] = key(
+        "Where `{completion}` stands (`rl: kto`).", "{completion}"
+    )
 
     @property
     def drops_input(self) -> bool:
@@ -172,6 +174,8 @@ class DatasetEntry(SourceEntry):
     temperature: Float | None = planned("Temperature at which the teacher's were taken (distillation).")
     field_chosen: Str = key("Column of the better answer (preference methods).", "chosen")
     field_rejected: Str = key("Column of the worse answer (preference methods).", "rejected")
+    field_completion: Str = key("Column of the answer that is judged (`rl: kto`).", "completion")
+    field_label: Str = key("Column that says whether it is good: true or false (`rl: kto`).", "label")
     step_separator: Str | None = planned("Text that ends a step of reasoning (`stepwise_supervised`).")
     max_completion_length: Int | None = planned("Longest answer, in tokens (`stepwise_supervised`).")
     train_on_last_step_only: Bool | None = planned("Judge the final step alone (`stepwise_supervised`).")

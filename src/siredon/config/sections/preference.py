@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from siredon.config.fields import Bool, Float, Int, Section, StrList, key, planned
-from siredon.config.shelves import FORMATS, PREFERENCE_FORMATS
+from siredon.config.shelves import FORMATS, JUDGED_FORMATS, PREFERENCE_FORMATS
 from siredon.registry import Shelf
 
 Method = Literal["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"]
@@ -31,6 +31,21 @@ PAIR_MEASURES = (
 #: What is measured beside it where there is a reference model: the log-probability of a token over that by it.
 REFERENCE_MEASURES = ("logps/token_ratios",)
 
+#: What is measured of judged answers: means over those that are good (chosen) and those that are bad (rejected), how
+#: many there were, and the divergence that rewards are held against.
+JUDGED_MEASURES = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "lengths/chosen",
+    "lengths/rejected",
+    "count/chosen",
+    "count/rejected",
+    "kl",
+)
+
 
 class PreferenceSection(Section):
     """The method, and the settings of those that need no new answers."""
@@ -38,7 +53,7 @@ class PreferenceSection(Section):
     rl: Method | None = key(
         "Method of learning from preferences or rewards; none is supervised.",
         None,
-        planned_values=("kto", "grpo", "gdpo", "ebft"),
+        planned_values=("grpo", "gdpo", "ebft"),
     )
     rl_beta: Float | None = key(
         "Pull towards the reference model (DPO, IPO, KTO, SimPO); default 0.1.", None, gt=0
@@ -68,8 +83,8 @@ class PreferenceSection(Section):
         "Lead that better answers should have, in rewards (SimPO); default 0.5.", None, ge=0
     )
     cpo_alpha: Float | None = key("Weight of imitating the better answer (SimPO); default 1.", None, ge=0)
-    kto_desirable_weight: Float | None = planned("Weight of good answers (KTO).")
-    kto_undesirable_weight: Float | None = planned("Weight of bad answers (KTO).")
+    kto_desirable_weight: Float | None = key("Weight of good answers (KTO); default 1.", None, gt=0)
+    kto_undesirable_weight: Float | None = key("Weight of bad answers (KTO); default 1.", None, gt=0)
 
     @property
     def compares(self) -> bool:
@@ -77,13 +92,22 @@ class PreferenceSection(Section):
         return self.rl in PAIR_METHODS
 
     @property
+    def judges(self) -> bool:
+        """Whether rows hold one answer, and whether it is good."""
+        return self.rl == "kto"
+
+    @property
     def formats(self) -> Shelf:
         """The shelf of the formats that `type:` names."""
+        if self.judges:
+            return JUDGED_FORMATS
         return PREFERENCE_FORMATS if self.compares else FORMATS
 
     @property
     def measured(self) -> tuple[str, ...]:
         """What validations measure, before the answers that a model writes."""
+        if self.judges:
+            return ("loss", *JUDGED_MEASURES)
         if not self.compares:
             return ("loss", "perplexity")
         return ("loss", *PAIR_MEASURES, *(REFERENCE_MEASURES if self.has_reference else ()))
@@ -91,7 +115,7 @@ class PreferenceSection(Section):
     @property
     def has_reference(self) -> bool:
         """Whether the policy is compared with a reference model; of the losses over pairs `sft` alone is not."""
-        return self.rl == "ipo" or (self.rl == "dpo" and set(self.pair_losses) != {"sft"})
+        return self.rl in ("ipo", "kto") or (self.rl == "dpo" and set(self.pair_losses) != {"sft"})
 
     @property
     def beta(self) -> float:
