@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,10 @@ from siredon.data.load import Source, split_pieces
 from siredon.data.pairs import find_fault, render_pair
 from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.special_text import find_special
+from siredon.data.steps import tokenize_steps
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
-from siredon.data.types import IGNORE, Format, LeftOut, Preference, ReadOptions, RowError, Sample, Text
+from siredon.data.types import IGNORE, Format, LeftOut, Preference, ReadOptions, RowError, Sample, Steps, Text
 from siredon.errors import DataError
 
 _BATCH_ROWS = 1_000
@@ -35,11 +36,13 @@ class Readied:
         sides: Its text in spans, or the tokens that it is already; of a preference the chosen and the rejected one.
         split: It is cut into windows where it is too long.
         special: A special token whose text the row itself holds; None if it holds none.
+        margin: Of a preference, by how much the better answer should be ahead.
     """
 
     sides: tuple[Rendered | Sample, ...]
     split: bool = False
     special: str | None = None
+    margin: float = 0.0
 
     @property
     def rendered(self) -> Rendered | Sample:
@@ -103,13 +106,15 @@ class Recipe:
         item = self.format.read(row, self.options)
         if isinstance(item, Sample):
             return Readied((item,))
+        if isinstance(item, Steps):
+            return Readied((tokenize_steps(item, self.tokenizer),))
         if isinstance(item, Preference):
             sides = render_pair(item, self.renderer, self.policy)
             found = (
                 find_special(part, row, side.text, self.renderer.special)
                 for part, side in zip((item.chosen, item.rejected), sides, strict=True)
             )
-            return Readied(sides, special=next(filter(None, found), None))
+            return Readied(sides, special=next(filter(None, found), None), margin=item.margin)
         rendered = self.renderer.render(item, self.policy)
         special = find_special(item, row, rendered.text, self.renderer.special)
         return Readied((rendered,), isinstance(item, Text) and item.split, special)
@@ -297,7 +302,7 @@ def _collect(
         if kept and row.ready.special:
             tally.specials[row.ready.special] += 1
         for piece in kept:
-            builder.add(piece)
+            builder.add(replace(piece, margin=row.ready.margin))
 
 
 def _keep(

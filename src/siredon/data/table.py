@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Protocol
@@ -23,6 +23,9 @@ References = npt.NDArray[np.float32]
 #: An odd number by which the digests of a group are told from those of the same samples in another order.
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
+#: The file of margins, beside a table that has any.
+MARGINS = "margins.npy"
+
 #: Tokens that a builder holds in memory.
 MAX_HELD = 4_000_000
 
@@ -37,6 +40,7 @@ class SampleTable:
         offsets: Sample `i` lies in `offsets[i] : offsets[i + 1]`, shape [N + 1].
         digests: What tells equal samples, shape [N, 2].
         counted_targets: All learned tokens.
+        margins: Of each sample, by how much a better answer should be ahead, shape [N]; None where all are 0.
     """
 
     input_ids: Ids
@@ -44,13 +48,15 @@ class SampleTable:
     offsets: npt.NDArray[np.int64]
     digests: Digests
     counted_targets: int
+    margins: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> Sample:
         start, end = self.offsets[index], self.offsets[index + 1]
-        return Sample(self.input_ids[start:end], self.labels[start:end])
+        margin = 0.0 if self.margins is None else float(self.margins[index])
+        return Sample(self.input_ids[start:end], self.labels[start:end], margin=margin)
 
     def take(self, index: int) -> tuple[Sample]:
         """One sample, as `JoinedTable.take` gives all that stay together."""
@@ -125,7 +131,7 @@ class JoinedTable:
         for place in range(self.group):
             sample = self.tables[number][first + place]
             reference = None if known is None else float(known[place])
-            found.append(Sample(sample.input_ids, sample.labels, number, reference))
+            found.append(replace(sample, source=number, reference=reference))
         return tuple(found)
 
     def tables_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -172,16 +178,20 @@ class TableBuilder:
         self._files: tuple[IO[bytes], IO[bytes]] | None = None
         self._num_held = self._num_targets = 0
         self._lengths: list[int] = []
+        self._margins: list[float] = []
         self._digests: list[bytes] = []
 
     def add(self, sample: Sample) -> None:
         """Adds one at the end."""
         digest = hashlib.blake2b(sample.input_ids.tobytes(), digest_size=16)
         digest.update(sample.labels.tobytes())
+        if sample.margin:
+            digest.update(np.float32(sample.margin).tobytes())
         self._digests.append(digest.digest())
         for held, array in zip(self._held, (sample.input_ids, sample.labels), strict=True):
             held.append(array)
         self._lengths.append(len(sample.input_ids))
+        self._margins.append(sample.margin)
         self._num_targets += sample.num_targets
         self._num_held += len(sample.input_ids)
         if self._num_held > MAX_HELD:
@@ -203,7 +213,8 @@ class TableBuilder:
         np.cumsum(self._lengths, out=offsets[1:])
         digests = np.frombuffer(b"".join(self._digests), dtype=np.uint64).reshape(-1, 2)
         ids, labels = self._join()
-        return SampleTable(ids, labels, offsets, digests, self._num_targets)
+        margins = np.array(self._margins, dtype=np.float32) if any(self._margins) else None
+        return SampleTable(ids, labels, offsets, digests, self._num_targets, margins)
 
     def _join(self) -> tuple[Ids, Ids]:
         if self._files is None:
@@ -254,6 +265,8 @@ def save_table(table: SampleTable, folder: Path) -> None:
     """Writes the arrays into an existing folder."""
     for name in ("input_ids", "labels", "offsets", "digests"):
         np.save(folder / f"{name}.npy", vars(table)[name])
+    if table.margins is not None:
+        np.save(folder / MARGINS, table.margins)
 
 
 def load_table(folder: Path, num_targets: int) -> SampleTable:
@@ -269,6 +282,7 @@ def load_table(folder: Path, num_targets: int) -> SampleTable:
         np.load(folder / "offsets.npy"),
         np.load(folder / "digests.npy"),
         num_targets,
+        np.load(folder / MARGINS) if (folder / MARGINS).is_file() else None,
     )
     _check_table(table)
     return table
@@ -280,6 +294,8 @@ def _check_table(table: SampleTable) -> None:
         raise ValueError("no offsets")
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():
         raise ValueError("offsets out of order")
+    if table.margins is not None and table.margins.shape != (len(table),):
+        raise ValueError("margins of another number of samples")
     for array, dtype, shape in (
         (table.input_ids, np.int32, (table.num_tokens,)),
         (table.labels, np.int32, (table.num_tokens,)),

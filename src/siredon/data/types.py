@@ -88,10 +88,31 @@ class Preference:
     Args:
         chosen: The prompt and the better answer, which alone is learned.
         rejected: The same prompt and the worse answer, marked in the same way.
+        margin: By how much the better answer should be ahead, for a reward model.
     """
 
     chosen: Conversation | Text
     rejected: Conversation | Text
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """An answer in steps, each of which is right or wrong.
+
+    Args:
+        prompt: What is answered, with the token that begins a text.
+        steps: The steps, in order.
+        labels: Whether each is right; None where that is not learned.
+        separator: What stands behind each step; its last token is where the step is judged.
+        max_tokens: Longest answer, of which the rest is cut off; None for no limit.
+    """
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[bool | None, ...]
+    separator: str
+    max_tokens: int | None = None
 
 
 class RowError(ValueError):
@@ -114,7 +135,7 @@ class Format:
         variants: Formats behind a dot or a colon: `chatml` of `alpaca:chatml`, `load_qa` of `alpaca_chat.load_qa`.
     """
 
-    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference]
+    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference | Steps]
     prompt: Callable[[str], Conversation | Text]
     uses_template: bool = False
     ends: bool = True
@@ -157,14 +178,17 @@ class Sample:
     Args:
         input_ids: Token ids, shape [T].
         labels: The id where it is learned, else `IGNORE`, shape [T].  The first is never learned: nothing predicts it.
+            Of steps that are judged, 1 or 0 at the end of each.
         source: Number of its data set, from 0.
         reference: Log-probability of what is learned under the reference model; None where it is not known.
+        margin: Of either side of a pair: by how much the better one should be ahead, for a reward model.
     """
 
     input_ids: Ids
     labels: Ids
     source: int = 0
     reference: float | None = None
+    margin: float = 0.0
 
     @property
     def num_targets(self) -> int:
@@ -182,7 +206,7 @@ class Batch(TypedDict):
     `sources`, [B, T], says of which data set each token is; it is there only where it was asked for.  So are, for
     pairs, `samples`, [B, T], the number of the sample that each token is of, counted over the batch, S for padding;
     `packs`, [S], the number of the pack that each sample is of; and `reference`, [S], fp32, its log-probability under
-    the reference model, where that is known.
+    the reference model, where that is known; and `margins`, [S], fp32, where any of them is not 0.
     """
 
     input_ids: torch.Tensor
@@ -193,3 +217,4 @@ class Batch(TypedDict):
     samples: NotRequired[torch.Tensor]
     packs: NotRequired[torch.Tensor]
     reference: NotRequired[torch.Tensor]
+    margins: NotRequired[torch.Tensor]

@@ -217,6 +217,8 @@ def _explain_whole(config: Config, changes: Sequence[Change]) -> str:
         return f"the base is stored in few bits ({read_method(own)})"
     if "auto_map" in own.to_dict():
         return "the model brings its own code"
+    if config.preference.judges:
+        return "the head of scores is in the adapter alone"
     for change in changes:
         settings = _read_settings(change)
         if settings.get("layer_replication"):

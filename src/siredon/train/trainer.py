@@ -335,7 +335,7 @@ class SiredonTrainer(GuardedTrainer):
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         was_training = model.training
         model.eval()
-        sums: torch.Tensor | float = 0.0
+        pooled: list[torch.Tensor] = []
         num_samples = 0
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
@@ -344,10 +344,10 @@ class SiredonTrainer(GuardedTrainer):
                 inputs = self._prepare_inputs(batch)
                 # Drops the rows that a sharded loader repeats to fill its last batch.
                 rows = self.accelerator.gather_for_metrics(self.measure_packs(model, inputs))
-                sums = sums + rows.sum(0).cpu()
+                pooled = [self.pool_packs(torch.stack([*pooled, self.pool_packs(rows).cpu()]))]
                 num_samples += len(rows)
         model.train(was_training)
-        assert isinstance(sums, torch.Tensor), "a validation set has rows"
+        (sums,) = pooled  # A validation set has rows
         found = self.name_measures(sums.tolist())
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         if self.score_answers is not None:
@@ -358,6 +358,10 @@ class SiredonTrainer(GuardedTrainer):
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         """What is summed up over a validation set, of each pack of a batch, [packs, K], fp64: loss and targets."""
         return torch.stack([values.double() for values in self._sum_rows(model, inputs)], dim=1)
+
+    def pool_packs(self, rows: torch.Tensor) -> torch.Tensor:
+        """What `measure_packs` gives of several packs, as one, [K]: sums."""
+        return rows.sum(0)
 
     def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
         """Those sums, [K], over the whole set -> its mean loss over all target tokens, and the exponential of that."""

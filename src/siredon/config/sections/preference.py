@@ -22,6 +22,18 @@ PAIR_MEASURES = (
     "lengths/chosen",
     "lengths/rejected",
 )
+#: What is measured of pairs by a reward model: means over them, and the lowest and the highest score of all answers.
+SCORE_MEASURES = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "rewards/mean",
+    "rewards/min",
+    "rewards/max",
+)
+#: What is measured of steps, over all of them.
+STEP_MEASURES = ("accuracies", "right/found", "wrong/found")
 
 
 class PreferenceSection(Section):
@@ -42,6 +54,8 @@ class PreferenceSection(Section):
     dpo_label_smoothing: Float | None = key(
         "Fraction of the judgements taken to be wrong, below a half (cDPO); default 0.", None
     )
+    reward_model: Bool | None = key("Learn one score per answer, from pairs (Bradley-Terry).", None)
+    process_reward_model: Bool | None = key("Learn whether each step of an answer is right.", None)
     dpo_use_weighting: Bool | None = planned("Rows weigh by how likely the model makes them (WPO).")
     dpo_use_liger_kernel: Bool | None = planned("The loss by Liger's kernel.")
     dpo_padding_free: Bool | None = planned("Lay rows end to end, unpadded.")
@@ -58,7 +72,24 @@ class PreferenceSection(Section):
     @property
     def compares(self) -> bool:
         """Whether rows hold a better and a worse answer."""
-        return self.rl == "dpo"
+        return self.rl == "dpo" or bool(self.reward_model)
+
+    @property
+    def judges(self) -> bool:
+        """Whether the model gives scores, and writes nothing."""
+        return bool(self.reward_model or self.process_reward_model)
+
+    @property
+    def method(self) -> str:
+        """The method by its name on the shelf `train/methods`."""
+        if self.reward_model:
+            return "reward_model"
+        return "process_reward_model" if self.process_reward_model else self.rl or "sft"
+
+    @property
+    def switch(self) -> str:
+        """The line of the file that chooses the method, for messages."""
+        return f"{self.method}: true" if self.judges else f"rl: {self.rl}"
 
     @property
     def formats(self) -> Shelf:
@@ -68,6 +99,10 @@ class PreferenceSection(Section):
     @property
     def measured(self) -> tuple[str, ...]:
         """What validations measure, before the answers that a model writes."""
+        if self.process_reward_model:
+            return ("loss", *STEP_MEASURES)
+        if self.reward_model:
+            return ("loss", *SCORE_MEASURES)
         return ("loss", *PAIR_MEASURES) if self.compares else ("loss", "perplexity")
 
     @property
@@ -89,7 +124,9 @@ class PreferenceSection(Section):
 class RewardSection(Section):
     """Models that judge."""
 
-    reward_model: Bool | None = planned("Learn one score per answer, from pairs (Bradley-Terry).")
-    process_reward_model: Bool | None = planned("Learn whether each step of an answer is right.")
-    center_rewards_coefficient: Float | None = planned("Weight that keeps the scores around zero.")
-    num_labels: Int | None = planned("Outputs of the head; default 1 for scores, 2 for steps.")
+    center_rewards_coefficient: Float | None = key(
+        "Weight that keeps the scores around zero (`reward_model`).", None, ge=0
+    )
+    num_labels: Int | None = key(
+        "Outputs of the head: 1 for scores, which is the default of `reward_model`, and 2 for steps.", None, ge=1
+    )
