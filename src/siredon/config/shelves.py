@@ -35,7 +35,15 @@ KNOWN_VARIANTS = ("user_defined.default",)
 
 
 #: Preference formats of the reference, by what stands before a dot.
-KNOWN_PREFERENCE_FORMATS = ("bradley_terry", "chat_template", "chatml", "llama3", "passthrough", "user_defined", "zephyr")
+KNOWN_PREFERENCE_FORMATS = (
+    "bradley_terry",
+    "chat_template",
+    "chatml",
+    "llama3",
+    "passthrough",
+    "user_defined",
+    "zephyr",
+)
 
 
 def split_type(name: str) -> tuple[str, str, str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from siredon.config.sections.adapter import AdapterSection
-from siredon.errors import CheckpointError
 from siredon.model.adapter_folder import add_frozen_adapters, train_on
 from siredon.model.attach import upcast_trained_
-from siredon.model.score_head import has_score_head
 from siredon.registry import Shelf
 
 ADAPTERS = Shelf("siredon.model.adapters", "ADAPTER", "adapter")
@@ -35,11 +33,6 @@ def attach_adapter_(model: Any, section: AdapterSection, *, seed: int) -> Any:
     if section.lora_model_dir is None:
         return ADAPTERS.load(section.adapter)(model, section)
     adapted = train_on(model, section)
-    if has_score_head(model) and not any(weight.requires_grad for weight in model.score.parameters()):
-        raise CheckpointError(
-            f"the adapter in {section.lora_model_dir} has no head of scores: it is of a model that writes",
-            "Merge it (`siredon merge-lora`), and train a reward model on the merged model.",
-        )
     if section.peft_autocast_adapter_dtype:
         upcast_trained_(adapted)
     return adapted

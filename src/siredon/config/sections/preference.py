@@ -128,5 +128,7 @@ class RewardSection(Section):
         "Weight that keeps the scores around zero (`reward_model`).", None, ge=0
     )
     num_labels: Int | None = key(
-        "Outputs of the head: 1 for scores, which is the default of `reward_model`, and 2 for steps.", None, ge=1
+        "Outputs of the head: 1 for scores, which is the default of `reward_model`, and 2 for steps.",
+        None,
+        ge=1,
     )

@@ -27,7 +27,9 @@ def read_steps(row: Row, options: ReadOptions) -> Steps:
     return Steps(
         options.bos + prompt,
         tuple(steps),
-        tuple(bool(label) if number == last or not only_last else None for number, label in enumerate(labels)),
+        tuple(
+            bool(label) if number == last or not only_last else None for number, label in enumerate(labels)
+        ),
         entry.step_separator,
         entry.max_completion_length,
     )
