@@ -42,10 +42,10 @@ def evaluate(config: Config, wanted: Evaluation) -> None:
 
 def lm_eval(config: Config, wanted: Benchmark) -> None:
     """Asks models the tasks of lm-evaluation-harness: a table, and files beside the model."""
-    _check_writes(config, "lm-eval")
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "lm-eval")
     from siredon.evaluate.benchmarks import publish_marks, run_benchmarks
     from siredon.evaluate.candidates import choose_folder, name_by_time
     from siredon.hardware import probe_hardware, release_memory
@@ -111,10 +111,10 @@ def score(config: Config, prompts: Prompts) -> None:
 
 def chat(config: Config, prompts: Prompts, system: str) -> None:
     """Talks with the tuned model, its base, or both, in the terminal or on a page."""
-    _check_writes(config, "chat")
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "chat")
     from siredon.hardware import probe_hardware
     from siredon.serve.load_asked import load_asked
     from siredon.serve.page import check_page, show_page
@@ -211,10 +211,10 @@ def merge_sharded_fsdp_weights(config: Config, wanted: Consolidation) -> None:
 
 def quantize(config: Config, wanted: Quantize) -> None:
     """Rounds the weights of the model to few bits: a normal model folder in `output_dir/quantized`."""
-    _check_writes(config, "quantize")
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "quantize")
     from siredon.export.compressor import prepare_calibration
     from siredon.export.file import check_replaceable
     from siredon.export.folder import copy_record, written_beside
@@ -252,10 +252,10 @@ def quantize(config: Config, wanted: Quantize) -> None:
 
 def export(config: Config, wanted: Export) -> None:
     """Writes the model in a format that other programs read, and reads it back before it is in its place."""
-    _check_writes(config, "export")
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "export")
     from siredon.export.source import find_source
 
     # 1. Format

@@ -55,13 +55,9 @@ def train(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_right_and_wrong_steps_are_told_apart(
-    write_steps: Any, tmp_path: Path, capsys: Any, adapter: str
-):
+def test_right_and_wrong_steps_are_told_apart(write_steps: Any, tmp_path: Path, capsys: Any, adapter: str):
     """Also by the merged model, and by what `siredon inference` says of new steps."""
-    path = write_steps(
-        **ADAPTERS[adapter], val_set_size=8, eval_steps=40, max_steps=40, learning_rate=5e-3
-    )
+    path = write_steps(**ADAPTERS[adapter], val_set_size=8, eval_steps=40, max_steps=40, learning_rate=5e-3)
     after = [row for row in train(path) if "eval_loss" in row][-1]
     assert after["eval_accuracies"] == 1.0
     assert (after["eval_right/found"], after["eval_wrong/found"]) == (1.0, 1.0)
@@ -74,7 +70,9 @@ def test_right_and_wrong_steps_are_told_apart(
         assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
         release.merge_lora(config_of(path))
         folder = folder / "merged"
-    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForTokenClassification"]
+    assert json.loads((folder / "config.json").read_text())["architectures"] == [
+        "LlamaForTokenClassification"
+    ]
     assert ask(folder, capsys) == pytest.approx(found, abs=1e-3)
 
 
@@ -98,7 +96,9 @@ def test_accumulation_packing_and_flattening_give_one_model(write_steps: Any, tm
             assert one["loss"] == pytest.approx(two["loss"], abs=1e-5), name
         first, second = weights_of(tmp_path / "plain"), weights_of(tmp_path / name)
         assert max((first[key] - second[key]).abs().max().item() for key in first) < 2e-4, name
-    packed = train(write_steps("packed", val_set_size=8, max_steps=1, learning_rate=1e-12, sample_packing=True))
+    packed = train(
+        write_steps("packed", val_set_size=8, max_steps=1, learning_rate=1e-12, sample_packing=True)
+    )
     loose = train(write_steps("loose", val_set_size=8, max_steps=1, learning_rate=1e-12))
     for name in ("eval_loss", "eval_accuracies"):
         one, two = (next(row[name] for row in rows if name in row) for rows in (packed, loose))

@@ -205,10 +205,11 @@ class Config(Section):
         if not preference.judges:
             return section
         kind = "Sequence" if preference.reward_model else "Token"
+        outputs = 1 if preference.reward_model else 2
         given = "model_type" in section.model_fields_set
         changes = {
             "model_type": section.model_type if given else f"AutoModelFor{kind}Classification",
-            "overrides": {**section.overrides, "num_labels": 1 if preference.reward_model else 2},
+            "overrides": {**section.overrides, "num_labels": self.reward.num_labels or outputs},
         }
         return section.model_copy(update=changes)
 

@@ -13,6 +13,8 @@ DATASETS = "datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
 MINIMAL = MODEL + DATASETS
 #: The same for a method that compares answers.
 PAIRS = MINIMAL.replace("alpaca", "chat_template.default")
+#: The same for one that judges steps.
+STEPS = MINIMAL.replace("alpaca", "stepwise_supervised")
 
 
 def read(text: str) -> Document:
@@ -24,7 +26,9 @@ def read(text: str) -> Document:
 
 def check(added: str = "", start: str = MINIMAL) -> Checked:
     """What becomes of the least configuration with further lines."""
-    if start == MINIMAL and "rl: dpo" in added:
+    if start == MINIMAL and "process_reward_model: true" in added:
+        start = STEPS
+    elif start == MINIMAL and ("rl: dpo" in added or "reward_model: true" in added):
         start = PAIRS
     return check_document(parse_document("config.yml", start + added))
 

@@ -189,8 +189,8 @@ RULES = (
     Rule(
         "SD0252",
         _check_method,
-        wrong="reward_model: true\nprocess_reward_model: true",
-        right="reward_model: true\nprocess_reward_model: false",
+        wrong="rl: dpo\nreward_model: true",
+        right="rl: dpo\nreward_model: false",
     ),
     Rule(
         "SD0253",

@@ -29,13 +29,17 @@ def _check_types(data: DataSection, preference: PreferenceSection) -> Iterator[F
     The former have a label for each step.  A margin between answers is part of the loss of a reward model alone.
     """
     by_steps, by_pairs = bool(preference.process_reward_model), bool(preference.reward_model)
+    if by_steps and (by_pairs or preference.rl):
+        return  # SD0252 refuses them beside each other
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             written = entry.type if isinstance(entry.type, str) else "user_defined"
             head, _, _ = split_type(written)
             key = f"{list_name}.{index}.type"
             if by_steps and head != _STEPS:
-                message = f"`type: {written}` has no steps, which `process_reward_model: true` learns to judge"
+                message = (
+                    f"`type: {written}` has no steps, which `process_reward_model: true` learns to judge"
+                )
                 yield Finding(key, message, f"Use `type: {_STEPS}`.", value=written)
             elif head == _STEPS and not by_steps:
                 message = f"`type: {written}` has labels of steps, which `process_reward_model: true` learns"
@@ -57,19 +61,23 @@ def _check_steps(
 ) -> Iterator[Finding]:
     """A step is right or wrong, and is judged at its end alone.
 
-    The rows are prepared before training.  (Of pairs SD0632 says so.)
+    The rows are prepared before training.  Of pairs SD0632 says so.
     """
     if not preference.process_reward_model:
         return
     if reward.num_labels not in (None, 2):
-        message = f"`process_reward_model` learns right and wrong, but `num_labels: {reward.num_labels}` is set"
+        message = (
+            f"`process_reward_model` learns right and wrong, but `num_labels: {reward.num_labels}` is set"
+        )
         yield Finding("num_labels", message, "Remove `num_labels`, or write `num_labels: 2`.")
     cause = find_stream_key(streaming)
     if cause:
         message = f"`{cause}` does not work with `process_reward_model: true`"
         yield Finding(cause, message, "Name the data as `datasets`, without streaming.")
     if data.train_on_inputs:
-        message = "`train_on_inputs: true` does not work with `process_reward_model: true`: no step is in a prompt"
+        message = (
+            "`train_on_inputs: true` does not work with `process_reward_model: true`: no step is in a prompt"
+        )
         yield Finding("train_on_inputs", message, "Remove `train_on_inputs`.")
 
 
@@ -124,7 +132,7 @@ def _check_training(
     """What changes a model on the way has not been tried with a head of scores, and is refused.
 
     ReLoRA begins its adapter anew and LISA changes which blocks are trained.  Noise on embeddings moves scores, which
-    are compared.  PEFT has LLaMA-Adapter for models that write only.  (Of pairs SD0633 says most of it.)
+    are compared.  PEFT has LLaMA-Adapter for models that write only.  Of pairs SD0633 says most of it.
     """
     found = {
         "relora": bool(relora.relora) and not preference.compares,
@@ -144,7 +152,12 @@ _ROWS = "datasets:\n  - path: rows.jsonl\n    type: "
 _JUDGE = f"reward_model: true\n{_ROWS}bradley_terry.chat_template\n"
 _STEP_JUDGE = f"process_reward_model: true\n{_ROWS}stepwise_supervised\n"
 RULES = (
-    Rule("SD0690", _check_types, wrong=_STEP_JUDGE.replace("process_reward_model: true\n", ""), right=_STEP_JUDGE),
+    Rule(
+        "SD0690",
+        _check_types,
+        wrong=_STEP_JUDGE.replace("process_reward_model: true\n", ""),
+        right=_STEP_JUDGE,
+    ),
     Rule("SD0691", _check_steps, wrong=_STEP_JUDGE + "num_labels: 3", right=_STEP_JUDGE + "num_labels: 2"),
     Rule("SD0692", _check_loss, wrong=_JUDGE + "chunked_cross_entropy: true", right=_JUDGE),
     Rule(
