@@ -60,6 +60,7 @@ audit:
 
 matrix: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.matrix docs/matrix.md
+	$(BIN)/python -m tests.preference_matrix docs/preference-matrix.md
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m siredon.cli.pages docs/reference

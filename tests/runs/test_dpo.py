@@ -69,6 +69,15 @@ def assert_starts_alike(metrics: list[dict[str, Any]], error: float = 0.0) -> No
     assert all(math.isfinite(value) for row in metrics for value in row.values())
 
 
+@pytest.mark.parametrize("precomputes", [False, True])
+def test_an_automatic_plan_counts_with_pairs(write_pairs: Any, capsys: Any, precomputes: bool):
+    keys = {**LORA, "precompute_ref_log_probs": precomputes, "gradient_checkpointing": "auto"}
+    keys |= {"probe_longest_batch": True, "val_set_size": 4, "eval_steps": 3}
+    metrics = train(write_pairs(**keys))
+    assert_starts_alike([row for row in metrics if "loss" in row], 1e-5)
+    assert "memory: gradient_checkpointing auto:" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_the_first_step_is_the_reference_and_margins_rise(write_pairs: Any, tmp_path: Path, adapter: str):
     metrics = train(write_pairs(**ADAPTERS[adapter], val_set_size=4, eval_steps=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 
 from siredon import pipeline, release
 from siredon.data import prompt
+from siredon.data.types import IGNORE
 from siredon.export import merge_stage
 from siredon.export.merge_shards import ShardMerge
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell
 from siredon.selftest.table import ROWS, try_cell
-from siredon.train import checkpoint, publish
+from siredon.train import checkpoint, publish, reference
+from siredon.train.pair_trainer import PairTrainer
 from siredon.train.trainer import SiredonTrainer
 
 
@@ -192,3 +195,29 @@ def test_a_merge_in_16_bits(rig: Rig, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(ShardMerge, "write", narrow)
     assert "weights of another number format" in find_failures(rig, "export", Cell(case="merged adapter"))
+
+
+def test_a_reference_that_is_the_base_though_the_adapter_begins_with_something(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reference, "_starts_as_base", lambda trainer: True)
+    failed = find_failures(rig, "dpo_reference", Cell(case="continued adapter"))
+    assert {"loss of the first step against ln 2", "rewards of the first step"} <= failed
+    assert find_failures(rig, "dpo_reference", Cell(case="new adapter")) == set()
+
+
+def test_a_reference_that_moves_with_the_policy(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reference.StartWeights, "standing_in", lambda self: nullcontext())
+    assert "reward lacking at the last step" in find_failures(rig, "dpo_reference", Cell(case="whole model"))
+
+
+def test_prompts_that_are_counted_among_the_answers(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = PairTrainer.score_samples
+
+    def score(self: Any, model: Any, inputs: Any) -> Any:
+        labels = torch.where(inputs["position_ids"] > 0, inputs["input_ids"], IGNORE)
+        return plain(self, model, {**inputs, "labels": labels})
+
+    monkeypatch.setattr(PairTrainer, "score_samples", score)
+    for case in ("one by one", "packed"):
+        assert find_failures(rig, "log_probs", Cell(case=case)) == {"logps/chosen", "logps/rejected"}

@@ -164,6 +164,11 @@ def shorten(batch: Batch, length: int, *, targets: bool) -> Batch:
     )
     if "sources" in batch:
         found["sources"] = batch["sources"][:1, :length]
+    if "samples" in batch:  # A row of two, as a pair is
+        found["samples"] = (torch.arange(length, device=ids.device) >= (length + 1) // 2).long()[None]
+        found["packs"] = batch["packs"].new_zeros(2)
+    if "reference" in batch:
+        found["reference"] = batch["reference"][:2]
     return found
 
 

@@ -118,7 +118,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
         trainer.score_answers = AnswerScorer(trainer, parts.tokenizer, parts.scores, longest).measure
     if not config.preference.judges:  # Their losses are not over words
         choose_loss_(trainer, parts.base, config, hardware)
-    guard_memory_(trainer, parts.prepared, parts.base, config, hardware)
+    guard_memory_(trainer, parts.base, config, hardware)
     # Behind all others, which decide what is due at a step
     trainer.listen_to_(parts.interruption, parts.resume)
     if config.stopping.stall_timeout != 0:

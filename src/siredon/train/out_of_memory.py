@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from siredon.config.schema import Config
-from siredon.data.prepare import Prepared
 from siredon.data.stream import Stream
 from siredon.data.types import Batch
 from siredon.distributed.ranks import num_ranks, rank
@@ -303,14 +302,11 @@ def end_run(doctor: Doctor, failure: Failure) -> TrainingError:
     return TrainingError(error.message + ends, error.fix)
 
 
-def guard_memory_(
-    trainer: SiredonTrainer, prepared: Prepared, base: Any, config: Config, hardware: Hardware
-) -> None:
+def guard_memory_(trainer: SiredonTrainer, base: Any, config: Config, hardware: Hardware) -> None:
     """Lets a run try its longest batch, and end with an explanation when memory runs out.
 
     Args:
-        trainer: The run's.
-        prepared: The data.
+        trainer: The run's, with its data.
         base: The model of transformers inside the trainer's.
         config: The whole config.
         hardware: The device.
@@ -349,12 +345,13 @@ def guard_memory_(
         # Resident memory is too coarse to choose by: what was freed counts as held, and nothing else may run
         planner = Planner(doctor.prober, base, hardware, tries and hardware.is_gpu, record)
     if tries or planner:
-        trainer.add_callback(LongestBatch(partial(_probe, doctor, prepared, planner, tries=tries)))
+        trainer.add_callback(LongestBatch(partial(_probe, doctor, planner, tries=tries)))
 
 
-def _probe(doctor: Doctor, prepared: Prepared, planner: Planner | None, *, tries: bool) -> str:
+def _probe(doctor: Doctor, planner: Planner | None, *, tries: bool) -> str:
     batch, length = doctor.config.batch, doctor.config.data.sequence_len
-    train, collator = prepared.train, doctor.trainer.data_collator
+    # Those of the trainer: a method may have added to what was prepared
+    train, collator = doctor.trainer.train_dataset, doctor.trainer.data_collator
     if isinstance(train, Stream):
         longest = fill_batch(length, collator, batch.micro_batch_size)
     else:
@@ -362,6 +359,6 @@ def _probe(doctor: Doctor, prepared: Prepared, planner: Planner | None, *, tries
     plan = planner.plan_(longest) if planner else None
     if not tries:
         return ""
-    rows = prepared.validation if doctor.config.eval_strategy != "no" else None
+    rows = doctor.trainer.eval_dataset if doctor.config.eval_strategy != "no" else None
     validation = find_longest(rows, collator, batch.eval_size) if rows else None
     return probe_longest(doctor, longest, validation, plan.peak if plan else None)

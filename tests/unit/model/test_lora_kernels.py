@@ -168,7 +168,7 @@ CHANGES = [
     ids=["disabled", "merged", "hook", "hook of the gradient", "forward", "inactive"],
 )
 def test_what_changes_later_is_seen(change: Callable[[Any], None]):
-    """The modules are called as they are, and the ops again where that is undone."""
+    """The modules are called as they are, and the ops again where that is undone; without an adapter the ops go on."""
     adapted = adapt()
     projections, mlp = parts_of(adapted)
     fused, whole = (
@@ -180,7 +180,8 @@ def test_what_changes_later_is_seen(change: Callable[[Any], None]):
     change(projections[0])
     change(mlp.up_proj)
     found, right = run(adapted, fused), run(adapted, lambda x: [one(x) for one in projections])
-    torch.testing.assert_close(found, right, rtol=0, atol=0)
+    near = {"rtol": 1e-5, "atol": 1e-6} if change is CHANGES[0] else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(found, right, **near)
     found, right = run(adapted, whole), run(adapted, mlp)
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
 
@@ -194,6 +195,21 @@ def test_disabled_and_enabled_again():
     with adapted.disable_adapter():
         torch.testing.assert_close(fused(X), tuple(one.base_layer(X) for one in projections), rtol=0, atol=0)
     torch.testing.assert_close(fused(X), before, rtol=0, atol=0)
+
+
+def test_a_switched_off_adapter_and_one_of_zeros_give_the_same_bits():
+    """As a policy at its start and its reference do, of which a loss takes the difference."""
+    adapted = adapt().to(torch.bfloat16)
+    projections, mlp = parts_of(adapted)
+    for part in (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj):
+        nn.init.zeros_(part.lora_B["default"].weight)
+    layers = build_linears(projections), build_glu_mlp(mlp.gate_proj, mlp.up_proj, mlp.down_proj, "silu")
+    x = X.to(torch.bfloat16)
+    for fused in layers:
+        assert not isinstance(fused, str)
+        with_zeros = fused(x)
+        with adapted.disable_adapter():
+            torch.testing.assert_close(fused(x), with_zeros, rtol=0, atol=0)
 
 
 def with_second_adapter(adapted: Any) -> None:
@@ -229,7 +245,6 @@ REASONS: list[tuple[dict[str, Any], Callable[[Any], Any], str]] = [
         "hook",
     ),
     ({}, with_second_adapter, "its active adapters are"),
-    ({}, lambda adapted: adapted.base_model.disable_adapter_layers(), "disabled"),
     ({}, lambda adapted: adapted.merge_adapter(), "merged"),
     ({}, lambda adapted: hook(first_projection(adapted)), "hook"),
     ({}, lambda adapted: replace_forward(first_projection(adapted)), "hook"),

@@ -76,6 +76,11 @@ class Linear:
     bits: int | None
     variant: Variant | None = None
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether the layer is computed without an adapter: it has none, or that is switched off at the moment."""
+        return self.adapter is None or self.module.disable_adapters
+
     def find_obstacle(self) -> str | None:
         """Why the ops cannot compute the layer as it is now; None where they can.  Cheap: asked at each call."""
         for part in self._parts():
@@ -111,8 +116,6 @@ class Linear:
 
     def _find_obstacle_in_adapter(self, adapter: str) -> str | None:
         module = self.module
-        if module.disable_adapters:
-            return "its adapter is disabled"
         if module.merged_adapters:
             return "its adapter is merged"
         active = module.active_adapter
@@ -133,7 +136,7 @@ class Linear:
             weight = _read_8bit(base)
         else:
             weight = Weight(base.weight, base.bias, self._find_state() if self.bits else None)
-        if self.adapter is None:
+        if self.adapter is None or self.is_bare:
             return weight, None
         a, b = self._find_adapter(self.adapter)
         scale, variant = self.module.scaling[self.adapter], self.variant
@@ -143,7 +146,7 @@ class Linear:
 
     def read_magnitude(self) -> Tensor | None:
         """The lengths of DoRA, [O], as they are now; None where the adapter has none."""
-        if self.variant is None or self.variant.length is None:
+        if self.variant is None or self.variant.length is None or self.is_bare:
             return None
         magnitude: Tensor = self.variant.length.weight
         return magnitude
@@ -254,7 +257,7 @@ def build_linears(modules: Sequence[nn.Module]) -> Linears | str:
     """Layers of one input as one function, or why not.
 
     It reads their parameters at each call, and calls the modules themselves where the ops cannot stand for them, as
-    while their adapter is disabled or merged.
+    while their adapter is merged.
 
     Args:
         modules: Such as q, k and v; one alone is welcome.
