@@ -225,6 +225,31 @@ def open_side_stream(hardware: Hardware) -> SideStream | None:
     return SideStream() if hardware.is_gpu else None
 
 
+@contextmanager
+def beside_compute(device: torch.device) -> Iterator[None]:
+    """What this thread asks of a GPU inside waits for nothing that the others have asked for.
+
+    It is for memory that nobody writes to any more: the computing stream may stand still, in a sum over ranks of which
+    one does not come.
+    """
+    import torch
+
+    if device.type != GPU:
+        yield
+        return
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield
+
+
+def wait_for_compute(device: torch.device) -> None:
+    """Waits until a GPU has done what it was asked for, while other threads go on; nothing without one."""
+    import torch
+
+    if device.type == GPU:
+        torch.cuda.current_stream(device).synchronize()
+
+
 def read_capability() -> tuple[int, int]:
     """Generation of the NVIDIA GPU, such as (9, 0); (0, 0) without one.  Imports torch."""
     import torch

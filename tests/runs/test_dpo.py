@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.runs.pair_runs import pair_writer, train
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_resume import assert_same_state
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 from tests.runs.test_watching import untimed
 
-from siredon import pipeline, release
+from siredon import release
 from siredon.config.load import load_config
 from siredon.errors import DataError
 from siredon.evaluate.rows import prepare_rows
@@ -28,37 +29,7 @@ REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
 
 @pytest.fixture
 def write_pairs(write_config: Any, tmp_path: Path) -> Any:
-    """Writes a config over 24 pairs, of which the better answer says yes; keyword arguments change keys."""
-    rows = [
-        {
-            "messages": [{"role": "user", "content": f"Is {number} {'more' * (number % 5)} than it was?"}],
-            "chosen": f"Yes, {number} is{' very' * (number % 4)} good.",
-            "rejected": f"No{', no' * (number % 3)}.",
-        }
-        for number in range(24)
-    ]
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def write(name: str = "config", **changes: Any) -> Path:
-        keys = {
-            "rl": "dpo",
-            "datasets": [{"path": str(path), "type": "chat_template.default"}],
-            "gradient_accumulation_steps": 4,
-            "max_steps": 3,
-            "save_strategy": "no",
-            "output_dir": str(tmp_path / name),
-        }
-        found: Path = write_config(f"{name}.yml", **{**keys, **changes})
-        return found
-
-    return write
-
-
-def train(path: Path) -> list[dict[str, Any]]:
-    config = config_of(path)
-    pipeline.train(config)
-    return metrics_of(config.checkpoint.output_folder)
+    return pair_writer(write_config, tmp_path)
 
 
 def assert_starts_alike(metrics: list[dict[str, Any]], error: float = 0.0) -> None:

@@ -105,6 +105,19 @@ def test_a_run_that_runs_out_saves_its_last_step_and_goes_on_to_the_same_weights
     assert untimed(tmp_path / "plain") == untimed(tmp_path / "out")
 
 
+def test_a_checkpoint_of_an_earlier_run_is_not_taken_for_the_last_step(
+    write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = {**LORA, **KEYS, "max_steps": 2, "eval_steps": ..., "val_set_size": ...}
+    pipeline.train(config_of(write_config("a.yml", **keys | {"save_steps": 1})))
+    weights = tmp_path / "out" / "checkpoint-1" / "adapter_model.safetensors"
+    earlier = weights.read_bytes()
+    Shortage(monkeypatch, 4)
+    with pytest.raises(TrainingError, match="step 1 is saved in"):
+        pipeline.train(config_of(write_config("b.yml", **keys, seed=7)))
+    assert weights.read_bytes() != earlier
+
+
 def test_a_step_that_is_made_again_row_by_row_is_the_same_step(
     write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):

@@ -8,7 +8,14 @@ from functools import cache
 from siredon.config.functions import find_function
 from siredon.config.rule import Finding
 from siredon.config.sections.data import PromptFormat
-from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_VARIANTS, PREFERENCE_FORMATS, split_type
+from siredon.config.shelves import (
+    FORMATS,
+    KNOWN_FORMATS,
+    PREFERENCE_FORMATS,
+    find_variant,
+    split_type,
+    variants_of,
+)
 from siredon.registry import find_clear, suggest
 
 #: The function of a module that is named without one.
@@ -36,16 +43,18 @@ def check_choice(key: str, choice: str | PromptFormat) -> Iterator[Finding]:
         return
     head, mark, _ = split_type(choice)
     names = FORMATS.names()
-    if choice == "user_defined":
+    if choice in ("user_defined", "user_defined.default"):
         fix = (
             "Give `type` a mapping: `type: {field_instruction: question, field_output: answer, format: ...}`."
         )
-        yield Finding(key, "`type: user_defined` does not say what the prompt is", fix, value=choice)
+        yield Finding(key, f"`type: {choice}` does not say what the prompt is", fix, value=choice)
     elif head in names:
         if mark:
             yield from _check_variant(key, choice)
     elif head == "bradley_terry":
         return  # SD0690 says which method it is for
+    elif head in PREFERENCE_FORMATS.names():
+        yield _refuse_pairs(key, choice)
     elif head in KNOWN_FORMATS:
         yield _refuse(key, choice, names, known=True)
     elif mark == ".":
@@ -59,14 +68,8 @@ def all_types() -> tuple[str, ...]:
     """Every name of a format that is built, and its variants behind it."""
     found = []
     for name in FORMATS.names():
-        found += [name, *(f"{name}{_mark(word)}{word}" for word in _variants(name))]
+        found += [name, *(f"{name}{_mark(word)}{word}" for word in variants_of(FORMATS, name))]
     return tuple(found)
-
-
-def _variants(name: str) -> tuple[str, ...]:
-    """The variants of a format; a format that is made of its entry has none."""
-    part = FORMATS.load(name)
-    return () if callable(part) else tuple(part.variants)
 
 
 def _mark(variant: str) -> str:
@@ -76,17 +79,18 @@ def _mark(variant: str) -> str:
 
 def _check_variant(key: str, choice: str) -> Iterator[Finding]:
     head, mark, variant = split_type(choice)
-    variants = _variants(head)
+    variants = variants_of(FORMATS, head)
     if variant in variants:
         return
-    if head in PREFERENCE_FORMATS.names() and variant in PREFERENCE_FORMATS.load(head).variants:
-        message = f"`type: {choice}` reads two answers to a prompt, one of which is better"
-        yield Finding(key, message, "Add `rl: dpo`, or name a format of rows with one answer.", value=choice)
-        return
-    if choice in KNOWN_VARIANTS:
-        yield _refuse(key, choice, FORMATS.names(), known=True)
+    if find_variant(PREFERENCE_FORMATS, choice) is not None:
+        yield _refuse_pairs(key, choice)
         return
     yield _refuse(key, choice, [head, *(f"{head}{mark}{word}" for word in variants)], known=False)
+
+
+def _refuse_pairs(key: str, choice: str) -> Finding:
+    message = f"`type: {choice}` reads two answers to a prompt, one of which is better"
+    return Finding(key, message, "Add `rl: dpo`, or name a format of rows with one answer.", value=choice)
 
 
 def _check_function(key: str, choice: str) -> Iterator[Finding]:

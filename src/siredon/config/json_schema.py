@@ -8,7 +8,7 @@ from typing import Any
 from siredon.config.deal import built_words
 from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.schema import KeyInfo, find_key, read_fields, section_types
-from siredon.config.shelves import FORMATS, TEMPLATES
+from siredon.config.shelves import FORMATS, TEMPLATES, pair_types
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE = "EnvironmentVariable"
@@ -68,7 +68,7 @@ def _complete_section(definition: dict[str, Any]) -> dict[str, Any]:
         return definition
     completed = {name: _accept_more(schema) for name, schema in definition["properties"].items()}
     if {"path", "type", "ds_type"} <= set(completed):  # an entry of `datasets`
-        completed["type"] = _suggest(completed["type"], FORMATS.names())
+        completed["type"] = _suggest(completed["type"], (*FORMATS.names(), *pair_types()))
         completed["chat_template"] = _suggest(
             completed["chat_template"], ("tokenizer_default", "jinja", *TEMPLATES.names())
         )

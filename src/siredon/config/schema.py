@@ -220,7 +220,7 @@ class Config(Section):
         Flash attention reads where documents begin off a single row, and sees no borders in a batch of several.
         """
         packing = self.packing
-        if packing.batch_flattening is True:
+        if packing.batch_flattening is True or self.preference.dpo_padding_free:
             return True
         if packing.sample_packing or packing.pack_eval or self.preference.compares:
             asked = packing.multipack_real_batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from siredon.registry import Shelf
 
@@ -20,19 +21,16 @@ mistral_v1 mistral_v2v3 mistral_v3_tekken mistral_v7_tekken nemotron_h phi_3 phi
 qwen_25
 """
 _FORMATS = """
-_synthetic alpaca alpaca_chat alpaca_instruct alpaca_w_system bradley_terry chat_template chatml completion
+_synthetic alpaca alpaca_chat alpaca_instruct alpaca_w_system bradley_terry chat_template completion
 concisechoice context_qa creative_acr ebft_chat_multiturn ebft_opencode ebft_pretrain ebft_reasoning
-ebft_strided_structured explainchoice gpteacher input_output jeopardy llama2_chat llama3 messages metharme oasst
-orcamini orpo passthrough pretrain pygmalion reflection stepwise_supervised summarizetldr user_defined zephyr
+ebft_strided_structured explainchoice gpteacher input_output jeopardy llama2_chat messages metharme oasst
+orcamini orpo pretrain pygmalion reflection stepwise_supervised summarizetldr user_defined
 """
 
 #: Templates of the reference; one without a file on the shelf is not built yet.
 KNOWN_TEMPLATES = tuple(_TEMPLATES.split())
 #: Formats of the reference, by what stands before a dot or a colon.
 KNOWN_FORMATS = tuple(_FORMATS.split())
-#: Variants of the reference, behind formats that are built, that are not.
-KNOWN_VARIANTS = ("user_defined.default",)
-
 
 #: Preference formats of the reference, by what stands before a dot.
 KNOWN_PREFERENCE_FORMATS = (
@@ -53,3 +51,24 @@ def split_type(name: str) -> tuple[str, str, str]:
     """
     head, mark, variant = re.fullmatch(r"([^.:]*)([.:]?)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     return head, mark, variant
+
+
+def variants_of(shelf: Shelf, name: str) -> tuple[str, ...]:
+    """The variants of a format; one that is made of its entry has none."""
+    part = shelf.load(name)
+    return () if callable(part) else tuple(part.variants)
+
+
+def find_variant(shelf: Shelf, written: str) -> Any:
+    """The format of a name with or without a variant; None for none, and for one that is made of its entry."""
+    head, mark, variant = split_type(written)
+    part = shelf.load(head) if head in shelf.names() else None
+    if part is None or callable(part):
+        return None
+    return part.variants.get(variant) if mark else part
+
+
+def pair_types() -> tuple[str, ...]:
+    """Every name of a format of pairs with its variant, such as `chatml.intel`."""
+    shelf = PREFERENCE_FORMATS
+    return tuple(f"{name}.{word}" for name in shelf.names() for word in variants_of(shelf, name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +13,16 @@ from siredon.config.deal import built_words, literal_words
 from siredon.config.entries import Entry, all_groups, find_entry
 from siredon.config.pages import describe_integration, head, is_built, link_key, slug, table
 from siredon.config.plugins import INTEGRATIONS
-from siredon.config.shelves import FORMATS, KNOWN_FORMATS, KNOWN_TEMPLATES, SCHEDULES, TEMPLATES
+from siredon.config.shelves import (
+    FORMATS,
+    KNOWN_FORMATS,
+    KNOWN_PREFERENCE_FORMATS,
+    KNOWN_TEMPLATES,
+    PREFERENCE_FORMATS,
+    SCHEDULES,
+    TEMPLATES,
+    variants_of,
+)
 from siredon.registry import Shelf
 
 _DESCRIBED = re.compile(r"[`)]: ")
@@ -50,6 +59,7 @@ def all_areas() -> tuple[Area, ...]:
     """The areas in the order of the page."""
     return (
         _shelf_area("Data formats", "datasets.type", FORMATS, KNOWN_FORMATS),
+        _pair_area(),
         _shelf_area("Chat templates", "chat_template", TEMPLATES, KNOWN_TEMPLATES, _OTHER_TEMPLATES),
         _word_area("Adapters", "adapter"),
         _method_area(),
@@ -122,6 +132,15 @@ def _shelf_area(
     works = [f"`{name}`: {about}" for name, about in others.items()] + works
     unbuilt = tuple(f"`{name}`" for name in known if name not in (*names, *others))
     return Area(title, key, tuple(works), unbuilt)
+
+
+def _pair_area() -> Area:
+    """The formats of rows with two answers, each with its variants."""
+    shelf = PREFERENCE_FORMATS
+    area = _shelf_area("Formats of pairs", "datasets.type", shelf, KNOWN_PREFERENCE_FORMATS)
+    variants = (", ".join(f"`.{word}`" for word in variants_of(shelf, name)) for name in shelf.names())
+    works = (f"{item} ({words})" if words else item for item, words in zip(area.works, variants, strict=True))
+    return replace(area, works=tuple(works))
 
 
 def _about(shelf: Shelf, name: str) -> str:

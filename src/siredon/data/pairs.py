@@ -18,6 +18,7 @@ PAIR = 2
 SIDES = ("chosen", "rejected")
 #: Why a pair is dropped.
 EQUAL = "both answers are the same"
+ALL_ANSWER = "an answer alone is over sequence_len"
 BROKEN_PROMPT = "a token lies across the end of the prompt in one answer only"
 
 
@@ -57,7 +58,7 @@ def find_fault(samples: Sequence[Sample]) -> str:
     chosen, rejected = samples
     if not chosen.num_targets or not rejected.num_targets:
         return NO_TARGETS
-    ours, theirs = (side.input_ids[: int(np.argmax(side.labels != IGNORE))] for side in samples)
+    ours, theirs = (side.input_ids[: _count_prompt(side)] for side in samples)
     if not np.array_equal(ours, theirs):
         return BROKEN_PROMPT
     if np.array_equal(chosen.input_ids, rejected.input_ids) and np.array_equal(
@@ -65,3 +66,32 @@ def find_fault(samples: Sequence[Sample]) -> str:
     ):
         return EQUAL
     return ""
+
+
+def trim_prompt(samples: Sequence[Sample], limit: int, bos_id: int | None) -> tuple[list[Sample], bool, str]:
+    """Cuts the beginning of the prompt, of both sides the same, so that neither is over a length.
+
+    Args:
+        samples: Both sides.
+        limit: The most tokens of a side.
+        bos_id: The token a text begins with, which stays; None if there is none.
+
+    Returns:
+        Both sides; whether anything was cut; why nothing can be: at least one token has to stay before an answer.
+    """
+    excess = max(len(side.input_ids) for side in samples) - limit
+    if excess <= 0:
+        return list(samples), False, ""
+    first = int(samples[0].input_ids[0] == bos_id) if bos_id is not None else 0
+    num_prompt = min(_count_prompt(side) for side in samples)
+    if excess >= num_prompt or first + excess > num_prompt:
+        return list(samples), False, ALL_ANSWER
+    gone = np.s_[first : first + excess]
+    cut = [Sample(np.delete(side.input_ids, gone), np.delete(side.labels, gone)) for side in samples]
+    return cut, True, ""
+
+
+def _count_prompt(sample: Sample) -> int:
+    """Tokens before the first that is learned; all, if none is."""
+    is_learned = sample.labels != IGNORE
+    return int(np.argmax(is_learned)) if is_learned.any() else len(is_learned)

@@ -262,7 +262,8 @@ def build_recipe(entry: DatasetEntry, preparation: Preparation, max_tokens: int)
 
 def _options(data: DataSection, max_tokens: int) -> list[object]:
     """What else decides what the samples are."""
-    return [max_tokens, data.excess_length_strategy, data.train_on_inputs, data.shortest, data.bad_rows]
+    cut = [data.excess_length_side] if data.excess_length_side != "response" else []
+    return [max_tokens, data.excess_length_strategy, data.train_on_inputs, data.shortest, data.bad_rows, *cut]
 
 
 def _fingerprint(

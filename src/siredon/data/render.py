@@ -357,6 +357,13 @@ def _cut(text: str, learned: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
     return tuple(span for span in spans if span.text)
 
 
+def find_bos(tokenizer: Any) -> str:
+    """The token that a tokenizer sets before a text; empty if it sets none."""
+    ids = tokenizer("").input_ids
+    adds_bos = bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    return str(tokenizer.bos_token) if adds_bos else ""
+
+
 def build_renderer(
     tokenizer: Any,
     template: str | None,
@@ -372,8 +379,6 @@ def build_renderer(
         eot_tokens: Tokens that end a turn, beside those that the template shows.
     """
     eos = str(tokenizer.eos_token or "")
-    ids = tokenizer("").input_ids
-    adds_bos = bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-    bos = str(tokenizer.bos_token) if adds_bos else ""
+    bos = find_bos(tokenizer)
     probed = probe_template(tokenizer, template, dict(kwargs or {}), tuple(eot_tokens))
     return Renderer(tokenizer, template, bos, eos, probed, dict(kwargs or {}))

@@ -15,7 +15,7 @@ from typing import Any
 from siredon.config.sections.data import DataSection, DatasetEntry
 from siredon.data.audit import NO_TARGETS, TOO_LONG, TOO_SHORT, Counts
 from siredon.data.load import Source, split_pieces
-from siredon.data.pairs import find_fault, render_pair
+from siredon.data.pairs import PAIR, find_fault, render_pair, trim_prompt
 from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.special_text import find_special
 from siredon.data.steps import tokenize_steps
@@ -89,6 +89,15 @@ class Recipe:
             self.renderer.eos,
             len(self.tokenizer),
             self.max_tokens,
+        )
+
+    @property
+    def trims_prompts(self) -> bool:
+        """Whether what is too long of a pair is cut from its prompt, so that answers and their stops stay whole."""
+        data = self.data
+        return self.group == PAIR and (data.excess_length_strategy, data.excess_length_side) == (
+            "truncate",
+            "prompt",
         )
 
     def render(self, row: Any) -> Readied:
@@ -298,7 +307,7 @@ def _collect(
         if not kept:
             tally.dropped[reason] += 1
         tally.num_truncated += is_cut
-        tally.num_with_stop += bool(kept) and row.ready.learns_stop and not is_cut
+        tally.num_with_stop += bool(kept) and row.ready.learns_stop and (not is_cut or recipe.trims_prompts)
         if kept and row.ready.special:
             tally.specials[row.ready.special] += 1
         for piece in kept:
@@ -311,8 +320,13 @@ def _keep(
     """What is kept of a row: samples that teach something, of a pair both or none; whether any was truncated; why
     there are none.
     """
+    trimmed, why_not = False, ""
+    if recipe.trims_prompts:
+        sides, trimmed, why_not = trim_prompt(sides, recipe.max_tokens, recipe.tokenizer.bos_token_id)
+    if why_not:
+        return [], False, why_not
     fitted = [_fit(side, split, find_place, recipe) for side in sides]
-    is_cut = any(cut for _, cut, _ in fitted)
+    is_cut = trimmed or any(cut for _, cut, _ in fitted)
     reason = next((why for _, _, why in fitted if why), "")
     pieces = [piece for found, _, _ in fitted for piece in found]
     if len(sides) == 1:

@@ -12,7 +12,7 @@ from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import FORMATS, TEMPLATES
 from siredon.data.choose import choose_format
-from siredon.data.render import Renderer, StopPolicy, build_renderer
+from siredon.data.render import Renderer, StopPolicy, build_renderer, find_bos
 from siredon.data.types import Conversation, Message, RowError, Template
 from siredon.errors import DataError
 from siredon.registry import Shelf
@@ -21,14 +21,14 @@ OWN = "tokenizer_default"
 FALLBACK = "tokenizer_default_fallback_"
 #: A template that is written out, not named.
 WRITTEN = "jinja"
+_BEGIN = "{{- bos_token -}}"
 
 
 def entry_renderer(
     entry: DatasetEntry, section: TokenizerSection, tokenizer: Any, shelf: Shelf = FORMATS
 ) -> Renderer:
     """What renders the rows of a data set: with its chat template, if its format needs one."""
-    needs_template = choose_format(entry, shelf).uses_template
-    template = resolve_template(entry, section, tokenizer) if needs_template else None
+    template = find_template(entry, section, tokenizer, shelf)
     _check_eot(section, tokenizer)
     renderer = build_renderer(tokenizer, template, section.chat_template_kwargs, section.eot_tokens)
     if template is None or not section.default_system_message:
@@ -64,6 +64,26 @@ def stop_policy(entry: DatasetEntry, section: TokenizerSection) -> StopPolicy:
     return StopPolicy(entry.train_on_eos, entry.train_on_eot, section.eot_tokens)
 
 
+def find_template(
+    entry: DatasetEntry, section: TokenizerSection, tokenizer: Any, shelf: Shelf = FORMATS
+) -> str | None:
+    """Jinja source of what renders a data set: the template of its format, or else its own; None where none does.
+
+    The template of a format begins with the first token that the tokenizer sets before a text, if it sets one.
+
+    Raises:
+        DataError: As `resolve_template`.
+    """
+    part = choose_format(entry, shelf)
+    if not part.uses_template:
+        return None
+    if part.template is None:
+        return resolve_template(entry, section, tokenizer)
+    source = part.template.source
+    # The template that is saved says so too: whoever asks the model then does as it was trained
+    return _BEGIN + source if find_bos(tokenizer) and "bos_token" not in source else source
+
+
 def resolve_template(entry: DatasetEntry, section: TokenizerSection, tokenizer: Any) -> str:
     """Jinja source of the chat template of a data set.
 
@@ -89,12 +109,8 @@ def set_template_(
     Raises:
         DataError: The template cannot be found or read.
     """
-    templates = (
-        resolve_template(entry, section, tokenizer)
-        for entry in entries
-        if choose_format(entry, shelf).uses_template
-    )
-    template = next(templates, None)
+    templates = (find_template(entry, section, tokenizer, shelf) for entry in entries)
+    template = next((found for found in templates if found is not None), None)
     # What it holds besides, such as a template for tools, is kept with its own one only
     if template is not None and not (tokenizer.chat_template and tokenizer.get_chat_template() == template):
         tokenizer.chat_template = template

@@ -133,6 +133,8 @@ class Format:
         uses_template: It reads conversations, which a chat template renders.
         ends: Every row ends with a stop token that is learned.
         variants: Formats behind a dot or a colon: `chatml` of `alpaca:chatml`, `load_qa` of `alpaca_chat.load_qa`.
+        template: The chat template that it always uses; None for that of the data set.
+        reads: Keys about rows that it reads in its data set's entry; None where nothing is said of them.
     """
 
     read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference | Steps]
@@ -140,6 +142,8 @@ class Format:
     uses_template: bool = False
     ends: bool = True
     variants: Mapping[str, Format] = field(default_factory=dict)
+    template: Template | None = None
+    reads: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,8 +209,10 @@ class Batch(TypedDict):
 
     `sources`, [B, T], says of which data set each token is; it is there only where it was asked for.  So are, for
     pairs, `samples`, [B, T], the number of the sample that each token is of, counted over the batch, S for padding;
-    `packs`, [S], the number of the pack that each sample is of; and `reference`, [S], fp32, its log-probability under
-    the reference model, where that is known; and `margins`, [S], fp32, where any of them is not 0.
+    `packs`, [S], the number of the pack that each sample is of; `reference`, [S], fp32, its log-probability under the
+    reference model, where that is known; and `places`, [S], the number of its pair in the optimizer step, where a loss
+    matches the pairs of a step; and `margins`, [S], fp32, where any of
+    them is not 0.
     """
 
     input_ids: torch.Tensor
@@ -218,3 +224,4 @@ class Batch(TypedDict):
     packs: NotRequired[torch.Tensor]
     reference: NotRequired[torch.Tensor]
     margins: NotRequired[torch.Tensor]
+    places: NotRequired[torch.Tensor]

@@ -11,10 +11,9 @@ from siredon.config.schema import Config
 from siredon.config.sections.data import DatasetEntry
 from siredon.config.sections.tokenizer import TokenizerSection
 from siredon.config.shelves import FORMATS
-from siredon.data.choose import choose_format
 from siredon.data.dialogue import build_dialogue
 from siredon.data.messages import THINK_TAGS
-from siredon.data.template import resolve_template
+from siredon.data.template import find_template
 from siredon.errors import DataError
 from siredon.registry import Shelf
 
@@ -93,9 +92,8 @@ def build_phrasing(config: Config, tokenizer: Any) -> Phrasing:
         DataError: A template that cannot be found or read.
     """
     entry, section, shelf = config.first_dataset, config.tokenizer, config.preference.formats
-    keeps_turns = choose_format(entry, shelf).uses_template
-    template = resolve_template(entry, section, tokenizer) if keeps_turns else ""
-    return Phrasing(entry, section, tokenizer, find_switch(template), keeps_turns, shelf)
+    template = find_template(entry, section, tokenizer, shelf)
+    return Phrasing(entry, section, tokenizer, find_switch(template or ""), template is not None, shelf)
 
 
 def find_switch(template: str) -> str:

@@ -18,7 +18,7 @@ from siredon.model.install import Row
 from siredon.model.precision import Precision
 from siredon.ops.head_rows import choose_chunk_rows
 from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
-from siredon.ops.token_statistics import token_statistics
+from siredon.ops.token_statistics import collision_statistics, token_statistics
 
 if TYPE_CHECKING:
     from siredon.train.trainer import SiredonTrainer
@@ -60,19 +60,26 @@ class ChunkedLoss:
         )
         return total, losses.view_as(targets)
 
-    def log_probs(self, run: Callable[[], Any], targets: Tensor, num_targets: int | None = None) -> Tensor:
-        """Log-probability of each target, [B, T], fp32, with its gradient; 0 where there is none.  As `measure`."""
+    def log_probs(
+        self,
+        run: Callable[[], Any],
+        targets: Tensor,
+        num_targets: int | None = None,
+        *,
+        collisions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probability of each target, [B, T], fp32, with its gradient; 0 where there is none.  As `measure`.
+
+        If asked, also that of two draws in its place being the same token, without gradient: a second pass of the head.
+        """
         with catch_hidden(self.head.layer) as caught:
             run()
         (hidden,) = caught.hidden
-        found, _ = token_statistics(
-            hidden.flatten(0, 1),
-            self.head.weight.to(hidden.dtype),
-            targets.flatten(),
-            options=self._choose_options(targets, num_targets),
-            bias=self.head.bias,
-        )
-        return found.view_as(targets)
+        rows, weight = hidden.flatten(0, 1), self.head.weight.to(hidden.dtype)
+        options = self._choose_options(targets, num_targets)
+        measure = collision_statistics if collisions else token_statistics
+        found, others = measure(rows, weight, targets.flatten(), options=options, bias=self.head.bias)
+        return found.view_as(targets), None if others is None else others.view_as(targets)
 
     def _choose_options(self, targets: Tensor, num_targets: int | None) -> LossOptions:
         return LossOptions(
@@ -97,7 +104,8 @@ class ChunkedLoss:
 
 def asks_for_chunks(config: Config) -> bool | None:
     """Whether the file asks for a chunked loss, by any of its names; None if it leaves it open."""
-    if config.loss.cut_cross_entropy or config.liger.liger_fused_linear_cross_entropy:
+    names = config.loss.cut_cross_entropy, config.liger.liger_fused_linear_cross_entropy
+    if any(names) or config.preference.dpo_use_liger_kernel:
         return True
     return config.loss.chunked_cross_entropy
 

@@ -49,6 +49,20 @@ def target_log_probs(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows:
     return torch.cat(parts).view_as(targets)
 
 
+def target_collisions(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 4096) -> torch.Tensor:
+    """Log-probability of two draws in the place of a target being one token, [...], fp32, without gradient.
+
+    The logarithm of the sum of squared probabilities, as `ops.token_statistics.collision_statistics` has it; 0 where
+    there is no target.
+    """
+    flat, wanted = logits.detach().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    parts = [
+        torch.logsumexp(2 * rows.float().log_softmax(-1), -1).where(ids != IGNORE, 0.0)
+        for rows, ids in zip(torch.split(flat, chunk_rows), torch.split(wanted, chunk_rows), strict=True)
+    ]
+    return torch.cat(parts).view_as(targets)
+
+
 def sum_by_source(
     logits: torch.Tensor,
     targets: torch.Tensor,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +16,18 @@ import torch
 from siredon.data.types import Batch
 from siredon.distributed.ranks import num_ranks
 from siredon.errors import TrainingError
-from siredon.hardware import Hardware, is_out_of_memory, read_peak_bytes, release_memory
+from siredon.hardware import (
+    Hardware,
+    is_out_of_memory,
+    read_peak_bytes,
+    release_memory,
+    wait_for_compute,
+)
 from siredon.log import warn
 from siredon.train.interruptible import InterruptibleTrainer
+
+if TYPE_CHECKING:
+    from siredon.train.last_step import LastStepWatch
 
 #: Steps of a run that are made again; a run that needs more is too large for its device.
 MOST_REPEATS = 10
@@ -59,6 +69,63 @@ class MemoryGuard:
     end: Callable[[Failure], TrainingError]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What a run has counted and summed up so far; of several ranks, this one.
+
+    Args:
+        tokens: Trained on, on all ranks.
+        targets: Learned, on all ranks.
+        flos: Since the last checkpoint.
+        step_loss: Of the step in hand; a scalar on the device.
+        log_loss: Of the steps since the last log; a scalar on the device.
+        sums: What else the next log line is made of, by name, on the device.
+    """
+
+    tokens: int
+    targets: int
+    flos: float
+    step_loss: torch.Tensor
+    log_loss: torch.Tensor
+    sums: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where counts and random numbers were at the end of a step: a checkpoint of it has them.
+
+    Args:
+        step: Optimizer steps done.
+        counts: The counts.
+        random: States of the generators, as `Trainer` writes them in `rng_state.pth`.
+    """
+
+    step: int
+    counts: Counts
+    random: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of the last step.
+
+    Args:
+        folder: Its checkpoint; None if there is none.
+        reason: Why there is none; empty if there was nothing to save.
+    """
+
+    folder: Path | None = None
+    reason: str = ""
+
+    def describe(self, step: int) -> str:
+        """For people."""
+        if self.folder is not None:
+            return f"step {step:,} is saved in {self.folder}"
+        if not self.reason:
+            return ""
+        return f"step {step:,} could not be saved, and the last checkpoint stands: {self.reason}"
+
+
 class MemoryGuardedTrainer(InterruptibleTrainer):
     """Knows the end of its last step, and can go back there when memory runs out.
 
@@ -72,13 +139,30 @@ class MemoryGuardedTrainer(InterruptibleTrainer):
         self.memory_guard: MemoryGuard | None = None
         #: The micro-batch for which memory ran out, if it was one of training.
         self.failed: Batch | None = None
+        #: With several ranks, saves the last step when memory has run out on one of them.
+        self.watch: LastStepWatch | None = None
+        #: The end of the last step, where its weights are still those of that step; None before the first one.
+        self.mark: Mark | None = None
         self._num_repeats = 0
         self._done: list[Batch] = []  # micro-batches of this step
-        self._go_back: Callable[[], None] | None = None
 
-    def mark_counts(self) -> Callable[[], None]:
-        """What has been counted so far; calling it goes back there."""
+    def mark_counts(self) -> Counts:
+        """What has been counted so far."""
         raise NotImplementedError
+
+    def restore_counts_(self, counts: Counts) -> None:
+        """Goes back there."""
+        raise NotImplementedError
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Trains, and listens meanwhile for a rank whose memory has run out."""
+        if self.watch is None:
+            return super().train(*args, **options)
+        self.watch.start()
+        try:
+            return super().train(*args, **options)
+        finally:
+            self.watch.stop()
 
     def training_step(
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
@@ -86,23 +170,42 @@ class MemoryGuardedTrainer(InterruptibleTrainer):
         """One forward and backward pass; in rows where memory has run out, if that is asked for."""
         guard = self.memory_guard
         repeats = guard is not None and guard.repeats and self._num_repeats < MOST_REPEATS
-        go_back = self.mark_counts() if repeats else None
+        before = self.mark_counts() if repeats else None
         try:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            with self._in_pass():
+                loss = super().training_step(model, inputs, num_items_in_batch)
             self._keep(inputs)
             return loss
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.failed = inputs
-            if go_back is None:
+            if before is None:
                 raise
             reason = str(error).splitlines()[0]
         # Outside of the handler: the exception would hold what the pass has made
-        go_back()
+        self.restore_counts_(before)
         loss = self._repeat(model, num_items_in_batch, reason)
         self._keep(inputs)
         return loss
+
+    @contextmanager
+    def _in_pass(self) -> Iterator[None]:
+        """Lets the watch read weights, optimizer and counts: inside, this thread leaves them alone."""
+        if self.watch is None:
+            yield
+            return
+        # Moves the weights, with a schedule-free optimizer
+        self.optimizer.train()
+        with self.watch.may_save():
+            yield
+            if self.accelerator.sync_gradients:
+                # A GPU is given its update ahead of time, though the sum over ranks may never come
+                wait_for_compute(self.args.device)
+
+    def weights_away(self) -> AbstractContextManager[None]:
+        """Inside, in the middle of a pass, the model has other weights for a while, and nobody may read them."""
+        return nullcontext() if self.watch is None else self.watch.may_not_save()
 
     def _keep(self, batch: Batch) -> None:
         if self.memory_guard is not None and self.memory_guard.repeats:
@@ -121,10 +224,10 @@ class MemoryGuardedTrainer(InterruptibleTrainer):
         )
         model.zero_grad()
         release_memory(self.memory_guard.hardware)
-        go_back = self.mark_counts()
+        before = self.mark_counts()
         for batch in self._done:
             self._run_rows(model, batch, num_items)
-        go_back()
+        self.restore_counts_(before)
         loss = self._run_rows(model, self.failed, num_items)
         self.failed = None
         return loss
@@ -140,43 +243,45 @@ class MemoryGuardedTrainer(InterruptibleTrainer):
     def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **options)
         self._done.clear()
-        if self.memory_guard is not None and self.memory_guard.keeps_weights and num_ranks() == 1:
-            self._go_back = self._mark()
+        if self.memory_guard is not None and self.memory_guard.keeps_weights:
+            self.mark = Mark(self.state.global_step, self.mark_counts(), self._read_random())
 
-    def _mark(self) -> Callable[[], None]:
-        """Where counts and random numbers are, at the end of a step: a checkpoint of it has them."""
-        counts, kind = self.mark_counts(), self.args.device.type
-        plain, array, numbers = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        module = torch.get_device_module(kind) if kind != "cpu" else None
-        device = module.get_rng_state() if module else None
+    def _read_random(self) -> dict[str, Any]:
+        kind = self.args.device.type
+        found = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+        if kind != "cpu":
+            module = torch.get_device_module(kind)
+            found[kind] = module.get_rng_state() if num_ranks() == 1 else module.get_rng_state_all()
+        return found
 
-        def go_back_() -> None:
-            counts()
-            random.setstate(plain)
-            np.random.set_state(array)
-            torch.set_rng_state(numbers)
-            if module:
-                module.set_rng_state(device)
+    def _go_back(self, mark: Mark) -> None:
+        self.restore_counts_(mark.counts)
+        kind = self.args.device.type
+        random.setstate(mark.random["python"])
+        np.random.set_state(mark.random["numpy"])
+        torch.set_rng_state(mark.random["cpu"])
+        if kind != "cpu":
+            torch.get_device_module(kind).set_rng_state(mark.random[kind])
 
-        return go_back_
-
-    def save_last_step(self) -> Path | None:
+    def save_last_step(self) -> Saved:
         """Writes a checkpoint of the last step that was finished, after one that has failed.
 
-        Returns:
-            Its folder; None where the weights are not those of that step, or no step was made.
+        Nothing is written where the weights are not those of that step, or no step was made.
         """
-        if self.failed is None or self._go_back is None:
-            return None
+        if self.failed is None or self.mark is None:
+            return Saved()
+        if num_ranks() > 1:
+            return self.watch.save(self.mark.step) if self.watch is not None else Saved()
         place = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if place.is_dir():
-            return place
-        self._go_back()
+        if self.saved_step == self.state.global_step:
+            self.finish_saving()
+            return Saved(place)
+        self._go_back(self.mark)
         self.args.save_only_model = False
         self._save_checkpoint(self.model_wrapped, None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.finish_saving()
-        return place
+        return Saved(place)
 
 
 def cut_rows(batch: Batch) -> Iterator[Batch]:
@@ -207,6 +312,8 @@ def _keep_packs(part: Batch, whole: Batch, start: int) -> Batch:
     part["samples"] = (part["samples"] - (packs < 0).sum()).clamp(max=num_kept)
     if "reference" in whole:
         part["reference"] = whole["reference"][kept]
+    if "places" in whole:
+        part["places"] = whole["places"][kept]
     return part
 
 
@@ -233,6 +340,8 @@ def _map(batch: Batch, cut: Callable[[torch.Tensor], torch.Tensor], num_tokens: 
         found["samples"], found["packs"] = cut(batch["samples"]), batch["packs"]
     if "reference" in batch:
         found["reference"] = batch["reference"]
+    if "places" in batch:
+        found["places"] = batch["places"]
     return found
 
 

@@ -19,6 +19,7 @@ from siredon.log import note, warn
 from siredon.model.recompute import count_keeping, find_layers, recompute_first_
 from siredon.train.activation_plan import Planner
 from siredon.train.callbacks.longest_batch import LongestBatch
+from siredon.train.last_step import LastStepWatch
 from siredon.train.memory_guard import Failure, MemoryGuard, read_failure, take_rows, take_tokens
 from siredon.train.probe import Peak, Prober, describe_batch, fill_batch, find_longest, is_probed, show_gib
 from siredon.train.trainer import SiredonTrainer
@@ -282,24 +283,37 @@ def _measure(doctor: Doctor, batch: Batch, *, learns: bool) -> Peak:
 def end_run(doctor: Doctor, failure: Failure) -> TrainingError:
     """Saves the last step, if memory ran out in a pass that has left the weights alone, and explains.
 
-    With several ranks nothing is saved, as the others are in the middle of the step: this one ends, and whatever has
-    started the ranks ends the others.
+    Of several ranks, those whose memory has not run out take part: see `last_step.py`.
     """
     trainer = doctor.trainer
     batch, step = trainer.failed, trainer.state.global_step
     trainer.model.zero_grad()
-    release_memory(doctor.hardware)
+    if num_ranks() == 1 or not doctor.hardware.is_gpu:
+        # With several GPUs it may wait for a sum over ranks that never comes; copies of weights do not need it
+        release_memory(doctor.hardware)
     saved = trainer.save_last_step()
-    if saved is not None:
-        note(f"out of memory in step {step + 1:,}: step {step:,} is saved in {saved}")
+    outcome = saved.describe(step)
+    if saved.folder is not None:
+        note(f"out of memory in step {step + 1:,}: {outcome}")
     what = (
         f"a batch of step {step + 1:,}, {describe_batch(batch)},"
         if batch is not None
         else f"what follows the passes of step {step + 1:,} (update, validation or checkpoint)"
     )
-    error = doctor.explain(failure, batch, what)
-    ends = f"; step {step:,} is saved in {saved}" if saved else ""
-    return TrainingError(error.message + ends, error.fix)
+    try:
+        if num_ranks() > 1:
+            leave_wrapper_(trainer)
+        error = doctor.explain(failure, batch, what)
+    finally:
+        if trainer.watch is not None:
+            trainer.watch.explain()
+    return TrainingError(error.message + (f"; {outcome}" if outcome else ""), error.fix)
+
+
+def leave_wrapper_(trainer: SiredonTrainer) -> None:
+    """Lets a pass of the model be one of this rank alone: DDP's hooks would send its gradients to the others."""
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
 
 
 def guard_memory_(trainer: SiredonTrainer, base: Any, config: Config, hardware: Hardware) -> None:
@@ -334,6 +348,8 @@ def guard_memory_(trainer: SiredonTrainer, base: Any, config: Config, hardware: 
     trainer.memory_guard = MemoryGuard(
         hardware, repeats, not optimizer.updates_in_backward, partial(end_run, doctor)
     )
+    if num_ranks() > 1 and trainer.memory_guard.keeps_weights:
+        trainer.watch = LastStepWatch(trainer)
     compiles = bool(config.compile.torch_compile)
     # A backward pass that updates weights cannot be tried without doing so
     tries = not optimizer.updates_in_backward and is_probed(

@@ -6,60 +6,22 @@ as packed documents are.  So packing, padding, accumulation and ranks are those 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
 
-from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Batch
-from siredon.train.losses import target_log_probs
-from siredon.train.pair_loss import LossParts, PairOptions, PairScores, Term, combine
+from siredon.train.losses import target_collisions, target_log_probs
+from siredon.train.objective import Objective
+from siredon.train.pair_loss import PairScores, StepCounts, StepScores
+from siredon.train.pair_weights import align, weigh_pairs
 from siredon.train.reference import Reference
+from siredon.train.step_scores import score_set, score_step, take_places
 from siredon.train.trainer import SiredonTrainer, shift_labels
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is learned of pairs.
-
-    Args:
-        terms: The losses, with their weights.
-        options: Their settings.
-    """
-
-    terms: tuple[Term, ...]
-    options: PairOptions
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether any of the losses compares with a reference model."""
-        return any(term.loss.needs_reference for term in self.terms)
-
-    def run(self, scores: PairScores) -> LossParts:
-        """What pairs add to the loss of their step."""
-        return combine(self.terms, scores, self.options)
-
-    def measure(self, scores: PairScores) -> Tensor:
-        """`PAIR_MEASURES` of each pair, [P, 8], fp64, without gradient."""
-        reference = scores.reference_chosen, scores.reference_rejected
-        chosen, rejected = (
-            self.options.beta * (policy.detach() - (0.0 if other is None else other))
-            for policy, other in zip((scores.chosen, scores.rejected), reference, strict=True)
-        )
-        found = (
-            chosen,
-            rejected,
-            chosen > rejected,
-            chosen - rejected,
-            scores.chosen.detach(),
-            scores.rejected.detach(),
-            scores.chosen_tokens,
-            scores.rejected_tokens,
-        )
-        return torch.stack([values.double() for values in found], dim=1)
 
 
 class PairTrainer(SiredonTrainer):
@@ -78,13 +40,25 @@ class PairTrainer(SiredonTrainer):
         self.objective = objective
         #: The model that the policy is compared with; None where batches say what is known of it, or none is needed.
         self.reference: Reference | None = None
-        self._sums["pairs"] = self._zeros(1 + len(PAIR_MEASURES))
+        self._sums["pairs"] = self._zeros(1 + len(objective.measures))
+        # Scores of the whole step in hand, where the objective needs them
+        self._step: StepScores | None = None
 
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
         chosen = (batch["labels"] != IGNORE) & (batch["samples"] % 2 == 0)
         tokens = chosen.sum()
         return torch.stack([tokens.new_full((), len(batch["packs"]) // 2), tokens])
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """As `SiredonTrainer`; where pairs of the step are matched with each other, all of them are scored first."""
+        batches, divisor = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step = None
+        if self.objective.needs_step and not self.passes_over:
+            self._step = score_step(self, batches)
+        return batches, divisor
 
     def sum_losses(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The loss summed over pairs; what is a mean over tokens is brought to the same divisor."""
@@ -102,56 +76,98 @@ class PairTrainer(SiredonTrainer):
         """How likely the policy and the reference model make the answers of a batch."""
         reference = self._score_reference(inputs)
         with self._noise_on(inputs):
-            policy = self.score_samples(model, inputs)
+            policy, aligned = self._sum_samples(model, inputs, aligns=self.objective.weighs)
         learned = (inputs["labels"] != IGNORE).long()
         tokens = _sum_by_sample(learned, inputs["samples"], len(inputs["packs"]))
+        chosen_tokens, rejected_tokens = tokens[0::2], tokens[1::2]
+        step = take_places(self._step, inputs) if self._step is not None and "places" in inputs else None
         return PairScores(
             policy[0::2],
             policy[1::2],
             None if reference is None else reference[0::2],
             None if reference is None else reference[1::2],
-            tokens[0::2],
-            tokens[1::2],
+            chosen_tokens,
+            rejected_tokens,
+            None
+            if aligned is None
+            else weigh_pairs(aligned[0::2], aligned[1::2], chosen_tokens, rejected_tokens),
+            step,
         )
 
     def _score_reference(self, inputs: Batch) -> Tensor | None:
         """Log-probabilities of the samples of a batch by the reference model, [S]; None without one."""
         if not self.objective.needs_reference:
             return None
-        if self.reference is None:
+        if self.reference is None or "reference" in inputs:
             return inputs["reference"]
         model = self.model
         was_training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.reference.standing_in():
+            with torch.no_grad(), self.weights_away(), self.reference.standing_in():
                 return self.score_samples(model, inputs)
         finally:
             model.train(was_training)
 
     def score_samples(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The log-probability of what is learned of each sample of a batch, [S], fp32, with gradient."""
+        return self._sum_samples(model, inputs, aligns=False)[0]
+
+    def _sum_samples(
+        self, model: torch.nn.Module, inputs: Batch, *, aligns: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the samples of a batch, [S], with gradient; if asked, sums of `align`, [S], without."""
         samples, num_samples = inputs["samples"], len(inputs["packs"])
         if self.chunked is None:
             logits, targets, places = self._predict(model, inputs)
-            return _sum_by_sample(target_log_probs(logits, targets), samples[:, places], num_samples)
-        targets = shift_labels(inputs["labels"])
-        found = self.chunked.log_probs(
-            lambda: self.run_model(model, inputs), targets, self.find_count(inputs)
+            found = target_log_probs(logits, targets)
+            collisions = target_collisions(logits, targets) if aligns else None
+            samples = samples[:, places]
+        else:
+            # No first token of a sample is a target: a target is of the sample of the token that predicts it
+            targets, count = shift_labels(inputs["labels"]), self.find_count(inputs)
+            found, collisions = self.chunked.log_probs(
+                lambda: self.run_model(model, inputs), targets, count, collisions=aligns
+            )
+        aligned = None if collisions is None else align(found, collisions)
+        return (
+            _sum_by_sample(found, samples, num_samples),
+            None if aligned is None else _sum_by_sample(aligned, samples, num_samples),
         )
-        # No first token of a sample is a target: a target is of the sample of the token that predicts it
-        return _sum_by_sample(found, samples, num_samples)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs what is given, and with a training loss what was measured of the pairs since the last one."""
         if "loss" in logs:
             count, *sums = self.take_sums_("pairs").tolist()
             if count:
-                logs |= {name: total / count for name, total in zip(PAIR_MEASURES, sums, strict=True)}
+                logs |= {
+                    name: total / count for name, total in zip(self.objective.measures, sums, strict=True)
+                }
         super().log(logs, start_time)
 
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As `SiredonTrainer`; a loss that matches pairs with each other is one over the whole validation set."""
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self.objective.needs_step:
+            dataset: Any = dataloader.dataset
+            scores = score_set(self, dataset)
+            parts = self.objective.run(scores)
+            counts = StepCounts(len(scores.chosen), int(scores.chosen_tokens.sum()))
+            assert output.metrics is not None
+            output.metrics[f"{metric_key_prefix}_loss"] = parts.share(counts).item()
+        return output
+
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
-        """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and `PAIR_MEASURES`, summed."""
+        """Of each pack, [packs, K]: pairs, chosen tokens, both parts of the loss, and its `measures`, summed."""
         scores = self.score_pairs(model, inputs)
         parts = self.objective.run(scores)
         per_token = torch.zeros_like(parts.per_pair) if parts.per_token is None else parts.per_token
@@ -164,7 +180,7 @@ class PairTrainer(SiredonTrainer):
     def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
         """Those sums over the whole validation set -> its loss, and the means over its pairs."""
         pairs, tokens = max(1.0, sums[0]), max(1.0, sums[1])
-        means = {name: total / pairs for name, total in zip(PAIR_MEASURES, sums[4:], strict=True)}
+        means = {name: total / pairs for name, total in zip(self.objective.measures, sums[4:], strict=True)}
         return {"loss": sums[2] / pairs + sums[3] / tokens, **means}
 
     def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from siredon.config.schema import Config
 from siredon.data.cache import REFERENCE, cache_key
-from siredon.data.collate import Collator, PackDataset
+from siredon.data.collate import PackDataset
 from siredon.data.table import JoinedTable, References
-from siredon.distributed.ranks import num_ranks, rank
+from siredon.distributed.ranks import rank
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.precision import Precision
 from siredon.train.facts import describe_versions
 from siredon.train.fingerprint import fingerprint_weights
 from siredon.train.pair_trainer import PairTrainer
+from siredon.train.step_scores import score_table
 
 #: Sections that decide what the model is before it is trained, and how it computes.
 _SECTIONS = (
@@ -72,32 +72,6 @@ def _extend(trainer: PairTrainer, dataset: PackDataset, made: dict[str, Any], ro
     extended = copy.copy(dataset)
     extended.table = JoinedTable(table.tables, table.group, found)
     return extended
-
-
-def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
-    """Log-probabilities of all samples of a table by the model as it is now, [N]; each rank computes a part of them."""
-    collator: Any = trainer.data_collator
-    assert isinstance(collator, Collator)
-    model, size = trainer.model, trainer.args.eval_batch_size
-    order = np.argsort(
-        -table.lengths, kind="stable"
-    )  # Alike in length: little padding; and the largest batch first
-    own = order[rank() :: num_ranks()]
-    device = trainer.args.device
-    values = torch.zeros(len(table), table.group, dtype=torch.float32, device=device)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        for start in range(0, len(own), size):
-            chosen = own[start : start + size]
-            batch: Any = trainer._prepare_inputs(collator([table.take(int(index)) for index in chosen]))
-            scores = trainer.score_samples(model, batch).view(-1, table.group)
-            values[torch.from_numpy(chosen).to(device)] = scores
-    model.train(was_training)
-    if num_ranks() > 1:
-        values = trainer.accelerator.reduce(values, reduction="sum")
-    found: References = values.flatten().cpu().numpy()
-    return found
 
 
 def _read(path: Path, table: JoinedTable) -> References | None:

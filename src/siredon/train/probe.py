@@ -166,7 +166,7 @@ class Prober:
     def unchanged(self, *, learns: bool = True) -> Iterator[None]:
         """What runs inside leaves no trace: counts, random numbers, gradients and buffers are put back behind it."""
         trainer, model = self.trainer, self.trainer.model
-        was_training, go_back = model.training, trainer.mark_counts()
+        was_training, counts = model.training, trainer.mark_counts()
         gradients = [(weight, weight.grad) for weight in self.trained] if learns else []
         buffers = [
             (buffer, buffer.clone())
@@ -177,7 +177,7 @@ class Prober:
             with trainer.random_state_kept():
                 yield
         finally:
-            go_back()
+            trainer.restore_counts_(counts)
             model.train(was_training)
             for weight, gradient in gradients:
                 weight.grad = gradient

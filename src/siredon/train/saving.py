@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +74,8 @@ class SavingTrainer(Trainer):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.saving = SavingPlan()
+        #: The last step of which this run has a checkpoint, or is about to.
+        self.saved_step: int | None = None
         self._worker = Worker()
 
     def train(self, *args: Any, **options: Any) -> Any:
@@ -131,10 +133,7 @@ class SavingTrainer(Trainer):
         place = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
         draft = name_draft(place)
         self._name_best(place)
-        parts = [part for part in self.callback_handler.callbacks if isinstance(part, CheckpointPart)]
-        files: dict[str, Content] = {}
-        for part in parts:
-            files |= part.collect(self.args, self.state)
+        files = self._collect_files()
         snapshot = self._take_snapshot(files) if self.saving.in_background else None
         is_first = self.args.should_save
         with self._all_or_none(place):
@@ -142,20 +141,58 @@ class SavingTrainer(Trainer):
                 open_draft(place)
         with self._all_or_none(place):
             if is_first:
-                self._keep_callback_states()
-                self.state.save_to_json(str(draft / "trainer_state.json"))
-                for part in parts:
-                    part.before_publishing(self)
+                self._write_own(draft)
             if not self.args.save_only_model:
                 self._save_rng_state(str(draft))
             if snapshot is None:
                 self._write_state(draft, files)
         if snapshot is not None:
             self._worker.start(partial(self._write_snapshot, draft, place, snapshot))
-            return
-        with self._all_or_none(place):
-            if is_first:
+        else:
+            with self._all_or_none(place):
+                if is_first:
+                    self._publish(draft, place)
+        self.saved_step = self.state.global_step
+
+    def save_alone(self, place: Path, random_states: Sequence[bytes]) -> None:
+        """The checkpoint of this step, where only the first rank can write: no other one is asked for anything.
+
+        Args:
+            place: Its folder.
+            random_states: `rng_state_N.pth` of each rank.
+
+        Raises:
+            CheckpointError: It could not be written.
+        """
+        self._name_best(place)
+        files = self._collect_files()
+        try:
+            with explain_disk(place):
+                draft = open_draft(place)
+                self._write_own(draft)
+                for number, content in enumerate(random_states):
+                    (draft / f"rng_state_{number}.pth").write_bytes(content)
+                self._write_state(draft, files)
                 self._publish(draft, place)
+        except CheckpointError:
+            discard(name_draft(place))
+            raise
+
+    def _list_parts(self) -> list[CheckpointPart]:
+        return [part for part in self.callback_handler.callbacks if isinstance(part, CheckpointPart)]
+
+    def _collect_files(self) -> dict[str, Content]:
+        files: dict[str, Content] = {}
+        for part in self._list_parts():
+            files |= part.collect(self.args, self.state)
+        return files
+
+    def _write_own(self, draft: Path) -> None:
+        """What only the first rank writes, besides weights and state."""
+        self._keep_callback_states()
+        self.state.save_to_json(str(draft / "trainer_state.json"))
+        for part in self._list_parts():
+            part.before_publishing(self)
 
     def _name_best(self, place: Path) -> None:
         """Lets the state say which checkpoint is the best, by its place and not by where it is written."""

@@ -7,7 +7,7 @@ accumulation and the number of ranks; the validation loss likewise over the whol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from siredon.train.chunked_loss import ChunkedLoss
 from siredon.train.guarded import GuardedTrainer
 from siredon.train.learning_rate import ScheduleBuilder, show_skipped_steps_
 from siredon.train.losses import cross_entropy_sum, sum_by_source, sum_losses_by_source
+from siredon.train.memory_guard import Counts
 from siredon.train.optimize import OptimizerPlan, build_optimizer
 from siredon.train.sampler import LengthSampler, MixedSampler, ShuffledSampler
 
@@ -77,6 +78,8 @@ class SiredonTrainer(GuardedTrainer):
         #: Scores of the model's own answers, which are measured with the validation loss, if any.
         self.score_answers: Callable[[], dict[str, float]] | None = None
         self.num_targets_seen = 0
+        #: What the next log line has summed up over all ranks, where they cannot be asked any more.
+        self.gathered_log: dict[str, Any] | None = None
         #: Computes the loss from hidden states, in chunks; None for a loss over the model's logits.
         self.chunked: ChunkedLoss | None = None
         # Labels of this step's micro-batches, and how many of each are targets: so that nothing need ask the device
@@ -288,17 +291,20 @@ class SiredonTrainer(GuardedTrainer):
         labels = inputs["labels"]
         return next((count for counted, count in self._counted if counted is labels), None)
 
-    def mark_counts(self) -> Callable[[], None]:
-        """What has been counted and summed up so far; calling it goes back there."""
+    def mark_counts(self) -> Counts:
+        """What has been counted and summed up so far."""
+        sums = {name: total.clone() for name, total in self._sums.items()}
         numbers = self.num_tokens_seen, self.num_targets_seen, self.current_flos
-        sums = [(total, total.clone()) for total in (self.step_loss, self._tr_loss, *self._sums.values())]
+        return Counts(*numbers, self.step_loss.clone(), self._tr_loss.clone(), sums)
 
-        def go_back_() -> None:
-            self.num_tokens_seen, self.num_targets_seen, self.current_flos = numbers
-            for total, before in sums:
-                total.copy_(before)
-
-        return go_back_
+    def restore_counts_(self, counts: Counts) -> None:
+        """Goes back there."""
+        self.num_tokens_seen, self.num_targets_seen = counts.tokens, counts.targets
+        self.current_flos = counts.flos
+        self.step_loss.copy_(counts.step_loss)
+        self._tr_loss.copy_(counts.log_loss)
+        for name, total in self._sums.items():
+            total.copy_(counts.sums[name])
 
     def _noise_on(self, inputs: Batch) -> AbstractContextManager[None]:
         if self.noise is None:
@@ -390,16 +396,19 @@ class SiredonTrainer(GuardedTrainer):
 
     def gather_log(self) -> dict[str, Any]:
         """What the next log line has summed up so far, over all ranks; to be asked by all ranks."""
+        if self.gathered_log is not None:
+            return self.gathered_log
         loss = self._tr_loss.clone()
         sums = {name: total.clone() for name, total in self._sums.items()}
         if self.args.world_size > 1:
             loss = self.accelerator.reduce(loss, reduction="mean")
             sums = {name: self.accelerator.reduce(total, reduction="sum") for name, total in sums.items()}
-        return {
-            "step": self._globalstep_last_logged,
-            "loss": loss.item(),
-            **{name: total.tolist() for name, total in sums.items()},
-        }
+        return self.describe_log(loss.item(), sums)
+
+    def describe_log(self, loss: float, sums: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """What a checkpoint keeps of the next log line, from the loss and sums of all ranks."""
+        named = {name: total.tolist() for name, total in sums.items()}
+        return {"step": self._globalstep_last_logged, "loss": loss, **named}
 
     def restore_log_(self, kept: dict[str, Any]) -> None:
         """Goes on summing up from there."""

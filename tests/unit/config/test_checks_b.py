@@ -247,7 +247,10 @@ PREFERENCES = [
     ),
     idle("SD0315", "dpo_use_weighting", "dpo_use_weighting: true\n", "rl: ipo\ndpo_use_weighting: true\n"),
     idle(
-        "SD0315", "simpo_gamma", "rl: dpo\nsimpo_gamma: 0.5\n", "rl: simpo\nsimpo_gamma: 0.5\ncpo_alpha: 1\n"
+        "SD0315",
+        "simpo_gamma",
+        "rl: dpo\nsimpo_gamma: 0.5\n",
+        "rl: simpo\nrl_beta: 2\nsimpo_gamma: 0.5\ncpo_alpha: 1\n",
     ),
     idle(
         "SD0315",
@@ -529,7 +532,7 @@ DISTRIBUTED = [
         "SD0355",
         "load_in_8bit",
         FSDP2 + LORA + "load_in_8bit: true\nrl: orpo\n",
-        FSDP2 + LORA + "load_in_8bit: true\nrl: simpo\n",
+        FSDP2 + LORA + "load_in_8bit: true\nrl: simpo\nrl_beta: 2\n",
     ),
     idle(
         "SD0356",

@@ -67,13 +67,8 @@ def test_a_clear_slip_can_be_written_into_the_file():
 @pytest.mark.parametrize(
     "kind",
     [
-        "zephyr.nectar",
-        "chatml.intel",
-        "llama3.argilla",
         "orpo.chat_template",
         "ebft_pretrain",
-        "passthrough",
-        "user_defined.default",
     ],
 )
 def test_formats_that_are_not_built_are_known(kind: str):
@@ -83,13 +78,23 @@ def test_formats_that_are_not_built_are_known(kind: str):
     assert problem.edit is None
 
 
+@pytest.mark.parametrize(
+    "kind", ["zephyr.nectar", "chatml.intel", "llama3.argilla", "passthrough", "chat_template.intel"]
+)
+def test_formats_of_pairs_are_known(kind: str):
+    problem = problem_of(kind)
+    assert problem.message == f"`type: {kind}` reads two answers to a prompt, one of which is better"
+    assert problem.fix.startswith("Add `rl: dpo`")
+
+
 def test_nothing_like_it_lists_what_is_built():
     problem = problem_of("qqqq")
     assert problem.fix == f"Built: {', '.join(f'`{name}`' for name in FORMATS.names())}."
 
 
 def test_the_word_for_a_mapping_is_not_enough():
-    assert "does not say what the prompt is" in problem_of("user_defined").message
+    for kind in ("user_defined", "user_defined.default"):
+        assert problem_of(kind).message == f"`type: {kind}` does not say what the prompt is"
 
 
 # Functions

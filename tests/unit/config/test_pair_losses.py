@@ -80,3 +80,10 @@ def test_the_words_are_known_without_torch():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'sigmoid'" in found.stdout
     assert found.stdout.split()[-1] == "False"
+
+
+def test_sft_alone_needs_no_reference():
+    """What is measured depends on it, and is known before losses are loaded."""
+    for word in PAIR_LOSSES.names():
+        section = PreferenceSection(rl="dpo", dpo_loss_type=(word,))
+        assert PAIR_LOSSES.load(word).needs_reference == section.has_reference

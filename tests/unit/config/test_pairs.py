@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.config.texts import MODEL, PAIRS, accept, check
 
+from siredon.config.shelves import pair_types
+
 DPO = "rl: dpo\n"
 
 
@@ -20,6 +22,7 @@ def find(added: str, start: str = PAIRS) -> list[tuple[str, str, str]]:
         "precompute_ref_log_probs: true\n",
         "rl_beta: 0.5\ndpo_label_smoothing: 0.1\n",
         "dpo_loss_type: [sigmoid]\ndpo_loss_weights: [0.5]\n",
+        "dpo_loss_type: [sigmoid, aot]\n",
         "val_set_size: 0.1\nmetric_for_best_model: eval_rewards/accuracies\nsave_strategy: best\n",
     ],
 )
@@ -35,7 +38,6 @@ def test_what_goes_with_pairs(added: str):
         ("neftune_noise_alpha: 5\n", "SD0633", "neftune_noise_alpha"),
         ("log_source_loss: true\n", "SD0633", "log_source_loss"),
         ("lisa_n_layers: 2\nlisa_step_interval: 5\n", "SD0633", "lisa_n_layers"),
-        ("dpo_loss_type: [sigmoid, aot]\n", "SD0631", "dpo_loss_type"),
     ],
 )
 def test_what_does_not_go_with_pairs_is_refused_where_it_stands(added: str, code: str, key: str):
@@ -45,7 +47,7 @@ def test_what_does_not_go_with_pairs_is_refused_where_it_stands(added: str, code
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("chatml.intel", "known but not built yet"),
+        ("chatml.intell", "no format of rows with two answers"),
         ("alpaca", "no format of rows with two answers"),
         ("chat_template.nothing", "no format of rows with two answers"),
         ("my.module", "no format of rows with two answers"),
@@ -64,7 +66,11 @@ def test_what_is_not_measured_of_pairs_decides_nothing():
     assert [code for code, _, _ in find(keys)] == ["SD0269"]
 
 
-@pytest.mark.parametrize("name", ["chat_template", "chat_template.default", "chat_template.argilla_chat"])
+#: Those of `rl: dpo`; reward models may have more.
+TYPES = [kind for kind in pair_types() if not kind.startswith("bradley_terry")]
+
+
+@pytest.mark.parametrize("name", ["chat_template", "sharegpt", "zephyr", *TYPES])
 def test_formats_of_pairs_are_accepted(name: str):
     accept(DPO, MODEL + f"datasets:\n  - path: rows.jsonl\n    type: {name}\n")
 
@@ -84,3 +90,65 @@ def test_what_follows_from_the_method():
     assert config.shares_sequences
     assert not config.flattens_batches
     assert accept("").preference.formats is not config.preference.formats
+
+
+@pytest.mark.parametrize("method", ["ipo", "simpo", "orpo"])
+def test_the_other_methods_read_the_same_rows(method: str):
+    keys = f"rl: {method}\nrl_beta: 2.0\n"
+    config = accept(keys, PAIRS)
+    assert config.preference.compares
+    assert config.preference.pair_losses == (("ipo",) if method == "ipo" else ("sigmoid",))
+    assert config.shares_sequences
+    (found,) = check(keys, MODEL + "datasets:\n  - path: pairs.jsonl\n    type: alpaca\n").diagnostics
+    assert found.code == "SD0630"
+
+
+def test_simpo_says_how_steep_it_is():
+    (found,) = check("rl: simpo\n", PAIRS).diagnostics
+    assert (found.code, found.key, found.severity) == ("SD0660", "rl", "warning")
+
+
+@pytest.mark.parametrize("added", ["simpo_gamma: -1\n", "cpo_alpha: -0.1\n"])
+def test_numbers_of_simpo_without_a_meaning_are_refused(added: str):
+    assert check("rl: simpo\nrl_beta: 2\n" + added, PAIRS).diagnostics
+
+
+def test_pairs_without_padding_lie_end_to_end():
+    assert accept(DPO + "dpo_padding_free: true\n", PAIRS).flattens_batches
+    assert accept(DPO + "dpo_padding_free: true\nsample_packing: true\n", PAIRS).flattens_batches
+    assert not accept(DPO + "dpo_padding_free: false\n", PAIRS).flattens_batches
+
+
+@pytest.mark.parametrize(
+    ("added", "code"),
+    [
+        ("dpo_padding_free: true\nbatch_flattening: false\n", "SD0661"),
+        ("dpo_padding_free: true\nsample_packing: true\nmultipack_real_batches: true\n", "SD0661"),
+        ("dpo_use_liger_kernel: true\nchunked_cross_entropy: false\n", "SD0662"),
+    ],
+)
+def test_one_thing_is_not_asked_for_and_ruled_out(added: str, code: str):
+    (found,) = check(DPO + added, PAIRS).diagnostics
+    assert (found.code, found.severity) == (code, "error")
+
+
+def test_a_reference_of_its_own_is_passed_over():
+    (found,) = check(DPO + "rl_adapter_ref_model: true\n", PAIRS).diagnostics
+    assert (found.key, found.severity) == ("rl_adapter_ref_model", "warning")
+
+
+@pytest.mark.parametrize(
+    ("added", "is_measured"),
+    [
+        ("rl: dpo\n", True),
+        ("rl: ipo\n", True),
+        ("rl: dpo\ndpo_loss_type: [sft]\n", False),
+        ("rl: simpo\nrl_beta: 2\n", False),
+        ("rl: orpo\n", False),
+    ],
+)
+def test_what_is_measured_by_a_reference_is_known_where_there_is_one(added: str, is_measured: bool):
+    keys = "val_set_size: 0.1\nsave_strategy: best\nmetric_for_best_model: eval_logps/token_ratios\n"
+    assert [found.code for found in check(added + keys, PAIRS).diagnostics] == (
+        [] if is_measured else ["SD0269"]
+    )

@@ -15,7 +15,7 @@ from siredon.config.json_schema import field_schema, json_schema
 from siredon.config.load import check_config
 from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.schema import Config, key_homes, read_fields, section_types
-from siredon.config.shelves import FORMATS, TEMPLATES
+from siredon.config.shelves import FORMATS, TEMPLATES, pair_types
 
 #: A sweep is a file of another kind.
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yml") if "sweep" not in path.stem)
@@ -151,7 +151,7 @@ def test_the_schema_of_one_key_stands_alone():
 
 def test_the_schema_offers_the_formats_and_templates_that_are_built():
     entry = SCHEMA["$defs"]["DatasetEntry"]["properties"]
-    assert {"enum": list(FORMATS.names())} in entry["type"]["anyOf"]
+    assert {"enum": [*FORMATS.names(), *pair_types()]} in entry["type"]["anyOf"]
     assert {"enum": ["tokenizer_default", "jinja", *TEMPLATES.names()]} in SCHEMA["properties"][
         "chat_template"
     ]["anyOf"]

@@ -6,6 +6,7 @@ from siredon.config.diagnostics import Diagnostic
 from siredon.config.document import Document, parse_document
 from siredon.config.load import Checked, all_rules, check_document
 from siredon.config.schema import Config
+from siredon.config.sections.preference import PAIR_METHODS
 
 MODEL = "base_model: some/model\nlearning_rate: 1e-4\n"
 DATASETS = "datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
@@ -28,7 +29,9 @@ def check(added: str = "", start: str = MINIMAL) -> Checked:
     """What becomes of the least configuration with further lines."""
     if start == MINIMAL and "process_reward_model: true" in added:
         start = STEPS
-    elif start == MINIMAL and ("rl: dpo" in added or "reward_model: true" in added):
+    elif start == MINIMAL and (
+        any(f"rl: {method}\n" in added for method in PAIR_METHODS) or "reward_model: true" in added
+    ):
         start = PAIRS
     return check_document(parse_document("config.yml", start + added))
 

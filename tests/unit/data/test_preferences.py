@@ -16,7 +16,7 @@ from siredon.config.shelves import PREFERENCE_FORMATS
 from siredon.data.audit import NO_TARGETS
 from siredon.data.choose import choose_format
 from siredon.data.inspect import Choice, inspect_data
-from siredon.data.pairs import BROKEN_PROMPT, EQUAL, find_fault
+from siredon.data.pairs import ALL_ANSWER, BROKEN_PROMPT, EQUAL, find_fault, trim_prompt
 from siredon.data.prepare import Preparation, Prepared, prepare_data
 from siredon.data.types import IGNORE, LeftOut, Preference, ReadOptions, RowError, Sample
 from siredon.errors import DataError
@@ -236,6 +236,67 @@ def test_truncated_answers_that_become_equal_are_dropped(tokenizer: Any, tmp_pat
     found = prepare(rows, tokenizer, tmp_path, sequence_len=40, excess_length_strategy="truncate")
     assert found.counts[0].dropped == {EQUAL: 1}
     assert (found.counts[0].num_truncated, len(found.train)) == (1, 1)
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_drops_its_pair(tokenizer: Any, tmp_path: Path):
+    rows = [ROW, {**ROW, "messages": [{"role": "user", "content": " ".join(["word"] * 60)}]}]
+    found = prepare(rows, tokenizer, tmp_path, sequence_len=40, excess_length_strategy="truncate")
+    assert found.counts[0].dropped == {NO_TARGETS: 1}
+    assert len(found.train) == 1
+
+
+def test_the_beginning_of_a_prompt_is_cut_and_answers_stay_whole(tokenizer: Any, tmp_path: Path):
+    long = " ".join(["word"] * 60)
+    asked = [{"role": "user", "content": long}]
+    rows = [
+        ROW,
+        {**ROW, "messages": asked},
+        {**ROW, "chosen": long},
+        {**ROW, "messages": asked, "chosen": long},
+    ]
+    keys = {"excess_length_strategy": "truncate", "excess_length_side": "prompt"}
+    whole = prepare(rows, tokenizer, tmp_path, sequence_len=2_000)
+    found = prepare(rows, tokenizer, tmp_path, sequence_len=40, **keys)
+    (counts,) = found.counts
+    assert counts.dropped == {ALL_ANSWER: 2}
+    assert (counts.num_truncated, counts.num_with_stop, len(found.train)) == (1, 2, 2)
+    for number in (0, 1):
+        sides, before = found.train.table.take(number), whole.train.table.take(number)
+        assert max(len(side.input_ids) for side in sides) <= 40
+        for side, other in zip(sides, before, strict=True):
+            num_cut = len(other.input_ids) - len(side.input_ids)
+            assert side.input_ids.tolist() == other.input_ids[num_cut:].tolist()
+            assert side.labels.tolist() == other.labels[num_cut:].tolist()
+        assert find_fault(sides) == ""
+    # Both sides lost the same, so that the longer one fits exactly
+    assert max(len(side.input_ids) for side in found.train.table.take(1)) == 40
+    # Samples that are cut elsewhere are others
+    cut = prepare(rows, tokenizer, tmp_path, sequence_len=40, excess_length_strategy="truncate")
+    assert cut.counts[0].dropped != counts.dropped
+
+
+@pytest.mark.parametrize(
+    ("limit", "bos", "kept"),
+    [(6, None, [4, 5, 6, 7]), (6, 3, [3, 5, 6, 7]), (5, 3, [3, 6, 7]), (4, 3, [3, 7]), (3, None, [7])],
+)
+def test_a_prompt_is_cut_behind_the_token_that_begins_it(limit: int, bos: int | None, kept: list[int]):
+    sides = [pair_side([3, 4, 5, 6, 7], answer) for answer in ([8, 9], [8])]
+    found, is_cut, reason = trim_prompt(sides, limit, bos)
+    assert (is_cut, reason) == (True, "")
+    assert [side.input_ids.tolist() for side in found] == [[*kept, 8, 9], [*kept, 8]]
+    assert [side.num_targets for side in found] == [2, 1]
+
+
+def test_one_token_stays_before_an_answer():
+    sides = [pair_side([3, 4], answer) for answer in ([8, 9, 10], [8])]
+    assert trim_prompt(sides, 5, 3) == (sides, False, "")
+    assert trim_prompt(sides, 4, 3)[0][0].input_ids.tolist() == [3, 8, 9, 10]
+    assert trim_prompt(sides, 3, 3)[1:] == trim_prompt(sides, 3, None)[1:] == (False, ALL_ANSWER)
+
+
+def pair_side(prompt: list[int], answer: list[int]) -> Sample:
+    ids = np.array([*prompt, *answer], dtype=np.int32)
+    return Sample(ids, np.where(np.arange(len(ids)) < len(prompt), IGNORE, ids).astype(np.int32))
 
 
 def test_a_bad_row_is_told_with_its_place(tokenizer: Any, tmp_path: Path):

@@ -22,8 +22,9 @@ from siredon.model.load import takes_logits_to_keep
 from siredon.model.precision import Precision
 from siredon.train.arguments import build_arguments, count_steps
 from siredon.train.chunked_loss import ChunkedLoss
+from siredon.train.objective import Objective, add_up
 from siredon.train.pair_loss import PairOptions, load_terms
-from siredon.train.pair_trainer import Objective, PairTrainer
+from siredon.train.pair_trainer import PairTrainer
 from siredon.train.reference import StartWeights
 
 
@@ -62,6 +63,8 @@ def build_pair_trainer(
     options: PairOptions | None = None,
     chunked: bool = True,
     words: dict[str, float] | None = None,
+    objective: Objective | None = None,
+    weighs: bool = False,
     **keys: Any,
 ) -> PairTrainer:
     """The real trainer, without kernels and callbacks; `reference` is a model like the policy."""
@@ -71,9 +74,11 @@ def build_pair_trainer(
     table = JoinedTable((build_table(samples),), PAIR)
     dataset = PackDataset(table, keep_single(len(table)) if packs is None else packs)
     trainer = PairTrainer(
-        objective=Objective(
+        objective=objective
+        or add_up(
             load_terms([*(words or {"sigmoid": 1.0})], [*(words or {"sigmoid": 1.0}).values()]),
             options or PairOptions(beta=0.3),
+            weighs=weighs,
         ),
         selects_logits=takes_logits_to_keep(policy),
         model=policy,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tests.conftest import build_model
+from tests.unit.config.texts import accept
 from tests.unit.train import steps
 from tests.unit.train.steps import CPU, largest_difference, random_samples, take_step, true_step
 from tests.unit.train.test_trainer import UNEQUAL, pack_samples
@@ -16,7 +18,7 @@ from siredon.config.load import load_config
 from siredon.data.types import IGNORE
 from siredon.hardware import GPU, Hardware
 from siredon.model.head import Head, find_head
-from siredon.train.chunked_loss import ChunkedLoss, choose_loss_
+from siredon.train.chunked_loss import ChunkedLoss, asks_for_chunks, choose_loss_
 from siredon.train.trainer import SiredonTrainer
 
 HEAD = "model.embed_tokens.weight"
@@ -327,3 +329,9 @@ def test_the_number_of_chunks_is_that_of_the_file():
     head = Head(torch.nn.Linear(4, 9), torch.float32)
     assert [ChunkedLoss(head, 4).chunk_rows(rows) for rows in (100, 101, 3, 0)] == [25, 26, 1, 1]
     assert ChunkedLoss(head).chunk_rows(100) is None
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+def test_the_name_for_pairs_asks_for_chunks(value: bool | None):
+    text = f"rl: dpo\ndpo_use_liger_kernel: {json.dumps(value)}\n"
+    assert asks_for_chunks(accept(text)) == (True if value else None)

@@ -22,8 +22,8 @@ from tests.unit.train.steps import largest_difference
 from siredon.config.sections.preference import PAIR_MEASURES
 from siredon.data.types import IGNORE, Sample
 from siredon.train.memory_guard import cut_rows
+from siredon.train.objective import add_up
 from siredon.train.pair_loss import PairOptions, PairScores
-from siredon.train.pair_trainer import Objective
 from siredon.train.reference import AdapterOff, StartWeights, choose_reference
 
 #: Five pairs with sides of very unequal length; the prompt of the last one is a single token.
@@ -39,7 +39,7 @@ def test_three_tokens_by_hand():
     scores = PairScores(chosen, rejected, *reference, torch.tensor([2]), torch.tensor([1]))
     from siredon.train.pair_loss import load_terms
 
-    objective = Objective(load_terms(["sigmoid"]), PairOptions(beta=0.5))
+    objective = add_up(load_terms(["sigmoid"]), PairOptions(beta=0.5))
     (loss,) = objective.run(scores).per_pair
     # The margin is 1/2 (log 2 - log 1/4) = 1/2 log 8, so p = sqrt(8) / (1 + sqrt(8))
     wrong = 1 / (1 + math.sqrt(8))
@@ -49,7 +49,7 @@ def test_three_tokens_by_hand():
     assert rejected.grad is not None
     assert chosen.grad.item() == pytest.approx(-0.5 * wrong, abs=1e-6)
     assert rejected.grad.item() == pytest.approx(0.5 * wrong, abs=1e-6)
-    measures = dict(zip(PAIR_MEASURES, objective.measure(scores)[0].tolist(), strict=True))
+    measures = dict(zip(objective.measures, objective.measure(scores)[0].tolist(), strict=True))
     assert measures == pytest.approx(
         {
             "rewards/chosen": 0.5 * math.log(2),
@@ -60,6 +60,9 @@ def test_three_tokens_by_hand():
             "logps/rejected": math.log(1 / 8),
             "lengths/chosen": 2.0,
             "lengths/rejected": 1.0,
+            "lengths/longer_chosen": 1.0,
+            "rewards/longer_preferred": 1.0,
+            "logps/token_ratios": (math.log(2) - math.log(4)) / 3,
         },
         abs=1e-6,
     )

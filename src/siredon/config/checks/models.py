@@ -13,7 +13,8 @@ from siredon.config.sections.multimodal import MultimodalSection
 from siredon.config.sections.preference import PreferenceSection, RewardSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import SpecialTokens, TokenizerSection
-from siredon.config.shelves import FORMATS, split_type
+from siredon.config.shelves import split_type
+from siredon.registry import Shelf
 
 
 def _check_template(tokenizer: TokenizerSection, data: DataSection) -> Iterator[Finding]:
@@ -44,14 +45,18 @@ def _check_template(tokenizer: TokenizerSection, data: DataSection) -> Iterator[
 
 
 def _check_system_message(
-    tokenizer: TokenizerSection, data: DataSection, streaming: StreamingSection
+    tokenizer: TokenizerSection,
+    data: DataSection,
+    streaming: StreamingSection,
+    preference: PreferenceSection,
 ) -> Iterator[Finding]:
     """A default system message comes with data that a chat template renders.
 
     Other formats have prompts of their own.
     """
     entries = (*data.datasets, *data.test_datasets)
-    if not tokenizer.default_system_message or any(_may_chat(entry.type) for entry in entries):
+    shelf = preference.formats
+    if not tokenizer.default_system_message or any(_may_chat(entry.type, shelf) for entry in entries):
         return
     if entries or streaming.texts:
         yield Finding(
@@ -62,14 +67,14 @@ def _check_system_message(
         )
 
 
-def _may_chat(choice: str | PromptFormat) -> bool:
+def _may_chat(choice: str | PromptFormat, shelf: Shelf) -> bool:
     """Whether a format is rendered by a chat template, or may be: a function may return messages."""
     if not isinstance(choice, str):
         return False
     name, mark, _ = split_type(choice)
-    if name not in FORMATS.names():
+    if name not in shelf.names():
         return mark == "."
-    part = FORMATS.load(name)
+    part = shelf.load(name)
     return callable(part) or bool(part.uses_template)
 
 

@@ -13,11 +13,14 @@ from siredon.config.sections.freezing import LisaSection, ReloraSection
 from siredon.config.sections.logging import LoggingSection
 from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.streaming import StreamingSection
-from siredon.config.shelves import KNOWN_PREFERENCE_FORMATS, PREFERENCE_FORMATS, split_type
+from siredon.config.shelves import (
+    KNOWN_PREFERENCE_FORMATS,
+    PREFERENCE_FORMATS,
+    find_variant,
+    split_type,
+    variants_of,
+)
 from siredon.registry import find_clear, suggest
-
-#: Losses that match pairs with others of their step.
-_MATCHING = ("aot", "aot_unpaired")
 
 
 def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
@@ -29,47 +32,37 @@ def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
-            written = "user_defined" if isinstance(entry.type, PromptFormat) else entry.type
-            yield from _check_format(f"{list_name}.{index}.type", written)
+            if not isinstance(entry.type, PromptFormat):
+                yield from _check_format(f"{list_name}.{index}.type", entry.type)
 
 
 def _check_format(key: str, written: str) -> Iterator[Finding]:
-    head, mark, variant = split_type(written)
+    if find_variant(PREFERENCE_FORMATS, written) is not None:
+        return
+    if written in ("user_defined", "user_defined.default"):
+        fix = 'Give `type` a mapping: `type: {field_prompt: question, prompt_format: "Q: {prompt}\\nA: "}`.'
+        yield Finding(key, f"`type: {written}` does not say what the prompt is", fix, value=written)
+        return
+    head, mark, _ = split_type(written)
     built = PREFERENCE_FORMATS.names()
     known = [
         name + (f".{word}" if word else "")
         for name in built
-        for word in ("", *PREFERENCE_FORMATS.load(name).variants)
+        for word in ("", *variants_of(PREFERENCE_FORMATS, name))
     ]
-    if head in built and (not mark or variant in PREFERENCE_FORMATS.load(head).variants):
-        return
     is_known = head in KNOWN_PREFERENCE_FORMATS and head not in built
+    # A dotted path may be meant as a function
+    way_out = "A function of your own is `input_transform`. " if mark == "." and head not in built else ""
     yield Finding(
         key,
         f"`type: {written}` is known but not built yet"
         if is_known
         else f"`type: {written}` is no format of rows with two answers",
-        f"{'' if is_known else suggest(written, known)}Built: {', '.join(f'`{word}`' for word in known)}.",
+        f"{'' if is_known else suggest(written, known)}{way_out}"
+        f"Built: {', '.join(f'`{word}`' for word in known)}.",
         value=written,
         replacement=None if is_known else find_clear(written, known),
     )
-
-
-def _check_losses(preference: PreferenceSection) -> Iterator[Finding]:
-    """The losses of `rl: dpo` look at one pair at a time.
-
-    `aot` and `aot_unpaired` match the pairs of a step with each other: they need the scores of the whole step before
-    its first forward pass, which is not built.
-    """
-    if preference.dpo_use_weighting:
-        return  # SD0642 refuses them beside it
-    for word in preference.dpo_loss_type or ():
-        if word in _MATCHING:
-            yield Finding(
-                "dpo_loss_type",
-                f"`{word}` is known but not built yet: it matches the pairs of a step with each other",
-                "Use another loss: `sigmoid` is that of DPO.",
-            )
 
 
 def _check_sources(
@@ -155,12 +148,6 @@ _PAIRS = "rl: dpo\ndatasets:\n  - path: pairs.jsonl\n    type: "
 _GOOD = _PAIRS + "chat_template.default\n"
 RULES = (
     Rule("SD0630", _check_formats, wrong=_PAIRS + "alpaca", right=_GOOD),
-    Rule(
-        "SD0631",
-        _check_losses,
-        wrong=_GOOD + "dpo_loss_type: [aot]",
-        right=_GOOD + "dpo_loss_type: [sigmoid]",
-    ),
     Rule("SD0632", _check_sources, wrong=_GOOD + "train_on_inputs: true", right=_GOOD),
     Rule("SD0633", _check_policy, wrong=_GOOD + "neftune_noise_alpha: 5", right=_GOOD),
     Rule(

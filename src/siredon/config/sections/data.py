@@ -60,20 +60,31 @@ class PromptFormat(Section):
     no_input_format: Annotated[Str, _with_places("instruction")] | None = key(
         "The same for rows without input; default `format`, with nothing for `{input}`.", None
     )
-    field_prompt: Str | None = planned("Column of the prompt (preference methods).")
-    field_chosen: Str | None = planned("Column of the better answer (preference methods).")
-    field_rejected: Str | None = planned("Column of the worse answer (preference methods).")
+    field_prompt: Str = key("Column of the prompt (preference methods).", "prompt")
+    field_chosen: Str = key("Column of the better answer (preference methods).", "chosen")
+    field_rejected: Str = key("Column of the worse answer (preference methods).", "rejected")
     field_completion: Str | None = planned("Column of the answer that is judged (`rl: kto`).")
     field_label: Str | None = planned("Column that says whether it is good (`rl: kto`).")
-    prompt_format: Str | None = planned("Where `{system}` and `{prompt}` stand (preference methods).")
-    chosen_format: Str | None = planned("Where `{chosen}` stands (preference methods).")
-    rejected_format: Str | None = planned("Where `{rejected}` stands (preference methods).")
+    prompt_format: Annotated[Str, _with_places("system", "prompt")] = key(
+        "Where `{system}` and `{prompt}` stand (preference methods).", "{prompt}"
+    )
+    chosen_format: Annotated[Str, _with_places("chosen")] = key(
+        "Where `{chosen}` stands (preference methods).", "{chosen}"
+    )
+    rejected_format: Annotated[Str, _with_places("rejected")] | None = key(
+        "Where `{rejected}` stands (preference methods); default as `chosen_format`.", None
+    )
     completion_format: Str | None = planned("Where `{completion}` stands (`rl: kto`).")
 
     @property
     def drops_input(self) -> bool:
         """Whether a column of inputs is named, and `format` has no place for them."""
         return "field_input" in self.model_fields_set and "input" not in _places_in(self.format)
+
+    def lacks(self, name: str, place: str) -> bool:
+        """Whether a format, by its key, has no place for a value."""
+        text = vars(self)[name]
+        return text is not None and place not in _places_in(text)
 
 
 def _kind_of(value: object) -> str:
@@ -191,6 +202,10 @@ class DataSection(Section):
     sequence_len: Int = key("Longest row, and length of a pack, in tokens.", 512, ge=2)
     excess_length_strategy: Literal["drop", "truncate", "raise"] = key(
         "What happens to rows over `sequence_len`.", "drop"
+    )
+    excess_length_side: Literal["response", "prompt"] = key(
+        "What `truncate` cuts of pairs of answers: the end of an answer, or the beginning of the prompt.",
+        "response",
     )
     train_on_inputs: Bool = key("Learn the prompts too, not only the responses.", False)
     shuffle_merged_datasets: Bool = key("Shuffle the rows of all data sets together, by `seed`.", True)

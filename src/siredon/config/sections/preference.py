@@ -10,8 +10,11 @@ from siredon.registry import Shelf
 
 Method = Literal["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"]
 
+#: Methods whose rows hold a better and a worse answer.
+PAIR_METHODS = ("dpo", "ipo", "simpo", "orpo")
+
 #: What is measured of pairs, as means over them.  A reward is the log-probability of an answer over that of the
-#: reference model, times `rl_beta`.
+#: reference model, times `rl_beta`; without a reference model, its mean log-probability per token, times that.
 PAIR_MEASURES = (
     "rewards/chosen",
     "rewards/rejected",
@@ -21,7 +24,12 @@ PAIR_MEASURES = (
     "logps/rejected",
     "lengths/chosen",
     "lengths/rejected",
+    # Whether the longer answer is the better one, and whether it has the higher reward: a half where they are alike
+    "lengths/longer_chosen",
+    "rewards/longer_preferred",
 )
+#: What is measured beside it where there is a reference model: the log-probability of a token over that by it.
+REFERENCE_MEASURES = ("logps/token_ratios",)
 #: What is measured of pairs by a reward model: means over them, and the lowest and the highest score of all answers.
 SCORE_MEASURES = (
     "rewards/chosen",
@@ -42,7 +50,7 @@ class PreferenceSection(Section):
     rl: Method | None = key(
         "Method of learning from preferences or rewards; none is supervised.",
         None,
-        planned_values=("ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft"),
+        planned_values=("kto", "grpo", "gdpo", "ebft"),
     )
     rl_beta: Float | None = key(
         "Pull towards the reference model (DPO, IPO, KTO, SimPO); default 0.1.", None, gt=0
@@ -56,23 +64,31 @@ class PreferenceSection(Section):
     )
     reward_model: Bool | None = key("Learn one score per answer, from pairs (Bradley-Terry).", None)
     process_reward_model: Bool | None = key("Learn whether each step of an answer is right.", None)
-    dpo_use_weighting: Bool | None = planned("Rows weigh by how likely the model makes them (WPO).")
-    dpo_use_liger_kernel: Bool | None = planned("The loss by Liger's kernel.")
-    dpo_padding_free: Bool | None = planned("Lay rows end to end, unpadded.")
+    dpo_use_weighting: Bool | None = key(
+        "Pairs count by how likely the model is to write them itself (WPO).", None
+    )
+    dpo_use_liger_kernel: Bool | None = key(
+        "Another name for `chunked_cross_entropy: true`; Liger's kernel is not used.", None
+    )
+    dpo_padding_free: Bool | None = key(
+        "Lay all pairs of a batch end to end in one row, without padding between them.", None
+    )
     precompute_ref_log_probs: Bool | None = key(
         "Run the reference model once, before training, and keep its log-probabilities with the prepared data.",
         None,
     )
-    orpo_alpha: Float | None = planned("Weight of the odds ratio (ORPO).")
-    simpo_gamma: Float | None = planned("Lead that good answers should have over bad ones (SimPO).")
-    cpo_alpha: Float | None = planned("Weight of imitating the good answer (CPO, SimPO).")
+    orpo_alpha: Float | None = key("Weight of the odds ratio (ORPO); default 0.1.", None, gt=0)
+    simpo_gamma: Float | None = key(
+        "Lead that better answers should have, in rewards (SimPO); default 0.5.", None, ge=0
+    )
+    cpo_alpha: Float | None = key("Weight of imitating the better answer (SimPO); default 1.", None, ge=0)
     kto_desirable_weight: Float | None = planned("Weight of good answers (KTO).")
     kto_undesirable_weight: Float | None = planned("Weight of bad answers (KTO).")
 
     @property
     def compares(self) -> bool:
         """Whether rows hold a better and a worse answer."""
-        return self.rl == "dpo" or bool(self.reward_model)
+        return self.rl in PAIR_METHODS or bool(self.reward_model)
 
     @property
     def judges(self) -> bool:
@@ -103,7 +119,14 @@ class PreferenceSection(Section):
             return ("loss", *STEP_MEASURES)
         if self.reward_model:
             return ("loss", *SCORE_MEASURES)
-        return ("loss", *PAIR_MEASURES) if self.compares else ("loss", "perplexity")
+        if not self.compares:
+            return ("loss", "perplexity")
+        return ("loss", *PAIR_MEASURES, *(REFERENCE_MEASURES if self.has_reference else ()))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the policy is compared with a reference model; of the losses over pairs `sft` alone is not."""
+        return self.rl == "ipo" or (self.rl == "dpo" and set(self.pair_losses) != {"sft"})
 
     @property
     def beta(self) -> float:
@@ -113,7 +136,7 @@ class PreferenceSection(Section):
     @property
     def pair_losses(self) -> tuple[str, ...]:
         """Losses over pairs that are added up."""
-        return self.dpo_loss_type or ("sigmoid",)
+        return ("ipo",) if self.rl == "ipo" else self.dpo_loss_type or ("sigmoid",)
 
     @property
     def pair_weights(self) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from siredon.data.formats.chat_template import render_prompt
-from siredon.data.preference_formats.chat_template import read_default, read_whole
+from siredon.data.pair_rows import read_default, read_whole
 from siredon.data.types import Format, Preference, ReadOptions, Row, RowError
 
 

@@ -1,0 +1,22 @@
+"""`rl: simpo`: pairs without a reference model, by the mean log-probability of their tokens (`simpo_loss`)."""
+
+from __future__ import annotations
+
+from siredon.config.schema import Config
+from siredon.hardware import Hardware
+from siredon.model.precision import Precision
+from siredon.train.arguments import Schedule
+from siredon.train.build_pairs import build_pair_trainer
+from siredon.train.equip import Parts
+from siredon.train.objective import build_simpo
+from siredon.train.trainer import SiredonTrainer
+
+
+def build_trainer(
+    parts: Parts, config: Config, schedule: Schedule, precision: Precision, hardware: Hardware
+) -> SiredonTrainer:
+    """A trainer that is ready to run."""
+    return build_pair_trainer(build_simpo(config.preference), parts, config, schedule, precision, hardware)
+
+
+METHOD = build_trainer
