@@ -193,7 +193,7 @@ def _train(config: Config, interruption: Interruption, rewind: Rewind, uploads: 
         scores,
         published,
     )
-    trainer = METHODS.load(config.preference.rl or "sft")(parts, config, schedule, precision, hardware)
+    trainer = METHODS.load(config.preference.method)(parts, config, schedule, precision, hardware)
     with interruption.held():
         run = Run(config, tokenizer, prepared, hardware)
         record = write_record(

@@ -6,6 +6,7 @@ Stages are imported by the verb that runs them, so that the command line answers
 from __future__ import annotations
 
 from siredon.config.schema import Config
+from siredon.errors import ModelError
 from siredon.evaluate.wanted import Benchmark, Evaluation
 from siredon.export.consolidate_wanted import Consolidation
 from siredon.export.merge_wanted import UNCHECKED, USUAL, Merge
@@ -44,6 +45,7 @@ def lm_eval(config: Config, wanted: Benchmark) -> None:
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "lm-eval")
     from siredon.evaluate.benchmarks import publish_marks, run_benchmarks
     from siredon.evaluate.candidates import choose_folder, name_by_time
     from siredon.hardware import probe_hardware, release_memory
@@ -85,11 +87,34 @@ def inference(config: Config, prompts: Prompts) -> None:
         run_prompt_loop(engine, phrasing.render_question, prompts.sampling)
 
 
+def score(config: Config, prompts: Prompts) -> None:
+    """Shows or writes what a model that judges thinks of answers, or of their steps."""
+    from siredon.model.quiet import quiet_libraries
+
+    quiet_libraries()
+    from siredon.hardware import probe_hardware
+    from siredon.serve.judge import check_asked, describe_scores, load_judge, read_answers, score_file
+
+    # 1. Answers
+    check_asked(prompts)
+    rows = read_answers(prompts.files[0]) if prompts.files else []
+    # 2. The tuned model
+    judge = load_judge(config, probe_hardware())
+    # 3. Scores
+    if prompts.files:
+        num = score_file(judge, rows, prompts.files[1])
+        show(f"{num:,} lines with scores: {prompts.files[1]}")
+        return
+    for line in describe_scores(judge, prompts.texts[0], prompts.answers):
+        show(line, verbatim=True)
+
+
 def chat(config: Config, prompts: Prompts, system: str) -> None:
     """Talks with the tuned model, its base, or both, in the terminal or on a page."""
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "chat")
     from siredon.hardware import probe_hardware
     from siredon.serve.load_asked import load_asked
     from siredon.serve.page import check_page, show_page
@@ -189,6 +214,7 @@ def quantize(config: Config, wanted: Quantize) -> None:
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "quantize")
     from siredon.export.compressor import prepare_calibration
     from siredon.export.file import check_replaceable
     from siredon.export.folder import copy_record, written_beside
@@ -229,6 +255,7 @@ def export(config: Config, wanted: Export) -> None:
     from siredon.model.quiet import quiet_libraries
 
     quiet_libraries()
+    _check_writes(config, "export")
     from siredon.export.source import find_source
 
     # 1. Format
@@ -258,13 +285,29 @@ def push(config: Config, wanted: Push) -> None:
 
 def serve(config: Config, wanted: Wanted) -> None:
     """Answers over HTTP, as OpenAI's API does, until the process is told to end."""
+    _check_writes(config, "serve")
     # 1. The engine loads what it serves: the tuned model, more adapters, their base; 2. the server
     ENGINES.load(wanted.engine)(config, wanted)
 
 
 def vllm_serve(config: Config, wanted: Wanted) -> None:
     """Starts vLLM for methods that learn from their own answers: adapters can be loaded and swapped while it runs."""
+    _check_writes(config, "vllm-serve")
     from siredon.serve.engines.vllm import serve_online
 
     # 1. The base, and the adapter of the run if there is one; 2. vLLM's own server
     serve_online(config, wanted)
+
+
+def _check_writes(config: Config, verb: str) -> None:
+    """Refuses a verb that is for models that write.
+
+    Raises:
+        ModelError: The model judges.
+    """
+    if config.preference.judges:
+        raise ModelError(
+            f"`{config.preference.switch}`: a model that judges writes no text, which `siredon {verb}` is for",
+            'Ask for its scores: `siredon inference CONFIG --prompt "..." --answer "..."`. '
+            "`siredon merge-lora` merges its adapter.",
+        )

@@ -20,6 +20,10 @@ def inference(  # noqa: PLR0913 - one for each option
         list[str] | None,
         typer.Option(help="A prompt; may be given several times. Without one: a prompt loop."),
     ] = None,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(help="An answer to the prompt, for a model that judges; may be given several times."),
+    ] = None,
     base: Annotated[
         bool, typer.Option("--base", help="Ask the base model instead of the tuned one.")
     ] = False,
@@ -52,17 +56,26 @@ def inference(  # noqa: PLR0913 - one for each option
         raise typer.BadParameter("--input needs --output, --output needs --input, and both exclude --prompt")
     if gradio and (prompt or questions):
         raise typer.BadParameter("--gradio excludes --prompt and --input")
+    files = (questions, output) if questions and output else None
     checked = read_target(words)
     from siredon import release
     from siredon.serve.prompts import Prompts
     from siredon.serve.questions import read_batch
     from siredon.serve.sampling import Sampling
 
+    if checked.preference.judges:
+        asked = Prompts(
+            tuple(prompt or ()), base, compare, Sampling(), None, gradio, tuple(answer or ()), files
+        )
+        release.score(checked, asked)
+        return
+    if answer:
+        raise typer.BadParameter("--answer is for a model that judges: `reward_model: true`")
     stops = tuple(stop or ())
     sampling = Sampling(
         max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops, sampling_seed
     )
-    batch = read_batch(questions, output, at_once) if questions and output else None
+    batch = read_batch(*files, at_once) if files else None
     if gradio:
         release.chat(checked, Prompts((), base, compare, sampling, gradio=True), "")
         return

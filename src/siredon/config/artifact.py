@@ -21,7 +21,17 @@ RECORD = "run.json"
 #: Sections that still say something once the weights are whole: what was trained, and how, is done.
 _LASTING = (
     *("model", "placement", "tokenizer", "data", "streaming", "packing", "batch", "loader"),
-    *("attention", "precision", "evaluation", "lm_eval", "generation", "serving", "hub"),
+    *(
+        "attention",
+        "precision",
+        "evaluation",
+        "lm_eval",
+        "generation",
+        "serving",
+        "hub",
+        "preference",
+        "reward",
+    ),
 )
 #: Keys that name a file or folder, in the file and in an entry of its lists.
 _PATHS = ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir", "dataset_prepared_path")
@@ -151,12 +161,35 @@ def _describe_adapter(folder: Path) -> dict[str, Any]:
     tokenizer = {"tokenizer_config": str(folder)} if (folder / "tokenizer_config.json").is_file() else {}
     entry = _name_format(folder if tokenizer else Path(base))
     adapter = {"adapter": kind, "lora_model_dir": str(folder), "output_dir": str(folder)}
-    return {"base_model": base, **tokenizer, **adapter, "datasets": [entry]}
+    keys = {"base_model": base, **tokenizer, **adapter, "datasets": [entry]}
+    return keys | _describe_judge(entry, str(settings.get("task_type")))
 
 
 def _describe_model(folder: Path) -> dict[str, Any]:
     """A model from elsewhere."""
-    return {"base_model": str(folder), "output_dir": str(folder), "datasets": [_name_format(folder)]}
+    entry = _name_format(folder)
+    keys = {"base_model": str(folder), "output_dir": str(folder), "datasets": [entry]}
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+        names, labels = list(settings.get("architectures") or ()), len(settings.get("id2label") or (0, 1))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return keys
+    kinds = {"ForSequenceClassification": 1, "ForTokenClassification": 2}
+    found = [end for end, num in kinds.items() if names and str(names[0]).endswith(end) and labels == num]
+    return keys | (_describe_judge(entry, _TASKS[found[0]]) if found else {})
+
+
+#: What a model that judges is called by transformers -> by PEFT.
+_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+
+
+def _describe_judge(entry: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The keys of a model that gives scores to answers, or to steps; none for one that writes."""
+    if task == "SEQ_CLS":
+        return {"reward_model": True, "datasets": [{**entry, "type": "bradley_terry.chat_template"}]}
+    if task == "TOKEN_CLS":
+        return {"process_reward_model": True, "datasets": [{**entry, "type": "stepwise_supervised"}]}
+    return {}
 
 
 def _name_format(folder: Path) -> dict[str, Any]:

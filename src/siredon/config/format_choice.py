@@ -51,6 +51,8 @@ def check_choice(key: str, choice: str | PromptFormat) -> Iterator[Finding]:
     elif head in names:
         if mark:
             yield from _check_variant(key, choice)
+    elif head == "bradley_terry":
+        return  # SD0690 says which method it is for
     elif head in PREFERENCE_FORMATS.names():
         yield _refuse_pairs(key, choice)
     elif head in KNOWN_FORMATS:

@@ -41,6 +41,7 @@ _SECTIONS: dict[str, Kind] = {
     "schedule": "fixed",
     "loss": "fixed",
     "preference": "fixed",
+    "reward": "fixed",
     "precision": "fixed",
     "memory": "rounding",
     "compile": "rounding",

@@ -199,6 +199,21 @@ class Config(Section):
         return packs or (self.has_validation and packing.pack_eval) or self.flattens_batches
 
     @property
+    def model_to_load(self) -> ModelSection:
+        """The model with the class and the outputs of its method; for a model that writes, what the file says."""
+        section, preference = self.model, self.preference
+        if not preference.judges:
+            return section
+        kind = "Sequence" if preference.reward_model else "Token"
+        outputs = 1 if preference.reward_model else 2
+        given = "model_type" in section.model_fields_set
+        changes = {
+            "model_type": section.model_type if given else f"AutoModelFor{kind}Classification",
+            "overrides": {**section.overrides, "num_labels": self.reward.num_labels or outputs},
+        }
+        return section.model_copy(update=changes)
+
+    @property
     def flattens_batches(self) -> bool:
         """Whether all that a batch holds lies end to end in one row.
 

@@ -35,7 +35,15 @@ KNOWN_TEMPLATES = tuple(_TEMPLATES.split())
 KNOWN_FORMATS = tuple(_FORMATS.split())
 
 #: Preference formats of the reference, by what stands before a dot.
-KNOWN_PREFERENCE_FORMATS = ("chat_template", "chatml", "llama3", "passthrough", "user_defined", "zephyr")
+KNOWN_PREFERENCE_FORMATS = (
+    "bradley_terry",
+    "chat_template",
+    "chatml",
+    "llama3",
+    "passthrough",
+    "user_defined",
+    "zephyr",
+)
 #: Formats of the reference for judged answers, by what stands before a dot.
 KNOWN_JUDGED_FORMATS = ("chat_template", "chatml", "llama3", "user_defined")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from siredon.data.audit import Counts, read_counts
-from siredon.data.table import JUDGEMENTS, SampleTable, load_table, save_table
+from siredon.data.table import JUDGEMENTS, MARGINS, SampleTable, load_table, save_table
 from siredon.errors import DataError
 
 #: Libraries whose version decides what a text and its tokens are.
@@ -30,7 +30,10 @@ _LIBRARIES = ("tokenizers", "transformers", "jinja2")
 _COUNTS = "counts.json"
 #: What a reference model thinks of samples, in a folder of its own.
 REFERENCE = "reference_log_probs.npy"
-_FILES = {_COUNTS, "input_ids.npy", "labels.npy", "offsets.npy", "digests.npy", JUDGEMENTS, REFERENCE}
+_FILES = {
+    *(_COUNTS, "input_ids.npy", "labels.npy", "offsets.npy", "digests.npy"),
+    *(JUDGEMENTS, MARGINS, REFERENCE),
+}
 #: The folder of a key, or one beside it that was never published.
 _KEY_NAME = re.compile(r"(?P<key>[0-9a-f]{24})|(?P<half>\.(?P<half_key>[0-9a-f]{24})-\w+)")
 

@@ -126,6 +126,9 @@ class Collator:
             known = [sample.reference for pack in packs for sample in pack]
             if None not in known:
                 batch["reference"] = torch.tensor(known, dtype=torch.float32)
+            margins = [sample.margin for pack in packs for sample in pack]
+            if any(margins):
+                batch["margins"] = torch.tensor(margins, dtype=torch.float32)
         return batch
 
     def _length(self, rows: Sequence[Pack], num_packs: int) -> int:

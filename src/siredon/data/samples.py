@@ -18,6 +18,7 @@ from siredon.data.load import Source, split_pieces
 from siredon.data.pairs import PAIR, find_fault, render_pair, trim_prompt
 from siredon.data.render import Rendered, Renderer, StopPolicy
 from siredon.data.special_text import find_special
+from siredon.data.steps import tokenize_steps
 from siredon.data.table import SampleTable, TableBuilder
 from siredon.data.tokenize import tokenize_rendered
 from siredon.data.types import (
@@ -29,6 +30,7 @@ from siredon.data.types import (
     ReadOptions,
     RowError,
     Sample,
+    Steps,
     Text,
 )
 from siredon.errors import DataError
@@ -46,12 +48,14 @@ class Readied:
         split: It is cut into windows where it is too long.
         special: A special token whose text the row itself holds; None if it holds none.
         is_desirable: Whether its answer is good; None where it is not judged.
+        margin: Of a preference, by how much the better answer should be ahead.
     """
 
     sides: tuple[Rendered | Sample, ...]
     split: bool = False
     special: str | None = None
     is_desirable: bool | None = None
+    margin: float = 0.0
 
     @property
     def rendered(self) -> Rendered | Sample:
@@ -124,13 +128,15 @@ class Recipe:
         item = self.format.read(row, self.options)
         if isinstance(item, Sample):
             return Readied((item,))
+        if isinstance(item, Steps):
+            return Readied((tokenize_steps(item, self.tokenizer),))
         if isinstance(item, Preference):
             sides = render_pair(item, self.renderer, self.policy)
             found = (
                 find_special(part, row, side.text, self.renderer.special)
                 for part, side in zip((item.chosen, item.rejected), sides, strict=True)
             )
-            return Readied(sides, special=next(filter(None, found), None))
+            return Readied(sides, special=next(filter(None, found), None), margin=item.margin)
         judged = item.is_desirable if isinstance(item, Judged) else None
         text = item.answer if isinstance(item, Judged) else item
         rendered = self.renderer.render(text, self.policy)
@@ -320,7 +326,7 @@ def _collect(
         if kept and row.ready.special:
             tally.specials[row.ready.special] += 1
         for piece in kept:
-            builder.add(piece)
+            builder.add(replace(piece, margin=row.ready.margin))
 
 
 def _keep(

@@ -25,6 +25,8 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 #: Which answers are good, in a file of its own.
 JUDGEMENTS = "judgements.npy"
+#: The file of margins, beside a table that has any.
+MARGINS = "margins.npy"
 
 #: Tokens that a builder holds in memory.
 MAX_HELD = 4_000_000
@@ -41,6 +43,7 @@ class SampleTable:
         digests: What tells equal samples, shape [N, 2].
         counted_targets: All learned tokens.
         judgements: Whether the answer of each sample is good, shape [N]; None where answers are not judged.
+        margins: Of each sample, by how much a better answer should be ahead, shape [N]; None where all are 0.
     """
 
     input_ids: Ids
@@ -49,6 +52,7 @@ class SampleTable:
     digests: Digests
     counted_targets: int
     judgements: npt.NDArray[np.bool_] | None = None
+    margins: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -56,7 +60,8 @@ class SampleTable:
     def __getitem__(self, index: int) -> Sample:
         start, end = self.offsets[index], self.offsets[index + 1]
         judged = None if self.judgements is None else bool(self.judgements[index])
-        return Sample(self.input_ids[start:end], self.labels[start:end], is_desirable=judged)
+        margin = 0.0 if self.margins is None else float(self.margins[index])
+        return Sample(self.input_ids[start:end], self.labels[start:end], is_desirable=judged, margin=margin)
 
     def take(self, index: int) -> tuple[Sample]:
         """One sample, as `JoinedTable.take` gives all that stay together."""
@@ -187,6 +192,7 @@ class TableBuilder:
         self._files: tuple[IO[bytes], IO[bytes]] | None = None
         self._num_held = self._num_targets = 0
         self._lengths: list[int] = []
+        self._margins: list[float] = []
         self._digests: list[bytes] = []
         self._judgements: list[bool] = []
 
@@ -197,10 +203,13 @@ class TableBuilder:
         if sample.is_desirable is not None:
             digest.update(bytes([sample.is_desirable]))
             self._judgements.append(sample.is_desirable)
+        if sample.margin:
+            digest.update(np.float32(sample.margin).tobytes())
         self._digests.append(digest.digest())
         for held, array in zip(self._held, (sample.input_ids, sample.labels), strict=True):
             held.append(array)
         self._lengths.append(len(sample.input_ids))
+        self._margins.append(sample.margin)
         self._num_targets += sample.num_targets
         self._num_held += len(sample.input_ids)
         if self._num_held > MAX_HELD:
@@ -223,7 +232,8 @@ class TableBuilder:
         digests = np.frombuffer(b"".join(self._digests), dtype=np.uint64).reshape(-1, 2)
         ids, labels = self._join()
         judgements = np.array(self._judgements, dtype=np.bool_) if self._judgements else None
-        return SampleTable(ids, labels, offsets, digests, self._num_targets, judgements)
+        margins = np.array(self._margins, dtype=np.float32) if any(self._margins) else None
+        return SampleTable(ids, labels, offsets, digests, self._num_targets, judgements, margins)
 
     def _join(self) -> tuple[Ids, Ids]:
         if self._files is None:
@@ -276,6 +286,8 @@ def save_table(table: SampleTable, folder: Path) -> None:
         np.save(folder / f"{name}.npy", vars(table)[name])
     if table.judgements is not None:
         np.save(folder / JUDGEMENTS, table.judgements)
+    if table.margins is not None:
+        np.save(folder / MARGINS, table.margins)
 
 
 def load_table(folder: Path, num_targets: int) -> SampleTable:
@@ -292,6 +304,7 @@ def load_table(folder: Path, num_targets: int) -> SampleTable:
         np.load(folder / "digests.npy"),
         num_targets,
         np.load(folder / JUDGEMENTS) if (folder / JUDGEMENTS).exists() else None,
+        np.load(folder / MARGINS) if (folder / MARGINS).is_file() else None,
     )
     _check_table(table)
     return table
@@ -303,6 +316,8 @@ def _check_table(table: SampleTable) -> None:
         raise ValueError("no offsets")
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():
         raise ValueError("offsets out of order")
+    if table.margins is not None and table.margins.shape != (len(table),):
+        raise ValueError("margins of another number of samples")
     for array, dtype, shape in (
         (table.input_ids, np.int32, (table.num_tokens,)),
         (table.labels, np.int32, (table.num_tokens,)),

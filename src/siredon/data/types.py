@@ -89,10 +89,31 @@ class Preference:
     Args:
         chosen: The prompt and the better answer, which alone is learned.
         rejected: The same prompt and the worse answer, marked in the same way.
+        margin: By how much the better answer should be ahead, for a reward model.
     """
 
     chosen: Conversation | Text
     rejected: Conversation | Text
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """An answer in steps, each of which is right or wrong.
+
+    Args:
+        prompt: What is answered, with the token that begins a text.
+        steps: The steps, in order.
+        labels: Whether each is right; None where that is not learned.
+        separator: What stands behind each step; its last token is where the step is judged.
+        max_tokens: Longest answer, of which the rest is cut off; None for no limit.
+    """
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[bool | None, ...]
+    separator: str
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,7 @@ class Format:
         reads: Keys about rows that it reads in its data set's entry; None where nothing is said of them.
     """
 
-    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference | Judged]
+    read: Callable[[Row, ReadOptions], Conversation | Text | Sample | Preference | Judged | Steps]
     prompt: Callable[[str], Conversation | Text]
     uses_template: bool = False
     ends: bool = True
@@ -175,10 +196,12 @@ class Sample:
     Args:
         input_ids: Token ids, shape [T].
         labels: The id where it is learned, else `IGNORE`, shape [T].  The first is never learned: nothing predicts it.
+            Of steps that are judged, 1 or 0 at the end of each.
         source: Number of its data set, from 0.
         reference: Log-probability of what is learned under the reference model; None where it is not known.
         is_desirable: Whether its answer is good; None where it is not judged.
         is_mismatched: Its answer is that to another prompt; see `data/match.py`.
+        margin: Of either side of a pair: by how much the better one should be ahead, for a reward model.
     """
 
     input_ids: Ids
@@ -187,6 +210,7 @@ class Sample:
     reference: float | None = None
     is_desirable: bool | None = None
     is_mismatched: bool = False
+    margin: float = 0.0
 
     @property
     def num_targets(self) -> int:
@@ -206,7 +230,7 @@ class Batch(TypedDict):
     `packs`, [S], the number of the pack that each sample is of; `reference`, [S], fp32, its log-probability under the
     reference model, where that is known; and `places`, [S], the number of its pair in the optimizer step, where a loss
     matches the pairs of a step.  Of judged answers there are `desirable`, [S], bool, and `mismatched`, the batch of the
-    mismatched answers, too.
+    mismatched answers, too; of pairs there is `margins`, [S], fp32, where any of them is not 0.
     """
 
     input_ids: torch.Tensor
@@ -217,6 +241,7 @@ class Batch(TypedDict):
     samples: NotRequired[torch.Tensor]
     packs: NotRequired[torch.Tensor]
     reference: NotRequired[torch.Tensor]
+    margins: NotRequired[torch.Tensor]
     places: NotRequired[torch.Tensor]
     desirable: NotRequired[torch.Tensor]
     mismatched: NotRequired[Batch]

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from siredon.model.score_head import catch_scores, find_score_head, has_score_head
 
 #: Tokens that are widened to fp64 at a time.
 _CHUNK = 64
@@ -94,10 +97,19 @@ def measure_agreement(first: torch.Tensor, second: torch.Tensor) -> Agreement:
 
 @torch.inference_mode()
 def compute_logits(model: Any, sample: Sequence[int]) -> torch.Tensor:
-    """`(T, V)`: what the model says after each token."""
+    """`(T, V)`: what the model says after each token.
+
+    Of a score, the two logits of whether an answer with it beats one with a score of 0: the score, and 0.
+    """
     ids = torch.tensor([list(sample)], device=model.device)
-    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
-    return logits
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not has_score_head(base):
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
+        return logits
+    with catch_scores(find_score_head(base)) as caught:
+        model(input_ids=ids, use_cache=False)
+    scores = caught[0][0]
+    return torch.nn.functional.pad(scores, (0, 1)) if scores.shape[-1] == 1 else scores
 
 
 class _Tally:

@@ -58,7 +58,12 @@ def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder:
         DataError: Rows or metrics that cannot be used.
         CheckpointError: No such model.
     """
-    if config.preference.compares or config.preference.judges:
+    if config.preference.judges:
+        raise DataError(
+            f"`{config.preference.switch}`: a model that judges is measured by the validations of its training",
+            "Give it `val_set_size` or `test_datasets`; `siredon inference` gives scores to answers.",
+        )
+    if config.preference.compares or config.preference.is_unpaired:
         raise DataError(
             f"`rl: {config.preference.rl}`: rows that compare answers or judge them are judged by the validations of "
             "a training",

@@ -130,5 +130,5 @@ def check_loads(config: Config, folder: Path, tokenizer: Any, hardware: Hardware
     Raises:
         ModelError: One is missing.
     """
-    source = Source.of(config).of_output(tuned_model(config.model, folder))
+    source = Source.of(config).of_output(tuned_model(config.model_to_load, folder))
     load_skeleton(source, tokenizer, hardware, seed=0)

@@ -202,8 +202,9 @@ def _plain_source(config: Config) -> Source:
 
 def _explain_whole(config: Config, changes: Sequence[Change]) -> str:
     """Why the whole model has to be in memory; empty if it need not be."""
-    if config.adapter.merge_method == "legacy":
-        return "`merge_method: legacy`"
+    if config.adapter.merge_method == "legacy" or config.preference.judges:
+        # That head is in no file of the base
+        return "a head of scores" if config.preference.judges else "`merge_method: legacy`"
     rounds = config.quantization.ways if config.quantization.merge_base != "original" else ()
     by_tensor = rounds in (("load_in_4bit",), ("model_quantization_config",))
     if rounds and (not by_tensor or config.experts.quantize_moe_experts):

@@ -148,6 +148,6 @@ def _load_adapted(config: Config, changes: Sequence[Change], tokenizer: Any, har
 
 def _load_merged(config: Config, merged: Path, tokenizer: Any, hardware: Hardware) -> Any:
     dtype = resolve_precision(config.precision, hardware, has_adapter=True).weights
-    source = Source.of(config).of_output(tuned_model(config.model, merged))
+    source = Source.of(config).of_output(tuned_model(config.model_to_load, merged))
     model = load_model(source, dtype, tokenizer, hardware, seed=config.batch.seed)
     return model.to(hardware.device).eval()

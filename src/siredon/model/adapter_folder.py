@@ -18,6 +18,7 @@ from siredon.errors import CheckpointError, ModelError
 from siredon.log import note
 from siredon.model.attach import without_needless_warnings
 from siredon.model.loftq import ROUNDED, round_base_
+from siredon.model.score_head import name_task
 from siredon.model.targets import find_targets
 
 SETTINGS = "adapter_config.json"
@@ -183,6 +184,7 @@ def train_on(model: Any, section: AdapterSection) -> Any:
     folder = Path(section.lora_model_dir or "").expanduser()
     check_adapter(folder, "Name a folder that `siredon train` wrote in `lora_model_dir`.")
     settings = json.loads((folder / SETTINGS).read_text())
+    _check_task(name_task(model), str(settings.get("task_type")), folder)
     names = _adapted_names(model, section)
     adapted = load_adapter(
         model, folder, is_trainable=True, autocast_adapter_dtype=section.peft_autocast_adapter_dtype
@@ -266,6 +268,21 @@ def without_start(folder: Path) -> Iterator[Path]:
             shutil.copy2(folder / name, copy)
         free_of_start_(Path(copy))
         yield Path(copy)
+
+
+def _check_task(task: str, there: str, folder: Path) -> None:
+    """An adapter for a model that judges has its head, which one for a model that writes has not."""
+    if task == there or "CLS" not in f"{task} {there}":
+        return
+    if there.endswith("_CLS"):
+        raise CheckpointError(
+            f"the adapter in {folder} is of a model that judges",
+            "Train on it with `reward_model: true` or `process_reward_model: true`, as it was trained.",
+        )
+    raise CheckpointError(
+        f"the adapter in {folder} has no head of scores",
+        "Merge it (`siredon merge-lora`), and train a model that judges on the merged one.",
+    )
 
 
 def _adapted_names(model: Any, section: AdapterSection) -> set[str]:

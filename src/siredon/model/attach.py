@@ -12,6 +12,7 @@ import torch
 
 from siredon.config.sections.adapter import AdapterSection
 from siredon.errors import ModelError
+from siredon.model.score_head import name_task
 from siredon.model.targets import Targets, find_targets, tied_names
 
 #: Warnings of PEFT about what is dealt with here, or is right as it is.
@@ -82,6 +83,7 @@ def wrap_(model: Any, config: Any, section: AdapterSection) -> Any:
     """
     from peft import get_peft_model
 
+    config.task_type = name_task(model)
     in_fp32 = section.peft_autocast_adapter_dtype
     try:
         with without_needless_warnings():

@@ -64,7 +64,8 @@ def build_model(
     choose_trained_(base, config.freezing, hardware)
     use_float8_products_(base, config.precision, hardware)
     model = attach_adapter_(base, config.adapter, seed=seed)
-    if config.preference.compares or config.preference.judges:
+    preference = config.preference
+    if preference.compares or preference.is_unpaired or preference.judges:
         # A reward is the difference of two passes: it would be that of their dropout
         leave_dropout_out_(model)
     keep_from_ranks_(model)

@@ -21,7 +21,7 @@ from siredon.config.sections.quantization import QuantizationSection
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.attention import check_kind, register_attention
-from siredon.model.embeddings import fit_embeddings_
+from siredon.model.embeddings import fit_embeddings_, read_spread
 from siredon.model.experts import report_experts
 from siredon.model.locate import LOADING_ERRORS, explain_loading, find_class
 from siredon.model.model_config import check_experts, load_model_config
@@ -33,6 +33,7 @@ from siredon.model.quantized import (
     read_method,
     settle_quantized_,
 )
+from siredon.model.score_head import has_score_head, start_score_head_
 from siredon.model.weights import check_whole, read_gguf
 
 
@@ -67,7 +68,7 @@ class Source:
             places: Whether the weights are laid out as `device_map` says, which is for training alone.
         """
         return cls(
-            config.model,
+            config.model_to_load,
             config.attention,
             config.placement if places else PlacementSection(),
             config.embedding,
@@ -108,12 +109,13 @@ def load_model(source: Source, dtype: torch.dtype, tokenizer: Any, hardware: Har
             transformers.set_seed(seed)
             model = _build_anew(model_class, config, dtype, source)
         else:
-            model = _read_weights(model_class, config, dtype, source, hardware)
+            model = _read_weights(model_class, config, dtype, source, hardware, seed)
     except LOADING_ERRORS as error:
         raise explain_loading(section.base_model, "model", error) from error
     check_kind(model, source.attention)
     fit_embeddings_(model, tokenizer, source.embedding, seed=seed)
-    mend_generation_(model.generation_config)
+    if model.can_generate():
+        mend_generation_(model.generation_config)
     model.config.use_cache = False
     model.config.pad_token_id = tokenizer.pad_token_id
     model.train()
@@ -144,15 +146,21 @@ def build_skeleton(source: Source, tokenizer: Any, hardware: Hardware) -> Any:
     plain = replace(source, model=section, quantization=QuantizationSection())
     with torch.device("meta"):
         model = load_model(plain, torch.float32, tokenizer, hardware, seed=0)
-    _read_generation_(model, section)
-    mend_generation_(model.generation_config)
+    if model.can_generate():
+        _read_generation_(model, section)
+        mend_generation_(model.generation_config)
     if read_method(model.config):  # Of the base on disk; what was trained of it is whole
         del model.config.quantization_config
     return model
 
 
 def set_stop_tokens_(model: Any, stop_ids: tuple[int, ...]) -> None:
-    """Lets generation end on these tokens, also in plain transformers: they are saved with the weights."""
+    """Lets generation end on these tokens, also in plain transformers: they are saved with the weights.
+
+    A model that judges generates nothing.
+    """
+    if not model.can_generate():
+        return
     model.generation_config.eos_token_id = list(stop_ids)
 
 
@@ -207,9 +215,9 @@ def _architecture(source: Source) -> dict[str, Any]:
 
 
 def _read_weights(
-    model_class: Any, config: Any, dtype: torch.dtype, source: Source, hardware: Hardware
+    model_class: Any, config: Any, dtype: torch.dtype, source: Source, hardware: Hardware, seed: int
 ) -> Any:
-    """The model with the weights of its folder, all of them.
+    """The model with the weights of its folder, all of them; a head of scores may be new.
 
     Raises:
         ModelError: Weights that the model needs and the folder lacks.
@@ -238,6 +246,8 @@ def _read_weights(
         model, info = read_gguf(model_class, str(place.folder), place.gguf_file, options)
     else:
         model, info = _read_safely(model_class, place.folder, section, options)
+    if has_score_head(model) and start_score_head_(model, info["missing_keys"], read_spread(model), seed):
+        note("model: its head of scores is new")
     check_whole(section.base_model, type(model).__name__, info)
     check_placement(model, hardware)
     settle_quantized_(model, method)

@@ -11,6 +11,7 @@ import torch
 
 from siredon.config.sections.adapter import AdapterSection, is_pattern
 from siredon.errors import ModelError
+from siredon.model.score_head import find_score_head, has_score_head
 from siredon.registry import suggest
 
 #: How many names a message shows.
@@ -71,14 +72,15 @@ def find_targets(model: Any, section: AdapterSection) -> Targets:
     names = tuple(section.lora_target_parameters or ())
     if section.peft_layers_to_transform is not None or any(map(is_pattern, names)):
         names = tuple(sorted(parameters))
-    return Targets(modules, tuple(sorted(parameters)), _shorten(section, modules), names)
+    short = modules if has_score_head(model) else _shorten(section, modules)
+    return Targets(modules, tuple(sorted(parameters)), short, names)
 
 
 def linear_layers(model: Any) -> list[str]:
     """Names of the layers that multiply by a matrix (also those of few bits), but for the head."""
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head = find_score_head(model) if has_score_head(model) else model.get_output_embeddings()
     return [
         name
         for name, module in model.named_modules()

@@ -29,7 +29,8 @@ def check_whole(name: str, class_name: str, info: Mapping[str, Any]) -> None:
     Raises:
         ModelError: Weights of a language model are missing.
     """
-    missing = sorted(info["missing_keys"])
+    is_judge = class_name.endswith("Classification")  # Its own head is new, and said to be where it is drawn
+    missing = sorted(name for name in info["missing_keys"] if not (is_judge and name.startswith("score.")))
     if missing and class_name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")):
         raise ModelError(
             f"base_model: {name} lacks {_list(missing)}, which {class_name} needs",
@@ -41,7 +42,7 @@ def check_whole(name: str, class_name: str, info: Mapping[str, Any]) -> None:
     mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
     if mismatched:
         warn(f"{_list(mismatched)} of {class_name} begin at random: those of {name} have another shape")
-    unexpected = sorted(info["unexpected_keys"])
+    unexpected = sorted(name for name in info["unexpected_keys"] if not (is_judge and "lm_head" in name))
     if unexpected:
         warn(f"{name} also holds {_list(unexpected)}, which {class_name} does not use")
 

@@ -81,7 +81,9 @@ def hides_base(adapted: Any, section: AdapterSection) -> bool:
 def load_tuned(config: Config, hardware: Hardware) -> Engine:
     """The base model with its adapter, or what a full fine-tune wrote."""
     if not config.writes_adapter:
-        return _load_engine(tuned_model(config.model, config.checkpoint.output_folder), config, hardware)
+        return _load_engine(
+            tuned_model(config.model_to_load, config.checkpoint.output_folder), config, hardware
+        )
     engine = _load_engine(config.model, config, hardware)
     folder = find_adapter(config.adapter, config.checkpoint.output_folder)
     adapted = load_adapter(add_frozen_adapters(engine.model, config.adapter), folder)

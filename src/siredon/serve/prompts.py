@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from siredon.serve.questions import Batch
 from siredon.serve.sampling import Sampling
@@ -20,6 +21,8 @@ class Prompts:
         sampling: How tokens are chosen.
         batch: A file of questions; None without one.
         gradio: As a page in the browser.
+        answers: Of a model that judges, what it is to judge.
+        files: Of a model that judges, a file of answers, and where their scores go.
     """
 
     texts: Sequence[str]
@@ -28,3 +31,5 @@ class Prompts:
     sampling: Sampling
     batch: Batch | None = None
     gradio: bool = False
+    answers: Sequence[str] = ()
+    files: tuple[Path, Path] | None = None

@@ -105,7 +105,7 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     trainer.add_callback(Progress(hardware, config.logging, trainer.count_tokens))
     trainer.add_callback(MetricsWriter(output / "metrics.jsonl"))
     trainer.add_callback(IdentityWriter(parts.identity, trainer, parts.resume))
-    if config.adapter.adapter is not None:
+    if config.adapter.adapter is not None and not config.preference.judges:
         trainer.add_callback(GenerationKeeper(parts.base))
     for callback in chain(
         choose_savers(trainer, config),
@@ -116,7 +116,8 @@ def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardwa
     if parts.scores and config.eval_strategy != "no":
         longest = config.evaluation.eval_max_new_tokens
         trainer.score_answers = AnswerScorer(trainer, parts.tokenizer, parts.scores, longest).measure
-    choose_loss_(trainer, parts.base, config, hardware)
+    if not config.preference.judges:  # Their losses are not over words
+        choose_loss_(trainer, parts.base, config, hardware)
     guard_memory_(trainer, parts.base, config, hardware)
     # Behind all others, which decide what is due at a step
     trainer.listen_to_(parts.interruption, parts.resume)

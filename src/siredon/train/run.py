@@ -83,7 +83,8 @@ def finish_run(trainer: SiredonTrainer, base: Any, record: Path, seconds: float)
     """
     folder = record.parent
     base.config.use_cache = True
-    base.generation_config.use_cache = True
+    if base.can_generate():
+        base.generation_config.use_cache = True
     with explain_disk(folder):
         write_result(trainer, base, folder)
     if not trainer.is_world_process_zero():
@@ -124,7 +125,8 @@ def write_result(trainer: SiredonTrainer, base: Any, folder: Path) -> None:
         if isinstance(part, StartKeeper):
             write_files(draft, part.files)
     free_of_start_(draft)
-    base.generation_config.save_pretrained(str(draft))
+    if base.can_generate():
+        base.generation_config.save_pretrained(str(draft))
     publish_result(draft)
 
 

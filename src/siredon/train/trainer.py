@@ -351,7 +351,7 @@ class SiredonTrainer(GuardedTrainer):
         return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=num_samples)
 
     def measure_all(self, model: torch.nn.Module, dataloader: DataLoader[Any]) -> tuple[list[float], int]:
-        """The sums of `measure_packs` over a validation set, [K], on all ranks together, and its number of packs."""
+        """What `measure_packs` gives of a validation set, pooled, [K], over all ranks, and its number of packs."""
         return self.sum_packs(model, dataloader, self.measure_packs)
 
     def sum_packs(
@@ -360,8 +360,8 @@ class SiredonTrainer(GuardedTrainer):
         dataloader: DataLoader[Any],
         measure: Callable[[torch.nn.Module, Batch], torch.Tensor],
     ) -> tuple[list[float], int]:
-        """What is measured of each pack, [packs, K], summed up over a validation set, and its number of packs."""
-        sums: torch.Tensor | float = 0.0
+        """What is measured of each pack, [packs, K], pooled over a validation set, and its number of packs."""
+        pooled: list[torch.Tensor] = []
         num_packs = 0
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
@@ -370,14 +370,18 @@ class SiredonTrainer(GuardedTrainer):
                 inputs = self._prepare_inputs(batch)
                 # Drops the rows that a sharded loader repeats to fill its last batch.
                 rows = self.accelerator.gather_for_metrics(measure(model, inputs))
-                sums = sums + rows.sum(0).cpu()
+                pooled = [self.pool_packs(torch.stack([*pooled, self.pool_packs(rows).cpu()]))]
                 num_packs += len(rows)
-        assert isinstance(sums, torch.Tensor), "a validation set has rows"
+        (sums,) = pooled  # A validation set has rows
         return sums.tolist(), num_packs
 
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         """What is summed up over a validation set, of each pack of a batch, [packs, K], fp64: loss and targets."""
         return torch.stack([values.double() for values in self._sum_rows(model, inputs)], dim=1)
+
+    def pool_packs(self, rows: torch.Tensor) -> torch.Tensor:
+        """What `measure_packs` gives of several packs, as one, [K]: sums."""
+        return rows.sum(0)
 
     def name_measures(self, sums: Sequence[float]) -> dict[str, float]:
         """Those sums, [K], over the whole set -> its mean loss over all target tokens, and the exponential of that."""

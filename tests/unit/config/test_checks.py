@@ -260,7 +260,7 @@ def test_a_fallback_that_is_no_template_is_reported():
     assert problem.code == "SD0156"
 
 
-@pytest.mark.parametrize("name", ["ebft_pretrain", "orpo.chat_template", "stepwise_supervised"])
+@pytest.mark.parametrize("name", ["ebft_pretrain", "orpo.chat_template"])
 def test_a_format_of_the_reference_is_known_and_not_built(name: str):
     (problem,) = check("", MINIMAL.replace("alpaca", name)).diagnostics
     assert (problem.code, problem.edit) == ("SD0152", None)

@@ -639,7 +639,7 @@ MODELS = [
         "SD0253",
         "num_labels",
         "reward_model: true\nnum_labels: 2\n",
-        "process_reward_model: true\nnum_labels: 3\n",
+        "process_reward_model: true\nnum_labels: 2\n",
     ),
     Case(
         "SD0254",

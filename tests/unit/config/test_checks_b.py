@@ -231,7 +231,12 @@ PREFERENCES = [
         "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\neval_sample_packing: true\n",
         "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\n",
     ),
-    Case("SD0314", "sample_packing", "reward_model: true\nsample_packing: true\n", "sample_packing: true\n"),
+    Case(
+        "SD0314",
+        "sample_packing",
+        "rl: grpo\ntrl:\n  reward_funcs: [rewards.score]\nsample_packing: true\n",
+        "reward_model: true\nsample_packing: true\n",
+    ),
     idle("SD0315", "rl_beta", "rl_beta: 0.1\n", "rl: grpo\nrl_beta: 0.1\ntrl:\n  reward_funcs: a.b\n"),
     idle(
         "SD0315",
@@ -261,7 +266,7 @@ PREFERENCES = [
     idle("SD0315", "trl", "trl:\n  temperature: 0.5\n", GRPO + "  temperature: 0.5\n"),
     idle("SD0315", "trl.temperature", "rl: dpo\ntrl:\n  temperature: 0.5\n", "rl: dpo\ntrl:\n  beta: 0.5\n"),
     idle("SD0315", "ebft", GRPO + "ebft:\n  mode: strided\n", STRIDED),
-    idle("SD0315", "num_labels", "num_labels: 3\n", "process_reward_model: true\nnum_labels: 3\n"),
+    idle("SD0315", "num_labels", "num_labels: 3\n", "process_reward_model: true\nnum_labels: 2\n"),
     idle(
         "SD0315",
         "num_labels",

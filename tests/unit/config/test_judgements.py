@@ -70,7 +70,7 @@ def test_columns_of_judgements_are_for_kto():
 
 def test_what_follows_from_the_method():
     preference = accept(KTO, PAIRS).preference
-    assert preference.judges
+    assert preference.is_unpaired
     assert not preference.compares
     assert preference.formats is not accept("").preference.formats
     assert "kl" in preference.measured

@@ -14,6 +14,8 @@ DATASETS = "datasets:\n  - path: rows.jsonl\n    type: alpaca\n"
 MINIMAL = MODEL + DATASETS
 #: The same for a method that compares answers.
 PAIRS = MINIMAL.replace("alpaca", "chat_template.default")
+#: The same for one that judges steps.
+STEPS = MINIMAL.replace("alpaca", "stepwise_supervised")
 
 
 def read(text: str) -> Document:
@@ -25,7 +27,11 @@ def read(text: str) -> Document:
 
 def check(added: str = "", start: str = MINIMAL) -> Checked:
     """What becomes of the least configuration with further lines."""
-    if start == MINIMAL and any(f"rl: {method}\n" in added for method in (*PAIR_METHODS, "kto")):
+    if start == MINIMAL and "process_reward_model: true" in added:
+        start = STEPS
+    elif start == MINIMAL and (
+        any(f"rl: {method}\n" in added for method in (*PAIR_METHODS, "kto")) or "reward_model: true" in added
+    ):
         start = PAIRS
     return check_document(parse_document("config.yml", start + added))
 

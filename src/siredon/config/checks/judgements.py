@@ -25,7 +25,7 @@ def _check_formats(data: DataSection, preference: PreferenceSection) -> Iterator
 
     Its rows hold a prompt, one answer and whether it is good.
     """
-    if not preference.judges:
+    if not preference.is_unpaired:
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
@@ -68,13 +68,13 @@ def _check_sources(
     answer: a prompt is neither good nor bad.
     """
     cause = find_stream_key(streaming)
-    if preference.judges and cause:
+    if preference.is_unpaired and cause:
         yield Finding(
             cause,
             f"`{cause}` does not work with `rl: {preference.rl}`",
             "Name the data as `datasets`, without streaming.",
         )
-    if preference.judges and data.train_on_inputs:
+    if preference.is_unpaired and data.train_on_inputs:
         yield Finding(
             "train_on_inputs",
             f"`train_on_inputs: true` does not work with `rl: {preference.rl}`: answers are judged, not prompts",
@@ -94,7 +94,7 @@ def _check_policy(
     ReLoRA changes the base on the way and LISA what is trained.  Noise on embeddings would be taken for a change of the
     model.  A loss of answers is not one of tokens, which is what the loss of each data set is made of.
     """
-    if not preference.judges:
+    if not preference.is_unpaired:
         return
     found = {
         "relora": bool(relora.relora),
@@ -112,7 +112,7 @@ def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> It
 
     A reward is a difference of two passes through a model: with dropout it would be one of their noise.
     """
-    if preference.judges and adapter.lora_dropout:
+    if preference.is_unpaired and adapter.lora_dropout:
         yield Finding(
             "lora_dropout",
             f"`lora_dropout: {adapter.lora_dropout:g}` has no effect with `rl: {preference.rl}`: "
@@ -124,7 +124,7 @@ def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> It
 
 def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator[Finding]:
     """Columns of a judged answer are for methods that learn from judgements."""
-    if preference.judges:
+    if preference.is_unpaired:
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):

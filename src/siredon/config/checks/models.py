@@ -112,27 +112,27 @@ def _check_mistral(
             )
 
 
-def _check_method(preference: PreferenceSection, reward: RewardSection) -> Iterator[Finding]:
+def _check_method(preference: PreferenceSection) -> Iterator[Finding]:
     """A run judges by `rl`, `reward_model` or `process_reward_model`, not by two of them.
 
     Each chooses a loss, a head and the shape of the rows.
     """
     switches = (
         ("rl", preference.rl is not None),
-        ("reward_model", reward.reward_model),
-        ("process_reward_model", reward.process_reward_model),
+        ("reward_model", preference.reward_model),
+        ("process_reward_model", preference.process_reward_model),
     )
     asked = [name for name, is_on in switches if is_on]
     if len(asked) > 1:
         yield Finding(asked[-1], f"{list_keys(asked)} exclude each other", "Keep one of them.")
 
 
-def _check_outputs(reward: RewardSection) -> Iterator[Finding]:
+def _check_outputs(preference: PreferenceSection, reward: RewardSection) -> Iterator[Finding]:
     """A reward model has one output, its score.
 
     Bradley-Terry compares one number per answer.
     """
-    if reward.reward_model and reward.num_labels not in (None, 1):
+    if preference.reward_model and reward.num_labels not in (None, 1):
         yield Finding(
             "num_labels",
             f"`reward_model` learns one score, but `num_labels: {reward.num_labels}` asks for "
@@ -141,15 +141,18 @@ def _check_outputs(reward: RewardSection) -> Iterator[Finding]:
         )
 
 
-def _check_head(reward: RewardSection, model: ModelSection) -> Iterator[Finding]:
+def _check_head(preference: PreferenceSection, model: ModelSection) -> Iterator[Finding]:
     """A model that judges has a head for scores.
 
     A class such as `AutoModelForCausalLM` has a head for tokens; without `model_type` the right class is taken.
     """
-    switches = (("reward_model", reward.reward_model), ("process_reward_model", reward.process_reward_model))
+    switches = (
+        ("reward_model", preference.reward_model),
+        ("process_reward_model", preference.process_reward_model),
+    )
     asked = [name for name, is_set in switches if is_set]
     if asked and "model_type" in model.model_fields_set and model.model_type.endswith("ForCausalLM"):
-        right = "SequenceClassification" if reward.reward_model else "TokenClassification"
+        right = "SequenceClassification" if preference.reward_model else "TokenClassification"
         yield Finding(
             "model_type",
             f"`model_type: {model.model_type}` has no head for the scores of `{asked[0]}`",
@@ -191,8 +194,8 @@ RULES = (
     Rule(
         "SD0252",
         _check_method,
-        wrong="reward_model: true\nprocess_reward_model: true",
-        right="reward_model: true\nprocess_reward_model: false",
+        wrong="rl: dpo\nreward_model: true",
+        right="rl: dpo\nreward_model: false",
     ),
     Rule(
         "SD0253",

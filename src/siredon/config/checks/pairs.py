@@ -76,13 +76,13 @@ def _check_sources(
     if preference.compares and cause:
         yield Finding(
             cause,
-            f"`{cause}` does not work with `rl: {preference.rl}`",
+            f"`{cause}` does not work with `{preference.switch}`",
             "Name the data as `datasets`, without streaming.",
         )
     if preference.compares and data.train_on_inputs:
         yield Finding(
             "train_on_inputs",
-            f"`train_on_inputs: true` does not work with `rl: {preference.rl}`: both answers follow the same prompt",
+            f"`train_on_inputs: true` does not work with `{preference.switch}`: both answers follow the same prompt",
             "Remove `train_on_inputs`.",
         )
 
@@ -110,7 +110,7 @@ def _check_policy(
     }
     for name, is_on in found.items():
         if is_on:
-            yield Finding(name, f"`{name}` does not work with `rl: {preference.rl}`", f"Remove `{name}`.")
+            yield Finding(name, f"`{name}` does not work with `{preference.switch}`", f"Remove `{name}`.")
 
 
 def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> Iterator[Finding]:
@@ -121,7 +121,7 @@ def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> It
     if preference.compares and adapter.lora_dropout:
         yield Finding(
             "lora_dropout",
-            f"`lora_dropout: {adapter.lora_dropout:g}` has no effect with `rl: {preference.rl}`: "
+            f"`lora_dropout: {adapter.lora_dropout:g}` has no effect with `{preference.switch}`: "
             "models that are compared have no dropout",
             "Set it to 0, or remove it.",
             "warning",
@@ -138,8 +138,8 @@ def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator
                 if name in entry.model_fields_set:
                     yield Finding(
                         f"{list_name}.{index}.{name}",
-                        f"`{name}` has no effect without `rl: dpo`",
-                        "Add `rl: dpo`, or remove the key.",
+                        f"`{name}` has no effect without `rl: dpo` or `reward_model: true`",
+                        "Add one of them, or remove the key.",
                         "warning",
                     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from siredon.config.idle import find_idle_keys, find_useless_keys, keys_but, keys_set, list_keys
+from siredon.config.idle import find_idle_keys, find_useless_keys, keys_asking, keys_but, keys_set, list_keys
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.attention import AttentionSection
 from siredon.config.sections.batch import BatchSection
@@ -29,25 +29,22 @@ def _check_method(
     distillation: DistillationSection,
     diffusion: DiffusionSection,
     preference: PreferenceSection,
-    reward: RewardSection,
 ) -> Iterator[Finding]:
     """Learning from a teacher, and by filling in masks, is a method of its own.
 
     It has its own loss, so there is no room for that of another.
     """
     own = [*keys_set(distillation, ("kd_trainer",)), *keys_set(diffusion, ("diffusion",))]
-    others = [*keys_set(preference, ("rl",)), *keys_set(reward, ("reward_model", "process_reward_model"))]
-    if own and len(own + others) > 1:
-        yield Finding(own[0], f"{list_keys(others + own)} exclude each other", "Keep one of them.")
+    others = keys_asking(preference, ("rl", "reward_model", "process_reward_model"))
+    if own and len([*own, *others]) > 1:
+        yield Finding(own[0], f"{list_keys([*others, *own])} exclude each other", "Keep one of them.")
 
 
-def _check_packing(
-    preference: PreferenceSection, reward: RewardSection, packing: PackingSection
-) -> Iterator[Finding]:
+def _check_packing(preference: PreferenceSection, packing: PackingSection) -> Iterator[Finding]:
     """Methods that judge answers one by one take them unpacked; `rl: dpo` and `rl: kto` pack what belongs together."""
-    if preference.compares or preference.judges:
+    if preference.compares or preference.is_unpaired:
         return
-    method = f"rl: {preference.rl}" if preference.rl else "reward_model: true" if reward.reward_model else ""
+    method = f"rl: {preference.rl}" if preference.rl else ""
     names = {"sample_packing": packing.sample_packing, "eval_sample_packing": packing.eval_sample_packing}
     for name, is_on in names.items():
         if method and is_on:
@@ -90,8 +87,7 @@ def _check_idle(
         )
     if rl != "ebft":
         yield from find_idle_keys(online, ("ebft",), "`rl: ebft`")
-    judges = reward.reward_model or reward.process_reward_model
-    if not judges and "Classification" not in model.model_type:
+    if not preference.judges and "Classification" not in model.model_type:
         yield from find_idle_keys(reward, ("num_labels",), "`reward_model: true`")
 
 

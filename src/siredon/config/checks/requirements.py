@@ -38,7 +38,7 @@ def _check_types(data: DataSection, preference: PreferenceSection) -> Iterator[F
     your own, which takes a row; a mapping is a prompt of your own.  Methods that compare or judge answers have
     other formats.
     """
-    if preference.compares or preference.judges:
+    if preference.compares or preference.is_unpaired:
         return
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):

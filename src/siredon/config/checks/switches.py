@@ -17,7 +17,7 @@ from siredon.config.sections.loss import StoppingSection
 from siredon.config.sections.memory import MemorySection
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.pose import PoseSection
-from siredon.config.sections.preference import RewardSection
+from siredon.config.sections.preference import PreferenceSection, RewardSection
 
 
 def _check_pose(pose: PoseSection) -> Iterator[Finding]:
@@ -120,12 +120,12 @@ def _check_upload(hub: HubSection) -> Iterator[Finding]:
         yield from find_idle_keys(hub, ("hub_strategy", "hub_revision", "hub_private_repo"), "`hub_model_id`")
 
 
-def _check_centered(reward: RewardSection) -> Iterator[Finding]:
+def _check_centered(preference: PreferenceSection, reward: RewardSection) -> Iterator[Finding]:
     """Scores are centered where scores are learned.
 
     `center_rewards_coefficient` is a part of the loss of `reward_model`.
     """
-    if not reward.reward_model:
+    if not preference.reward_model:
         yield from find_idle_keys(reward, ("center_rewards_coefficient",), "`reward_model: true`")
 
 

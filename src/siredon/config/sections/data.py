@@ -176,9 +176,13 @@ class DatasetEntry(SourceEntry):
     field_rejected: Str = key("Column of the worse answer (preference methods).", "rejected")
     field_completion: Str = key("Column of the answer that is judged (`rl: kto`).", "completion")
     field_label: Str = key("Column that says whether it is good: true or false (`rl: kto`).", "label")
-    step_separator: Str | None = planned("Text that ends a step of reasoning (`stepwise_supervised`).")
-    max_completion_length: Int | None = planned("Longest answer, in tokens (`stepwise_supervised`).")
-    train_on_last_step_only: Bool | None = planned("Judge the final step alone (`stepwise_supervised`).")
+    step_separator: Str = key(
+        "Text behind each step of an answer, where it is judged (`stepwise_supervised`).", "\n", min_length=1
+    )
+    max_completion_length: Int | None = key(
+        "Longest answer, in tokens; the rest is cut off (`stepwise_supervised`).", None, ge=1
+    )
+    train_on_last_step_only: Bool = key("Judge the final step alone (`stepwise_supervised`).", False)
     length: Int = key("Random rows to make up (`_synthetic`).", 1000, ge=1)
     sequence_length: Int | None = key(
         "Tokens per made-up row (`_synthetic`); default `sequence_len`.", None, ge=2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, StrList, key, planned
+from siredon.config.fields import Bool, Float, Int, Section, StrList, key
 from siredon.config.shelves import FORMATS, JUDGED_FORMATS, PREFERENCE_FORMATS
 from siredon.registry import Shelf
 
@@ -30,6 +30,18 @@ PAIR_MEASURES = (
 )
 #: What is measured beside it where there is a reference model: the log-probability of a token over that by it.
 REFERENCE_MEASURES = ("logps/token_ratios",)
+#: What is measured of pairs by a reward model: means over them, and the lowest and the highest score of all answers.
+SCORE_MEASURES = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "rewards/mean",
+    "rewards/min",
+    "rewards/max",
+)
+#: What is measured of steps, over all of them.
+STEP_MEASURES = ("accuracies", "right/found", "wrong/found")
 
 #: What is measured of judged answers: means over those that are good (chosen) and those that are bad (rejected), how
 #: many there were, and the divergence that rewards are held against.
@@ -65,6 +77,8 @@ class PreferenceSection(Section):
     dpo_label_smoothing: Float | None = key(
         "Fraction of the judgements taken to be wrong, below a half (cDPO); default 0.", None
     )
+    reward_model: Bool | None = key("Learn one score per answer, from pairs (Bradley-Terry).", None)
+    process_reward_model: Bool | None = key("Learn whether each step of an answer is right.", None)
     dpo_use_weighting: Bool | None = key(
         "Pairs count by how likely the model is to write them itself (WPO).", None
     )
@@ -89,25 +103,46 @@ class PreferenceSection(Section):
     @property
     def compares(self) -> bool:
         """Whether rows hold a better and a worse answer."""
-        return self.rl in PAIR_METHODS
+        return self.rl in PAIR_METHODS or bool(self.reward_model)
 
     @property
     def judges(self) -> bool:
+        """Whether the model gives scores, and writes nothing."""
+        return bool(self.reward_model or self.process_reward_model)
+
+    @property
+    def method(self) -> str:
+        """The method by its name on the shelf `train/methods`."""
+        if self.reward_model:
+            return "reward_model"
+        return "process_reward_model" if self.process_reward_model else self.rl or "sft"
+
+    @property
+    def switch(self) -> str:
+        """The line of the file that chooses the method, for messages."""
+        return f"{self.method}: true" if self.judges else f"rl: {self.rl}"
+
+    @property
+    def is_unpaired(self) -> bool:
         """Whether rows hold one answer, and whether it is good."""
         return self.rl == "kto"
 
     @property
     def formats(self) -> Shelf:
         """The shelf of the formats that `type:` names."""
-        if self.judges:
+        if self.is_unpaired:
             return JUDGED_FORMATS
         return PREFERENCE_FORMATS if self.compares else FORMATS
 
     @property
     def measured(self) -> tuple[str, ...]:
         """What validations measure, before the answers that a model writes."""
-        if self.judges:
+        if self.is_unpaired:
             return ("loss", *JUDGED_MEASURES)
+        if self.process_reward_model:
+            return ("loss", *STEP_MEASURES)
+        if self.reward_model:
+            return ("loss", *SCORE_MEASURES)
         if not self.compares:
             return ("loss", "perplexity")
         return ("loss", *PAIR_MEASURES, *(REFERENCE_MEASURES if self.has_reference else ()))
@@ -136,7 +171,11 @@ class PreferenceSection(Section):
 class RewardSection(Section):
     """Models that judge."""
 
-    reward_model: Bool | None = planned("Learn one score per answer, from pairs (Bradley-Terry).")
-    process_reward_model: Bool | None = planned("Learn whether each step of an answer is right.")
-    center_rewards_coefficient: Float | None = planned("Weight that keeps the scores around zero.")
-    num_labels: Int | None = planned("Outputs of the head; default 1 for scores, 2 for steps.")
+    center_rewards_coefficient: Float | None = key(
+        "Weight that keeps the scores around zero (`reward_model`).", None, ge=0
+    )
+    num_labels: Int | None = key(
+        "Outputs of the head: 1 for scores, which is the default of `reward_model`, and 2 for steps.",
+        None,
+        ge=1,
+    )

@@ -16,14 +16,15 @@ def read_strings(row: Row, options: ReadOptions) -> Preference:
     """The texts of `prompt`, `field_chosen` and `field_rejected`."""
     prompt = read_filled(row, "prompt")
     begin = "" if options.bos and prompt.startswith(options.bos) else options.bos
-    sides = []
-    for name in (options.entry.field_chosen, options.entry.field_rejected):
+
+    def read_side(name: str) -> Text:
         answer = read_answer(row, name)
         end = options.eos if needs_stop(answer, options) else ""
         # A row writes its own template, so its special tokens are meant
         spans = (Span(begin + prompt, False), Span(answer + end, True))
-        sides.append(Text(spans, add_bos=False, add_eos=False))
-    return Preference(*sides)
+        return Text(spans, add_bos=False, add_eos=False)
+
+    return Preference(read_side(options.entry.field_chosen), read_side(options.entry.field_rejected))
 
 
 def read_answer(row: Row, name: str) -> str:
