@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 
 from siredon import pipeline, release
 from siredon.data import prompt
+from siredon.data.match import MatchedTable
 from siredon.data.types import IGNORE
 from siredon.export import merge_stage
 from siredon.export.merge_shards import ShardMerge
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell
 from siredon.selftest.table import ROWS, try_cell
-from siredon.train import checkpoint, publish, reference
+from siredon.train import checkpoint, kto_trainer, publish, reference
 from siredon.train.pair_trainer import PairTrainer
 from siredon.train.trainer import SiredonTrainer
 
@@ -212,12 +214,30 @@ def test_a_reference_that_moves_with_the_policy(rig: Rig, monkeypatch: pytest.Mo
 
 
 def test_prompts_that_are_counted_among_the_answers(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    plain = PairTrainer.score_samples
+    plain = PairTrainer._sum_samples
 
-    def score(self: Any, model: Any, inputs: Any) -> Any:
+    def score(self: Any, model: Any, inputs: Any, **options: Any) -> Any:
         labels = torch.where(inputs["position_ids"] > 0, inputs["input_ids"], IGNORE)
-        return plain(self, model, {**inputs, "labels": labels})
+        return plain(self, model, {**inputs, "labels": labels}, **options)
 
-    monkeypatch.setattr(PairTrainer, "score_samples", score)
+    monkeypatch.setattr(PairTrainer, "_sum_samples", score)
     for case in ("one by one", "packed"):
         assert find_failures(rig, "log_probs", Cell(case=case)) == {"logps/chosen", "logps/rejected"}
+
+
+def test_answers_that_are_matched_with_themselves(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = MatchedTable.take
+
+    def take(self: Any, index: int) -> Any:
+        own, other = plain(self, index)
+        return own, replace(own, is_mismatched=True, reference=other.reference)
+
+    monkeypatch.setattr(MatchedTable, "take", take)
+    failed = find_failures(rig, "kto_pairs", Cell(case="good and bad"))
+    assert failed == {f"answers matched with themselves, {size} at once" for size in (1, 2, 3)}
+
+
+def test_a_divergence_that_is_let_below_zero(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kto_trainer, "estimate_kl", lambda sums: sums[0] / sums[1].clamp(min=1) - 1)
+    failed = find_failures(rig, "kto_pairs", Cell(case="all good"))
+    assert {"divergence below 0, 1 at once", "first loss against one half, 1 at once"} <= failed

@@ -1,13 +1,21 @@
-"""Pairs of answers: rows of them, runs that learn from them, and what is true of them in fp64, one side at a time."""
+"""Judged answers: rows of them, runs that learn from them, and what is true of them in fp64, one answer at a time."""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from siredon.data.collate import PackDataset
+from siredon.data.prepare_run import prepare_run
+from siredon.data.types import IGNORE
+from siredon.model.tokenizer import load_tokenizer
 from siredon.selftest.whole import Run
 
 if TYPE_CHECKING:
@@ -48,8 +56,47 @@ def learn_pairs(rig: Rig, **keys: Any) -> list[dict[str, float]]:
             **keys,
         },
     )
-    rows = [json.loads(line) for line in (run.train() / "metrics.jsonl").read_text().splitlines()]
+    return read_steps(run.train())
+
+
+def read_steps(output: Path) -> list[dict[str, float]]:
+    """What a run logged of its steps."""
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "loss" in row]
+
+
+def write_judged(folder: Path, labels: Sequence[bool]) -> Path:
+    """Answers that are good or bad, as rows of `rl: kto`; labels are dealt in turn."""
+    path = folder / f"judged-{'-'.join(str(int(label)) for label in labels)}.jsonl"
+    rows = (
+        {
+            "messages": [{"role": "user", "content": prompt}],
+            "completion": chosen if label else rejected,
+            "label": label,
+        }
+        for (prompt, chosen, rejected), label in zip(PAIRS, cycle(labels), strict=False)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def build_judged(rig: Rig, labels: Sequence[bool], **keys: Any) -> Run:
+    """A run of `rl: kto` over such rows, not yet trained."""
+    data = {"path": str(write_judged(rig.folder, labels)), "type": "chat_template.default"}
+    return Run(rig, **{"rl": "kto", "datasets": [data], "chat_template": "chatml", **keys})
+
+
+def count_own_answers(run: Run) -> int:
+    """How many rows stand before their own answer, or an equal one, where another's should stand."""
+    with redirect_stderr(io.StringIO()):
+        prepared = prepare_run(run.config, load_tokenizer(run.config.tokenizer, run.config.model))
+    assert isinstance(prepared.train, PackDataset)
+    table: Any = prepared.train.table
+    groups = [table.take(index) for index in range(len(table))]
+    return sum(
+        own.labels[own.labels != IGNORE].tolist() == other.labels[other.labels != IGNORE].tolist()
+        for own, other in groups
+    )
 
 
 def find_log_probs(model: Path) -> list[tuple[float, float]]:

@@ -162,31 +162,12 @@ class Row:
         proves: The claim, in one sentence.
         cells: The grid of the table -> the cells in which the claim is tried.
         run: Tries it in one cell.
-        impossible: Why it cannot run anywhere yet; empty if it can.
     """
 
     number: int
     proves: str
     cells: Callable[[Grid], tuple[Cell, ...]]
     run: Callable[[Rig, Cell], Finding]
-    impossible: str = ""
-
-
-def name_unbuilt(number: int, proves: str, reason: str) -> Row:
-    """A row of the plan that cannot run, as what it is about is not built.
-
-    Args:
-        number: Its number in the table.
-        proves: The claim.
-        reason: What is missing.
-    """
-    return Row(
-        number,
-        proves,
-        cells=lambda grid: (Cell(),),
-        run=lambda rig, cell: Finding(skipped_because=reason),
-        impossible=reason,
-    )
 
 
 def build_grid(*, quick: bool) -> Grid:

@@ -146,7 +146,7 @@ def _start_ranks(rig: Rig, rows: dict[str, Row], grid: Grid) -> None:
         cell
         for row in rows.values()
         for cell in row.cells(grid)
-        if cell.num_ranks == 2 and not rig.explain_missing(cell) and not row.impossible
+        if cell.num_ranks == 2 and not rig.explain_missing(cell)
     )
     if next(two, None) is not None:
         rig.start_ranks(2)
@@ -162,7 +162,7 @@ def run_row(rig: Rig, row: Row, grid: Grid, say: Callable[[str], None]) -> Itera
 
 def try_cell(rig: Rig, row: Row, cell: Cell) -> Finding:
     """What is found in one cell; a cell that cannot run says why, and one that breaks has failed."""
-    reason = row.impossible or rig.explain_missing(cell)
+    reason = rig.explain_missing(cell)
     if reason:
         return Finding(skipped_because=reason)
     try:
