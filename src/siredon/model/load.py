@@ -30,6 +30,7 @@ from siredon.model.quantized import (
     choose_dtype,
     choose_reading,
     count_weights,
+    leave_scores_whole_,
     read_method,
     settle_quantized_,
 )
@@ -238,6 +239,8 @@ def _read_weights(
         **place_weights(source.placement, hardware),
         **section.model_kwargs,
     }
+    if "Classification" in section.model_type:
+        leave_scores_whole_(options)
     method = read_method(config)
     if source.shapes is not None:
         model, info = _take_shapes(model_class, source.shapes, options)

@@ -52,6 +52,27 @@ class Quantizer:
     settle_: Callable[[Any], None] | None = None
 
 
+#: What transformers calls the head of a model that gives scores.
+_SCORES = "score"
+
+
+def leave_scores_whole_(options: dict[str, Any]) -> None:
+    """Keeps the new head of a model that gives scores out of what is rounded: it is trained.
+
+    transformers leaves out heads over words by itself.
+
+    Args:
+        options: What `from_pretrained` is told.
+    """
+    found = options.get("quantization_config")
+    if found is None:
+        return
+    names = {"BitsAndBytesConfig": "llm_int8_skip_modules", "TorchAoConfig": "modules_to_not_convert"}
+    name = names.get(type(found).__name__)
+    if name is not None:
+        setattr(found, name, [*(vars(found).get(name) or ()), _SCORES])
+
+
 def choose_reading(
     section: QuantizationSection,
     config: Any,
