@@ -42,7 +42,7 @@ def test_a_run_with_a_plan_is_the_run_without(
         assert same(tmp_path / "plain", out)
         assert untimed(tmp_path / "plain") == untimed(out)
         chosen = json.loads((out / "run.json").read_text())["gradient_checkpointing"]
-        assert chosen == {"recomputed_layers": count, "num_layers": 2, "offloads": False}
+        assert chosen == {"recomputed_layers": count, "num_layers": 2, "keep_attention": 0, "offloads": False}
 
 
 def test_a_plan_that_is_tried_anyway_is_not_chosen_by_resident_memory(write_config: Any, capsys: Any):

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypeAlias, TypedDict
 
 from siredon.config.sections.data import DatasetEntry
 
-if TYPE_CHECKING:  # Preparing data takes no PyTorch
+if TYPE_CHECKING:  # Preparing data takes no PyTorch, and naming formats no numpy
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 #: A label that is no target, as in `torch.nn.functional.cross_entropy`.
 IGNORE = -100
 
 Row = Mapping[str, Any]
-Ids = npt.NDArray[np.int32]
+Ids: TypeAlias = "npt.NDArray[np.int32]"
 
 
 class Span(NamedTuple):

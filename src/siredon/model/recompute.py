@@ -101,12 +101,16 @@ class Recomputed:
         return (self._keeping if self.keeps else self._whole)(function, *inputs)
 
 
-def count_kept_attention(run: Callable[[], Any]) -> int:
-    """Bytes that all layers of a forward pass would keep of their attention; 0 where it cannot be told apart.
+def count_kept_attention(model: Any, run: Callable[[], Any]) -> int:
+    """Bytes that all layers of a forward pass would keep of their attention; 0 where none could, or none is told apart.
 
     Args:
+        model: A model of transformers.
         run: The forward pass, whose layers keep nothing as yet.
     """
+    runs = [layer._gradient_checkpointing_func for layer in find_layers(model)]
+    if not any(isinstance(one, Recomputed) for one in runs):
+        return 0
     return count_attention(Keeper(("attention",)).decide, run)
 
 

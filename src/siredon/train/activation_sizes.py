@@ -103,7 +103,7 @@ def count_sizes(prober: Prober, base: Any, batch: Batch) -> Sizes:
         bare = [count(length, recomputed=False, targets=False) for length in widths]
         again = [count(length, recomputed=True) for length in widths]
         attention = [
-            count_kept_attention(partial(prober.run_forward, shorten(batch, length, targets=False)))
+            count_kept_attention(base, partial(prober.run_forward, shorten(batch, length, targets=False)))
             for length in widths
         ]
 

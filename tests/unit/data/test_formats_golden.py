@@ -26,7 +26,13 @@ from siredon.data.types import IGNORE, ReadOptions, Text
 GOLDEN = Path(__file__).parent / "golden/formats.json"
 CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text())
 #: Formats that have no row of their own: what they are depends on the data set or on the mapping.
-CHOSEN = {"auto", "user_defined", "_synthetic", "tokenized"}  # the last two are no text
+CHOSEN = {
+    "auto",
+    "user_defined",
+    "_synthetic",
+    "tokenized",
+    "stepwise_supervised",
+}  # the last three are no text
 
 
 def name_of(case: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def test_a_file_holds_it_as_it_is_written():
         (" {no_input_format: '{input}'}", "SD0005", "no_input_format"),
         (" {system_format: '{instruction}'}", "SD0005", "system_format"),
         (" {field_chosen: good}", "SD0638", "field_chosen"),
-        (" {field_completion: good}", "SD0004", "field_completion"),
+        (" {field_completion: good}", "SD0674", "field_completion"),
         (" {field_input: facts, format: '{instruction}'}", "SD0152", "field_input"),
         (" {field_input: facts, format: '{{input}}'}", "SD0152", "field_input"),
     ],

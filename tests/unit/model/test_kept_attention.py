@@ -95,7 +95,7 @@ def test_what_is_kept_is_counted_ahead():
     plan(model)
     recompute_first_(model, NUM_LAYERS)
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
-    counted = count_kept_attention(lambda: model(input_ids=ids, use_cache=False))
+    counted = count_kept_attention(model, lambda: model(input_ids=ids, use_cache=False))
     # The result, and the logarithm of a sum for each head, both fp32
     tokens = ROWS * LENGTH
     assert counted == NUM_LAYERS * tokens * 4 * (HIDDEN + HEADS)
@@ -116,5 +116,5 @@ def test_where_it_cannot_be_kept_none_is(attention: str, settings: dict[str, Any
     plan(model, **keys)
     recompute_first_(model, NUM_LAYERS, NUM_LAYERS)
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
-    counted = count_kept_attention(lambda: model(input_ids=ids, use_cache=False))
+    counted = count_kept_attention(model, lambda: model(input_ids=ids, use_cache=False))
     assert counted * count_keeping(model) == 0
