@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.load import takes_logits_to_keep
 from siredon.model.precision import Precision
-from siredon.train.arguments import Schedule, build_arguments, build_schedule
-from siredon.train.equip import Parts, equip_trainer_
+from siredon.train.arguments import Schedule
+from siredon.train.equip import Parts, equip_trainer_, gather_options
 from siredon.train.objective import Objective
 from siredon.train.pair_trainer import PairTrainer
-from siredon.train.precompute import take_reference_
-from siredon.train.reference import choose_reference
+from siredon.train.precompute import give_reference_
 
 
 def build_pair_trainer(
@@ -28,21 +25,9 @@ def build_pair_trainer(
     trainer = PairTrainer(
         objective=objective,
         selects_logits=takes_logits_to_keep(parts.base),
-        autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
-        schedule=build_schedule(config),
-        model=parts.model,
-        args=build_arguments(config, schedule, precision, hardware, resumes=parts.resume is not None),
-        train_dataset=parts.prepared.train,
-        eval_dataset=parts.prepared.validation,
-        data_collator=parts.prepared.collator,
-        processing_class=parts.tokenizer,
+        **gather_options(parts, config, schedule, precision, hardware),
     )
     equip_trainer_(trainer, parts, config, hardware)
-    if not objective.needs_reference:
-        return trainer
-    # A checkpoint is loaded later: the model is still as it starts
-    if config.preference.precompute_ref_log_probs:
-        take_reference_(trainer, config, precision, hardware)
-    else:
-        trainer.reference = choose_reference(trainer)
+    if objective.needs_reference:
+        give_reference_(trainer, config, precision, hardware)
     return trainer

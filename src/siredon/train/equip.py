@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -18,7 +19,8 @@ from siredon.hardware import Hardware
 from siredon.log import warn
 from siredon.model.freezing import find_partial
 from siredon.model.noise import EmbeddingNoise
-from siredon.train.arguments import count_steps
+from siredon.model.precision import Precision
+from siredon.train.arguments import Schedule, build_arguments, build_schedule, count_steps
 from siredon.train.callbacks.bad_step import guard_steps_
 from siredon.train.callbacks.best import BestKeeper, EarlyStopping
 from siredon.train.callbacks.first_checkpoint import FirstCheckpoint
@@ -79,6 +81,22 @@ class Parts:
     rewind: Rewind = field(default_factory=Rewind)
     scores: tuple[Score, ...] = ()
     on_published: Callable[[Path], None] | None = None
+
+
+def gather_options(
+    parts: Parts, config: Config, schedule: Schedule, precision: Precision, hardware: Hardware
+) -> dict[str, Any]:
+    """What every trainer is given, whatever its method: model, data, arguments, schedule and number format."""
+    return {
+        "autocast": torch.bfloat16 if precision.autocast == "bf16" else None,
+        "schedule": build_schedule(config),
+        "model": parts.model,
+        "args": build_arguments(config, schedule, precision, hardware, resumes=parts.resume is not None),
+        "train_dataset": parts.prepared.train,
+        "eval_dataset": parts.prepared.validation,
+        "data_collator": parts.prepared.collator,
+        "processing_class": parts.tokenizer,
+    }
 
 
 def equip_trainer_(trainer: SiredonTrainer, parts: Parts, config: Config, hardware: Hardware) -> None:

@@ -22,6 +22,7 @@ from siredon.model.precision import Precision
 from siredon.train.facts import describe_versions
 from siredon.train.fingerprint import fingerprint_weights
 from siredon.train.pair_trainer import PairTrainer
+from siredon.train.reference import choose_reference
 from siredon.train.step_scores import score_table
 
 #: Sections that decide what the model is before it is trained, and how it computes.
@@ -29,6 +30,17 @@ _SECTIONS = (
     *("model", "placement", "tokenizer", "adapter", "freezing", "quantization", "experts", "precision"),
     *("attention", "kernels", "liger", "compile"),
 )
+
+
+def give_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:
+    """Lets a trainer compare with the policy at its start, live or computed ahead, as the config says.
+
+    A checkpoint is loaded later: the model is still as it starts.
+    """
+    if config.preference.precompute_ref_log_probs:
+        take_reference_(trainer, config, precision, hardware)
+    else:
+        trainer.reference = choose_reference(trainer)
 
 
 def take_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from siredon.config.checks.streaming import find_stream_key
+from siredon.config.compared import find_dropout, find_moving
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.data import DataSection, PromptFormat
@@ -100,17 +101,8 @@ def _check_policy(
     Noise on embeddings would be taken for a change of the model.  A loss of pairs is not one of tokens, which is what
     the loss of each data set is made of.
     """
-    if not preference.compares:
-        return
-    found = {
-        "relora": bool(relora.relora),
-        "lisa_n_layers": lisa.lisa_n_layers is not None,
-        "neftune_noise_alpha": embedding.neftune_noise_alpha is not None,
-        "log_source_loss": logging.log_source_loss,
-    }
-    for name, is_on in found.items():
-        if is_on:
-            yield Finding(name, f"`{name}` does not work with `{preference.switch}`", f"Remove `{name}`.")
+    if preference.compares:
+        yield from find_moving(preference.switch, relora, lisa, embedding, logging)
 
 
 def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> Iterator[Finding]:
@@ -118,14 +110,8 @@ def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> It
 
     A reward is a difference of two passes through a model: with dropout it would be one of their noise.
     """
-    if preference.compares and adapter.lora_dropout:
-        yield Finding(
-            "lora_dropout",
-            f"`lora_dropout: {adapter.lora_dropout:g}` has no effect with `{preference.switch}`: "
-            "models that are compared have no dropout",
-            "Set it to 0, or remove it.",
-            "warning",
-        )
+    if preference.compares:
+        yield from find_dropout(preference.switch, adapter)
 
 
 def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator[Finding]:

@@ -6,14 +6,12 @@ Source: Stiennon et al., "Learning to summarize from human feedback", 2020, http
 
 from __future__ import annotations
 
-import torch
-
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.precision import Precision
 from siredon.model.score_head import find_score_head
-from siredon.train.arguments import Schedule, build_arguments, build_schedule
-from siredon.train.equip import Parts, equip_trainer_
+from siredon.train.arguments import Schedule
+from siredon.train.equip import Parts, equip_trainer_, gather_options
 from siredon.train.reward_trainer import RewardTrainer
 from siredon.train.trainer import SiredonTrainer
 
@@ -26,14 +24,7 @@ def build_trainer(
         head=find_score_head(parts.base),
         center_coefficient=config.reward.center_rewards_coefficient or 0.0,
         selects_logits=False,
-        autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
-        schedule=build_schedule(config),
-        model=parts.model,
-        args=build_arguments(config, schedule, precision, hardware, resumes=parts.resume is not None),
-        train_dataset=parts.prepared.train,
-        eval_dataset=parts.prepared.validation,
-        data_collator=parts.prepared.collator,
-        processing_class=parts.tokenizer,
+        **gather_options(parts, config, schedule, precision, hardware),
     )
     equip_trainer_(trainer, parts, config, hardware)
     return trainer
