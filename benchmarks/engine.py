@@ -1,7 +1,8 @@
 """Siredon as an engine of a training benchmark: its kernels, loss and recomputation on a model of transformers.
 
 A benchmark that builds the same model for several engines calls `fuse_`, `recompute_` and `build_loss`, and runs its
-own loop.  Nothing here is measured; see `benchmarks/results/speed_h100_*.md` for what was.
+own loop; `measure_ahead` reads the borders of packed rows before a step.  `suite.py` adds such calls to a benchmark of
+several engines.  Nothing here is measured; see `benchmarks/results/speed_h100_*.md` for what was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from siredon.config.sections.kernels import WORDS
 from siredon.config.sections.memory import MemorySection
 from siredon.hardware import probe_hardware
+from siredon.model.attend import measure_ahead
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
 from siredon.model.recompute import (
@@ -23,6 +25,8 @@ from siredon.model.recompute import (
     recompute_first_,
 )
 from siredon.ops.linear_cross_entropy import linear_cross_entropy
+
+__all__ = ["build_loss", "fuse_", "measure_ahead", "recompute_"]
 
 
 def fuse_(base: Any, without: tuple[str, ...] = ()) -> Installed:
