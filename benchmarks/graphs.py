@@ -3,8 +3,8 @@
     python benchmarks/graphs.py [--shape 135m|1b] [--tokens 512 2048 8192] [--output FILE]
 
 Whole rows of 1,024 tokens, full fine-tuning in bf16, AdamW fused.  A graph is recorded once for a shape, and played:
-nothing is launched from Python but it and the optimizer.  Loss and gradients of both must agree.  `kernels alone` is what
-the kernels of a step take by themselves: no step can be shorter.
+nothing is launched from Python but it and the optimizer.  Loss and gradients of both must agree.  `kernels alone`
+is what the kernels of a step take by themselves: no step can be shorter.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import argparse
 import datetime
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from engine import build_loss, fuse_
+from engine import build_loss, fuse_, measure_ahead
 from report import write_report
 from train import SHAPES
 
@@ -72,14 +73,16 @@ def compare(shape: dict[str, Any], num_tokens: int) -> str:
     device = torch.accelerator.current_accelerator()
     module = getattr(torch, device.type)
     model = build(shape, device)
-    compute = build_loss(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     row = min(ROW, num_tokens)
     ids = torch.randint(3, shape["vocab_size"], (num_tokens // row, row), device=device)
+    positions = torch.arange(row, device=device).expand_as(ids)
+    measure_ahead(positions)
     weights = list(model.parameters())
+    compute = build_loss(model, num_targets=len(ids) * (row - 1))
 
     def run() -> torch.Tensor:
-        loss = compute(ids, ids)
+        loss = compute(ids, ids, position_ids=positions)
         loss.backward()
         return loss.detach()
 
@@ -91,6 +94,7 @@ def compare(shape: dict[str, Any], num_tokens: int) -> str:
 
     plain = measure(step)
     kernels = sum_kernels(step)
+    print(f"{num_tokens:,} tokens: {plain:.1f} ms a step, {kernels:.1f} ms of kernels", flush=True)
     expected = run()
     gradients = [weight.grad.clone() for weight in weights if weight.grad is not None]
     # A graph adds to gradients that lie where they lay when it was recorded
@@ -146,6 +150,7 @@ def main() -> None:
         try:
             lines.append(compare(SHAPES[options.shape], num_tokens))
         except RuntimeError as error:
+            traceback.print_exc()
             lines.append(f"| {num_tokens:,} | {str(error).splitlines()[0]} | | | | | |")
         print(lines[-1], flush=True)
     write_report(lines, options.output)

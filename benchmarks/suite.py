@@ -5,8 +5,8 @@
 
 The folder has `run_suite.py`, which runs each cell in a process of its own, and `cell.py`, which builds a model of
 random weights for an engine and times its steps.  What is added there are calls of `engine.py`: the loop, the weights
-and the ids are those of the others.  Cells begin with `S.` (Siredon), `X.` (one kernel left out) or `P.` (an engine that the
-folder has, on a shape of ours).  It ends with an error where the folder is not the one that it knows.
+and the ids are those of the others.  Cells begin with `S.` (Siredon), `X.` (one kernel left out) or `P.` (an
+engine that the folder has, on a shape of ours).  It ends with an error where the folder is not the one that it knows.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ CELLS = [
     cell("S.8b-lora", 30, {**LORA_8B, **OURS}, gc="full"),
     cell("S.8b-lora.gc-attn", 30, {**LORA_8B, **OURS}, gc="attn"),
     cell("S.8b-lora.no-gc", 30, {**LORA_8B, **OURS}, gc="none"),
-    cell("S.8b-qlora", 35, {**LORA_8B, **OURS}, mode="qlora", gc="full"),
+    cell("S.8b-qlora", 35, {**LORA_8B, **OURS}, mode="qlora", gc="full", profile=True),
     cell("S.1b-full", 25, {**FULL_1B, **OURS}, gc="none"),
     cell("S.1b-packed", 30, {**PACKED, **OURS}, only=["packed-siredon"]),
     cell("S.1b-lora", 25, {**LORA_1B, **OURS}),
-    cell("S.qwen3-4b-lora", 30, {**LORA_4B, **OURS}),
+    cell("S.qwen3-4b-lora", 30, {**LORA_4B, **OURS}, profile=True),
     cell("P.1b-packed.liger", 30, PACKED, ("liger",), liger=True, ce="liger", only=["packed-varlen"]),
     cell("P.1b-lora.axolotl", 30, {**LORA_1B, **AXOLOTL}, ("axolotl",)),
-    cell("P.qwen3-4b-lora.axolotl", 35, {**LORA_4B, **AXOLOTL}, ("axolotl",)),
+    cell("P.qwen3-4b-lora.axolotl", 35, {**LORA_4B, **AXOLOTL}, ("axolotl",), profile=True),
     *(
         cell(f"X.8b-lora.no-gc.without-{word}", 30, {**LORA_8B, **OURS}, gc="none", without=[word])
         for word in LEFT_OUT
