@@ -11,6 +11,7 @@ import torch
 from siredon.config.sections.compile import CompileSection
 from siredon.errors import ModelError
 from siredon.hardware import COMPILE_MODES, Hardware, has_triton
+from siredon.model.graphs import prepare_recording_
 from siredon.model.recompute import find_layers
 from siredon.registry import suggest
 
@@ -34,7 +35,7 @@ def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: H
         What is compiled, for people; empty for nothing.
 
     Raises:
-        ModelError: No such compiler, or one that cannot run here.
+        ModelError: No such compiler, or one that cannot run here; graphs of a model whose layers are not known.
     """
     if not section.torch_compile:
         return ""
@@ -48,11 +49,18 @@ def compile_layers_(model: torch.nn.Module, section: CompileSection, hardware: H
     elif section.torch_compile_mode:
         settings["mode"] = COMPILE_MODES.get(section.torch_compile_mode, section.torch_compile_mode)
     layers = find_layers(model)
+    records = hardware.is_gpu and section.records_graphs
+    if records and not layers:
+        raise ModelError(
+            "graphs are recorded layer by layer, and the layers of this model are not known",
+            "Remove `torch_compile_mode: reduce-overhead` and `triton.cudagraphs`.",
+        )
     for layer in layers or [model]:
         layer.compile(**settings)
-    return (
-        f"{len(layers)} layers" * bool(layers) + "the whole model" * (not layers) + f" compiled by {backend}"
-    )
+    if records:
+        prepare_recording_(model)
+    what = f"{len(layers)} layers" if layers else "the whole model"
+    return f"{what} compiled by {backend}" + (", and recorded as graphs" if records else "")
 
 
 def _check_compiler(backend: str, hardware: Hardware) -> None:

@@ -460,8 +460,8 @@ ATTENTION = [
     Case(
         "SD0702",
         "torch_compile_options",
+        RECORDED + "activation_offloading: true\ngradient_checkpointing: true\n",
         RECORDED + "gradient_accumulation_steps: 2\n",
-        RECORDED + "gradient_accumulation_steps: 1\n",
     ),
     Case(
         "SD0338",
