@@ -206,3 +206,55 @@ def test_every_format_of_judged_answers_says_what_it_reads(shelf: Shelf):
         for format_ in () if callable(part) else (part, *part.variants.values()):
             assert format_.reads is not None, name
             assert set(format_.reads) <= set(DatasetEntry.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("top", "kind", "added", "code", "message", "fix"),
+    [
+        (
+            "rl: orpo\n",
+            "chat_template.default",
+            "precompute_ref_log_probs: true\n",
+            "SD0315",
+            "`precompute_ref_log_probs` has no effect with `rl: orpo`",
+            "Remove the key.",
+        ),
+        (
+            "rl: simpo\nrl_beta: 2\n",
+            "chat_template.default",
+            "dpo_loss_type: [sigmoid]\n",
+            "SD0316",
+            "`dpo_loss_type` needs `rl: dpo`, and the method is `rl: simpo`",
+            "Set `rl: dpo`, or remove what is for it.",
+        ),
+        (
+            "rl: ipo\n",
+            "chat_template.default",
+            "    field_label: good\n",
+            "SD0674",
+            "`field_label` has no effect with `rl: ipo`",
+            "Remove the key.",
+        ),
+        (
+            STEPPED,
+            "stepwise_supervised",
+            "    field_chosen: good\n",
+            "SD0636",
+            "`datasets.0.field_chosen` has no effect with `type: stepwise_supervised`",
+            "Remove the key.",
+        ),
+        (
+            "rl: ipo\n",
+            "bradley_terry.chat_template",
+            "",
+            "SD0690",
+            "`type: bradley_terry.chat_template` has pairs for `reward_model: true`",
+            "Add `reward_model: true`; with `rl: ipo` use `type: chat_template.default`.",
+        ),
+    ],
+)
+def test_a_message_names_the_method_of_the_file(
+    top: str, kind: str, added: str, code: str, message: str, fix: str
+):
+    (found,) = check("", MODEL + top + ENTRY + kind + "\n" + added).diagnostics
+    assert (found.code, found.message, found.fix) == (code, message, fix)
