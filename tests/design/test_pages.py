@@ -14,6 +14,8 @@ from siredon.config.entries import all_names, find_entry
 from siredon.config.names import INERT, REMOVED, RENAMED
 from siredon.config.pages import slug
 from siredon.config.schema import key_homes
+from siredon.config.shelves import JUDGED_FORMATS, PREFERENCE_FORMATS, variants_of
+from siredon.registry import Shelf
 
 PAGES = build_pages()
 
@@ -82,3 +84,20 @@ def test_pages_are_written_only_where_they_differ(tmp_path: Path):
     assert write_pages(tmp_path) == []
     (tmp_path / "rules.md").write_text("old")
     assert [path.name for path in write_pages(tmp_path)] == ["rules.md"]
+
+
+def _missing_types(text: str, shelf: Shelf) -> list[str]:
+    """Formats of a shelf that no line of a text names with all their variants behind them."""
+    wanted = [
+        f"`{name}`" + "".join(f".*`\\.{word}`" for word in variants_of(shelf, name))
+        for name in shelf.names()
+        if name != "user_defined"  # The mapping, which has no name
+    ]
+    return [name for name in wanted if not re.search(name, text)]
+
+
+@pytest.mark.parametrize("shelf", [PREFERENCE_FORMATS, JUDGED_FORMATS], ids=["pairs", "judged"])
+def test_the_formats_of_judged_answers_are_listed_with_their_variants(shelf: Shelf):
+    assert _missing_types((ROOT / "docs/formats.md").read_text(), shelf) == []
+    assert _missing_types(PAGES["support.md"], shelf) == []
+    assert _missing_types("`chatml` (`.argilla`)", shelf)

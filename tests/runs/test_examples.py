@@ -44,15 +44,45 @@ TWIN = {
 }
 
 
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _write_ultra(number: int) -> dict[str, Any]:
+    asked, good, bad = f"Name the number {number}.", f"It is {number}.", "I will not say it."
+    chosen, rejected = ([_turn("user", asked), _turn("assistant", text)] for text in (good, bad))
+    return {"source": "made", "prompt": asked, "chosen": chosen, "chosen-rating": 5.0, "rejected": rejected}
+
+
+def _write_kto_mix(number: int) -> dict[str, Any]:
+    good = number % 2 == 0
+    talk = [_turn("user", "Hello."), _turn("assistant", "Good day."), _turn("user", f"Name {number}.")]
+    answer = _turn("assistant", f"It is {number}." if good else "No.")
+    return {"prompt": talk, "completion": [answer], "label": good}
+
+
+#: Data of the hub whose rows the format of an example reads as they are -> rows of the same columns.
+LIKE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "argilla/ultrafeedback-binarized-preferences-cleaned": _write_ultra,
+    "trl-lib/kto-mix-14k": _write_kto_mix,
+}
+
+
 def write_twin(example: Example, family: Path, folder: Path) -> Path:
     """The example with a tiny model of its family and a few rows in place of those of the hub."""
-    rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[:24]
-    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
     values = yaml.safe_load(example.path.read_text())
+    (entry,) = values["datasets"]
+    write = LIKE.get(entry["path"])
+    if write:
+        rows, kind = [json.dumps(write(number)) for number in range(24)], entry["type"]
+    else:
+        rows = (ROOT / "examples/smollm2/identity.jsonl").read_text().splitlines()[:24]
+        kind = "chat_template"
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
     values |= TWIN
     values |= {
         "base_model": str(family),
-        "datasets": [{"path": str(folder / "rows.jsonl"), "type": "chat_template"}],
+        "datasets": [{"path": str(folder / "rows.jsonl"), "type": kind}],
         "dataset_prepared_path": str(folder / "prepared"),
         "output_dir": str(folder / "out"),
     }
@@ -72,6 +102,12 @@ def test_an_example_is_right_and_says_what_it_is_for(example: Example):
     assert " GB" in example.about
     values = yaml.safe_load(example.path.read_text())
     assert values["output_dir"].startswith("outputs/")
+
+
+def test_every_example_over_judged_answers_is_tried_with_rows_of_its_own_columns():
+    for example in EXAMPLES:
+        config, _ = load_config(str(example.path))
+        assert (config.data.datasets[0].path in LIKE) == (config.preference.method != "sft"), example.name
 
 
 @pytest.mark.long

@@ -192,6 +192,15 @@ def test_rows_and_tokens_are_cut_out_of_batches_of_both_layouts():
         assert short["num_tokens"].tolist() == ([5, 1] if flatten else [3, 3])
 
 
+def test_a_row_of_pairs_keeps_the_margins_of_its_own():
+    ids = torch.arange(8).view(2, 4)
+    batch: Any = {"input_ids": ids, "labels": ids, "position_ids": ids, "num_tokens": torch.tensor([4, 4])}
+    batch |= {"samples": torch.tensor([[0, 0, 1, 1], [2, 2, 3, 3]]), "packs": torch.tensor([0, 0, 1, 1])}
+    batch["margins"] = torch.tensor([0.5, 0.5, 2.0, 2.0])
+    assert [row["margins"].tolist() for row in cut_rows(batch)] == [[0.5, 0.5], [2.0, 2.0]]
+    assert take_tokens(batch, 2)["margins"].tolist() == [0.5, 0.5, 2.0, 2.0]
+
+
 def test_what_counts_as_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert is_out_of_memory(MemoryError())

@@ -15,13 +15,14 @@ from siredon import pipeline, release
 from siredon.data import prompt
 from siredon.data.match import MatchedTable
 from siredon.data.types import IGNORE
-from siredon.export import merge_stage
+from siredon.export import merge, merge_stage
 from siredon.export.merge_shards import ShardMerge
 from siredon.selftest.rig import Rig
 from siredon.selftest.row import Cell
 from siredon.selftest.table import ROWS, try_cell
-from siredon.train import checkpoint, kto_trainer, publish, reference
+from siredon.train import checkpoint, kto_trainer, publish, reference, reward_trainer, step_trainer
 from siredon.train.pair_trainer import PairTrainer
+from siredon.train.reward_trainer import RewardTrainer
 from siredon.train.trainer import SiredonTrainer
 
 
@@ -80,16 +81,16 @@ def test_the_newest_checkpoint_or_none(rig: Rig, monkeypatch: pytest.MonkeyPatch
     assert "torn checkpoints taken, file missing" not in failed
 
 
-def change_adapter(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """Merges another adapter than was trained."""
-    plain = merge_stage.load_adapter
+def change_adapter(monkeypatch: pytest.MonkeyPatch, change: Any, place: Any = merge_stage) -> None:
+    """Merges another adapter than was trained; `place` is the module that reads it."""
+    plain = place.load_adapter
 
     def read(base: Any, folder: Path) -> Any:
         model = plain(base, folder)
         change(model)
         return model
 
-    monkeypatch.setattr(merge_stage, "load_adapter", read)
+    monkeypatch.setattr(place, "load_adapter", read)
 
 
 @pytest.mark.parametrize("case", ["rslora", "dora"])
@@ -241,3 +242,62 @@ def test_a_divergence_that_is_let_below_zero(rig: Rig, monkeypatch: pytest.Monke
     monkeypatch.setattr(kto_trainer, "estimate_kl", lambda sums: sums[0] / sums[1].clamp(min=1) - 1)
     failed = find_failures(rig, "kto_pairs", Cell(case="all good"))
     assert {"divergence below 0, 1 at once", "first loss against one half, 1 at once"} <= failed
+
+
+#: What the model in memory was measured to give, of a run whose weights stay as they are.
+SCORED = {
+    f"{name} {of}"
+    for name in ("loss", "rewards/chosen", "rewards/rejected")
+    for of in ("of training", "by the model that is saved")
+}
+
+
+def test_scores_of_the_token_before_the_last(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = RewardTrainer.score_samples
+
+    def score(self: Any, model: Any, inputs: Any) -> Any:
+        return plain(self, model, {**inputs, "samples": inputs["samples"].roll(-1, 1)})
+
+    monkeypatch.setattr(RewardTrainer, "score_samples", score)
+    for case in ("one by one", "padded", "packed"):
+        assert find_failures(rig, "reward_model", Cell(case=case)) >= SCORED
+
+
+def test_scores_of_the_end_of_the_row(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    def score(self: Any, model: Any, inputs: Any) -> Any:
+        scores, samples = self.run_model(model, inputs).float(), inputs["samples"]
+        ends = torch.stack([(samples == number).any(1) for number in range(len(inputs["packs"]))])
+        return (ends * scores[None, :, -1, 0]).sum(1)
+
+    monkeypatch.setattr(RewardTrainer, "score_samples", score)
+    for case in ("padded", "packed"):
+        assert find_failures(rig, "reward_model", Cell(case=case)) >= SCORED
+
+
+def test_a_margin_that_nobody_reads(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = reward_trainer.reward_loss
+    monkeypatch.setattr(
+        reward_trainer, "reward_loss", lambda *scores, **keys: plain(*scores, **keys | {"margin": None})
+    )
+    found = find_failures(rig, "reward_model", Cell(case="packed"))
+    assert found == {"loss of training", "loss by the model that is saved"}
+
+
+def test_a_head_of_scores_that_is_drawn_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    def redraw(model: Any) -> None:
+        for name, weight in model.named_parameters():
+            if "score" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+
+    change_adapter(monkeypatch, redraw, merge)
+    for name in ("reward_model", "process_reward_model"):
+        assert "loss by the model that is saved" in find_failures(rig, name, Cell(case="adapter"))
+
+
+def test_labels_of_steps_that_are_shifted(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    plain = step_trainer.process_reward_loss
+    monkeypatch.setattr(
+        step_trainer, "process_reward_loss", lambda logits, labels: plain(logits[:, :-1], labels[:, 1:])
+    )
+    for case in ("one by one", "padded", "packed"):
+        assert find_failures(rig, "process_reward_model", Cell(case=case)) == {"loss of training"}

@@ -15,7 +15,9 @@ from siredon.config.pages import describe_integration, head, is_built, link_key,
 from siredon.config.plugins import INTEGRATIONS
 from siredon.config.shelves import (
     FORMATS,
+    JUDGED_FORMATS,
     KNOWN_FORMATS,
+    KNOWN_JUDGED_FORMATS,
     KNOWN_PREFERENCE_FORMATS,
     KNOWN_TEMPLATES,
     PREFERENCE_FORMATS,
@@ -58,8 +60,9 @@ class Area:
 def all_areas() -> tuple[Area, ...]:
     """The areas in the order of the page."""
     return (
-        _shelf_area("Data formats", "datasets.type", FORMATS, KNOWN_FORMATS),
-        _pair_area(),
+        _shelf_area("Data formats", "datasets.type", FORMATS, _known_formats()),
+        _variants_area("Formats of pairs", PREFERENCE_FORMATS, KNOWN_PREFERENCE_FORMATS),
+        _variants_area("Formats of judged answers", JUDGED_FORMATS, KNOWN_JUDGED_FORMATS),
         _shelf_area("Chat templates", "chat_template", TEMPLATES, KNOWN_TEMPLATES, _OTHER_TEMPLATES),
         _word_area("Adapters", "adapter"),
         _method_area(),
@@ -134,10 +137,15 @@ def _shelf_area(
     return Area(title, key, tuple(works), unbuilt)
 
 
-def _pair_area() -> Area:
-    """The formats of rows with two answers, each with its variants."""
-    shelf = PREFERENCE_FORMATS
-    area = _shelf_area("Formats of pairs", "datasets.type", shelf, KNOWN_PREFERENCE_FORMATS)
+def _known_formats() -> tuple[str, ...]:
+    """Those of the reference but for words that name formats of another shelf alone."""
+    others = (*PREFERENCE_FORMATS.names(), *JUDGED_FORMATS.names())
+    return tuple(name for name in KNOWN_FORMATS if name not in others or name in FORMATS.names())
+
+
+def _variants_area(title: str, shelf: Shelf, known: Iterable[str]) -> Area:
+    """The formats of a shelf, each with its variants."""
+    area = _shelf_area(title, "datasets.type", shelf, known)
     variants = (", ".join(f"`.{word}`" for word in variants_of(shelf, name)) for name in shelf.names())
     works = (f"{item} ({words})" if words else item for item, words in zip(area.works, variants, strict=True))
     return replace(area, works=tuple(works))

@@ -6,6 +6,24 @@ from siredon.data.columns import read_column
 from siredon.data.messages import MessageOptions, decode_json, read_message
 from siredon.data.types import Message, ReadOptions, Row, RowError
 
+#: Keys of an entry by which messages are read.
+MESSAGE_KEYS: tuple[str, ...] = (
+    "field_tools",
+    "message_property_mappings",
+    "roles",
+    "roles_to_train",
+    "train_on_eos",
+    "train_on_eot",
+    "drop_system_message",
+    "field_thinking",
+    "template_thinking_key",
+    "split_thinking",
+    "message_field_training",
+    "message_field_training_detail",
+)
+#: Keys of an entry that choose its chat template.
+TEMPLATE_KEYS: tuple[str, ...] = ("chat_template", "chat_template_jinja")
+
 
 def build_message_options(options: ReadOptions) -> MessageOptions:
     """How the messages of a data set are read."""

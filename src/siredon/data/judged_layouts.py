@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from siredon.data.conversation import MESSAGE_KEYS, TEMPLATE_KEYS
 from siredon.data.formats.chat_template import render_prompt
 from siredon.data.judged_rows import read_conversation, read_question
 from siredon.data.types import Format, Judged, ReadOptions, Row, Template
@@ -52,8 +53,16 @@ def build_judged_format(
         template: The template; None for that of the data set.
         variants: The formats behind the dot.
     """
+    reads: tuple[str, ...] = ("field_completion", "field_label", *MESSAGE_KEYS)
+    reads += () if template else TEMPLATE_KEYS
+    reads += ("field_messages",) if read is read_default else ()
     return Format(
-        read=read, prompt=render_prompt, uses_template=True, template=template, variants=variants or {}
+        read=read,
+        prompt=render_prompt,
+        uses_template=True,
+        template=template,
+        variants=variants or {},
+        reads=reads,
     )
 
 

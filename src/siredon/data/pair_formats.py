@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from siredon.data.conversation import MESSAGE_KEYS, TEMPLATE_KEYS
 from siredon.data.formats.chat_template import render_prompt
 from siredon.data.pair_rows import (
     COMMON,
     ICR,
     INTEL,
-    MESSAGE_KEYS,
     PROMPT_PAIRS,
-    TEMPLATE_KEYS,
     Layout,
     read_columns,
     read_default,
@@ -20,6 +19,9 @@ from siredon.data.pair_rows import (
     read_whole,
 )
 from siredon.data.types import Format, Preference, ReadOptions, Row, Template
+
+#: Keys of an entry that name the columns of its answers.
+ANSWER_KEYS: tuple[str, ...] = ("field_chosen", "field_rejected")
 
 ReadPair = Callable[[Row, ReadOptions], Preference]
 
@@ -53,10 +55,9 @@ def build_pair_format(
         template: The template; None for that of the data set.
         variants: The formats behind the dot.
     """
-    keys = MESSAGE_KEYS if template else (*MESSAGE_KEYS, *TEMPLATE_KEYS)
-    reads = (*keys, "field_messages") if read is read_default else keys
-    if read is read_ranked:
-        reads = tuple(name for name in reads if name not in ("field_chosen", "field_rejected"))
+    reads: tuple[str, ...] = MESSAGE_KEYS if template else (*MESSAGE_KEYS, *TEMPLATE_KEYS)
+    reads += () if read is read_ranked else ANSWER_KEYS
+    reads += ("field_messages",) if read is read_default else ()
     return Format(
         read=read,
         prompt=render_prompt,

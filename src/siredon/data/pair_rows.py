@@ -25,25 +25,6 @@ _ANSWERING = ("assistant", "tool")
 EMPTY = "an answer is empty"
 #: What opens the turns of a prompt that is written out.
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-#: Keys of an entry by which messages are read, and answers found.
-MESSAGE_KEYS = (
-    "field_chosen",
-    "field_rejected",
-    "field_tools",
-    "message_property_mappings",
-    "roles",
-    "roles_to_train",
-    "train_on_eos",
-    "train_on_eot",
-    "drop_system_message",
-    "field_thinking",
-    "template_thinking_key",
-    "split_thinking",
-    "message_field_training",
-    "message_field_training_detail",
-)
-#: Keys of an entry that choose its chat template.
-TEMPLATE_KEYS = ("chat_template", "chat_template_jinja")
 
 
 class Layout(NamedTuple):

@@ -312,6 +312,8 @@ def _keep_packs(part: Batch, whole: Batch, start: int) -> Batch:
     part["samples"] = (part["samples"] - (packs < 0).sum()).clamp(max=num_kept)
     if "reference" in whole:
         part["reference"] = whole["reference"][kept]
+    if "margins" in whole:
+        part["margins"] = whole["margins"][kept]
     if "places" in whole:
         part["places"] = whole["places"][kept]
     if "desirable" in whole:
@@ -342,6 +344,8 @@ def _map(batch: Batch, cut: Callable[[torch.Tensor], torch.Tensor], num_tokens: 
         found["samples"], found["packs"] = cut(batch["samples"]), batch["packs"]
     if "reference" in batch:
         found["reference"] = batch["reference"]
+    if "margins" in batch:
+        found["margins"] = batch["margins"]
     if "places" in batch:
         found["places"] = batch["places"]
     if "desirable" in batch:

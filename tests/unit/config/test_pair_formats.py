@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.unit.config.texts import MODEL, accept, check
 
+from siredon.config.sections.data import DatasetEntry
+from siredon.config.shelves import JUDGED_FORMATS, PREFERENCE_FORMATS
+from siredon.registry import Shelf
+
 ENTRY = "datasets:\n  - path: pairs.jsonl\n    type: "
 
 
@@ -126,3 +130,131 @@ def test_a_default_system_message_needs_a_template():
 
 def find_codes(kind: str) -> list[str]:
     return [code for code, _, _ in find(kind, top="default_system_message: Be brief.\n")]
+
+
+JUDGED, SCORED, STEPPED = "rl: kto\n", "reward_model: true\n", "process_reward_model: true\n"
+
+
+@pytest.mark.parametrize(
+    ("top", "kind", "key", "value"),
+    [
+        (JUDGED, "chat_template.default", "field_chosen", "good"),
+        (JUDGED, "chat_template.argilla_chat", "field_messages", "talk"),
+        (JUDGED, "llama3.intel", "field_messages", "talk"),
+        (JUDGED, "chatml", "field", "text"),
+        (JUDGED, "{prompt_format: '{prompt}'}", "field_label", "good"),
+        (SCORED, "bradley_terry.argilla_chat", "field_messages", "talk"),
+        (SCORED, "bradley_terry.chat_template", "field", "text"),
+        (STEPPED, "stepwise_supervised", "field_messages", "talk"),
+        (STEPPED, "stepwise_supervised", "chat_template", "chatml"),
+    ],
+)
+def test_a_key_that_a_format_of_another_shelf_does_not_read_is_told(
+    top: str, kind: str, key: str, value: str
+):
+    assert find(kind, f"    {key}: {value}\n", top) == [("SD0636", f"datasets.0.{key}", "warning")]
+
+
+@pytest.mark.parametrize(
+    ("top", "kind", "added"),
+    [
+        (
+            JUDGED,
+            "chat_template",
+            "    field_messages: talk\n    field_completion: said\n    chat_template: qwen3\n",
+        ),
+        (JUDGED, "chatml.argilla_chat", "    field_completion: talk\n    field_label: good\n"),
+        (JUDGED, "llama3.intel", "    chat_template: llama3\n    roles: {assistant: [gpt]}\n"),
+        (
+            JUDGED,
+            "{field_completion: said, field_label: good, prompt_format: '{prompt}'}",
+            "    split: train\n",
+        ),
+        (SCORED, "bradley_terry.chat_template", "    field_messages: talk\n    field_chosen: good\n"),
+        (SCORED, "bradley_terry.argilla_chat", "    field_chosen: good\n    chat_template: qwen3\n"),
+        (STEPPED, "stepwise_supervised", "    step_separator: ' '\n    max_completion_length: 9\n"),
+        ("", "chat_template", "    field_messages: talk\n"),
+    ],
+)
+def test_what_a_format_of_another_shelf_reads_is_accepted(top: str, kind: str, added: str):
+    assert find(kind, added, top) == []
+
+
+def test_a_prompt_of_judged_answers_has_their_keys_and_places():
+    written = "{prompt_format: '{prompt}', field_chosen: good, field_instruction: ask}"
+    text = MODEL + JUDGED + ENTRY + written + "\n"
+    (found,) = check("", text).diagnostics
+    assert (found.code, found.message) == (
+        "SD0638",
+        "`datasets.0.type.field_instruction` and `datasets.0.type.field_chosen` have no effect with `rl: kto`",
+    )
+    assert find("{completion_format: '</s>'}", top=JUDGED) == [
+        ("SD0639", "datasets.0.type.completion_format", "error")
+    ]
+
+
+def test_another_template_than_that_of_the_type_of_judged_answers():
+    assert find("chatml.intel", "    chat_template: qwen3\n", JUDGED) == [
+        ("SD0637", "datasets.0.chat_template", "error")
+    ]
+
+
+@pytest.mark.parametrize("shelf", [PREFERENCE_FORMATS, JUDGED_FORMATS], ids=["pairs", "judged"])
+def test_every_format_of_judged_answers_says_what_it_reads(shelf: Shelf):
+    for name in shelf.names():
+        part = shelf.load(name)
+        for format_ in () if callable(part) else (part, *part.variants.values()):
+            assert format_.reads is not None, name
+            assert set(format_.reads) <= set(DatasetEntry.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("top", "kind", "added", "code", "message", "fix"),
+    [
+        (
+            "rl: orpo\n",
+            "chat_template.default",
+            "precompute_ref_log_probs: true\n",
+            "SD0315",
+            "`precompute_ref_log_probs` has no effect with `rl: orpo`",
+            "Remove the key.",
+        ),
+        (
+            "rl: simpo\nrl_beta: 2\n",
+            "chat_template.default",
+            "dpo_loss_type: [sigmoid]\n",
+            "SD0316",
+            "`dpo_loss_type` needs `rl: dpo`, and the method is `rl: simpo`",
+            "Set `rl: dpo`, or remove what is for it.",
+        ),
+        (
+            "rl: ipo\n",
+            "chat_template.default",
+            "    field_label: good\n",
+            "SD0674",
+            "`field_label` has no effect with `rl: ipo`",
+            "Remove the key.",
+        ),
+        (
+            STEPPED,
+            "stepwise_supervised",
+            "    field_chosen: good\n",
+            "SD0636",
+            "`datasets.0.field_chosen` has no effect with `type: stepwise_supervised`",
+            "Remove the key.",
+        ),
+        (
+            "rl: ipo\n",
+            "bradley_terry.chat_template",
+            "",
+            "SD0690",
+            "`type: bradley_terry.chat_template` has pairs for `reward_model: true`",
+            "Add `reward_model: true`; with `rl: ipo` use `type: chat_template.default`.",
+        ),
+    ],
+)
+def test_a_message_names_the_method_of_the_file(
+    top: str, kind: str, added: str, code: str, message: str, fix: str
+):
+    (found,) = check("", MODEL + top + ENTRY + kind + "\n" + added).diagnostics
+    assert (found.code, found.message, found.fix) == (code, message, fix)

@@ -112,6 +112,9 @@ def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator
     """Columns of a judged answer are for methods that learn from judgements."""
     if preference.is_unpaired:
         return
+    why, fix = "without `rl: kto`", "Add `rl: kto`, or remove the key."
+    if not preference.is_supervised:
+        why, fix = f"with `{preference.switch}`", "Remove the key."
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             where = f"{list_name}.{index}"
@@ -122,12 +125,7 @@ def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator
                     (f"{where}.type.{name}", name) for name in own if name in entry.type.model_fields_set
                 ]
             for place, name in written:
-                yield Finding(
-                    place,
-                    f"`{name}` has no effect without `rl: kto`",
-                    "Add `rl: kto`, or remove the key.",
-                    "warning",
-                )
+                yield Finding(place, f"`{name}` has no effect {why}", fix, "warning")
 
 
 _JUDGED = "rl: kto\ndatasets:\n  - path: judged.jsonl\n    type: "

@@ -1,4 +1,4 @@
-"""How rows with two answers are read, and what of their entry is read with them."""
+"""How rows with judged answers are read, and what of their entry is read with them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from siredon.config.rule import Finding, Rule
 from siredon.config.sections.data import DataSection, DatasetEntry, PromptFormat, SourceEntry
 from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.tokenizer import TokenizerSection
-from siredon.config.shelves import PREFERENCE_FORMATS, find_variant
+from siredon.config.shelves import FORMATS, find_variant
+from siredon.registry import Shelf
 
-#: Keys for rows with one answer, of which the rules of `rl: kto` speak.
+#: Keys for rows of another kind -> the rule that speaks of them: SD0674, and SD0690.
 _JUDGED = ("field_completion", "field_label")
+_STEPS = ("step_separator", "max_completion_length", "train_on_last_step_only")
 #: Keys of an entry that say how its rows are read, and no more.
-_ROW_KEYS = keys_but(DatasetEntry, "type", *_JUDGED, *SourceEntry.model_fields)
+_ROW_KEYS = keys_but(DatasetEntry, "type", *SourceEntry.model_fields)
 #: Keys of a mapping with a prompt that every method reads.
 _SHARED = ("field_system", "system_prompt", "system_format")
 _PAIR_KEYS = (
@@ -26,7 +28,7 @@ _PAIR_KEYS = (
     "chosen_format",
     "rejected_format",
 )
-_ANSWER_KEYS = keys_but(PromptFormat, *_SHARED, *_PAIR_KEYS)
+_JUDGED_KEYS = ("field_prompt", "field_completion", "field_label", "prompt_format", "completion_format")
 
 
 def _entries(data: DataSection) -> Iterator[tuple[str, DatasetEntry]]:
@@ -35,32 +37,29 @@ def _entries(data: DataSection) -> Iterator[tuple[str, DatasetEntry]]:
             yield f"{list_name}.{index}", entry
 
 
-def _format_of(entry: DatasetEntry) -> tuple[str, Any]:
+def _format_of(entry: DatasetEntry, shelf: Shelf) -> tuple[str, Any]:
     """How `type` is written, and its format; None for one that is none."""
     if isinstance(entry.type, PromptFormat):
-        return "a mapping", None
-    return f"`type: {entry.type}`", find_variant(PREFERENCE_FORMATS, entry.type)
+        return "`type` as a mapping", shelf.load("user_defined")(entry)
+    return f"`type: {entry.type}`", find_variant(shelf, entry.type)
 
 
 def _check_entry_keys(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
-    """A key of a data set of pairs is one that its format reads.
+    """A key of a data set of judged answers is one that its format reads.
 
     A format that reads columns of fixed names takes no `field_messages`, and one without a chat template none of the
-    keys about messages.  Such a key would change nothing.
+    keys about messages.  Such a key would change nothing.  It holds for pairs, for answers that are good or
+    bad, and for answers in steps.
     """
-    if not preference.compares:
-        return
+    told = () if preference.is_unpaired else _JUDGED
     for place, entry in _entries(data):
-        shown, part = _format_of(entry)
-        is_mapping = isinstance(entry.type, PromptFormat)
-        reads = () if is_mapping else None if part is None else part.reads
-        if reads is None:
+        shown, part = _format_of(entry, preference.formats)
+        if part is None or part.reads is None:
             continue
-        idle = [name for name in _ROW_KEYS if name not in reads]
-        if part is not None and part.template is not None:
+        idle = [name for name in _ROW_KEYS if name not in (*part.reads, *told, *_STEPS)]
+        if part.template is not None:
             idle = [name for name in idle if name not in ("chat_template", "chat_template_jinja")]
-        why = f"with `type` as {shown}" if is_mapping else f"with {shown}"
-        yield from find_useless_keys(entry, idle, why, prefix=f"{place}.")
+        yield from find_useless_keys(entry, idle, f"with {shown}", prefix=f"{place}.")
 
 
 def _check_templates(
@@ -71,12 +70,10 @@ def _check_templates(
     `chatml.intel` is in the words of ChatML.  The same columns in the words of any template are read by
     `chat_template.intel`.
     """
-    if not preference.compares:
-        return
     named = False
     last = None
     for place, entry in _entries(data):
-        shown, part = _format_of(entry)
+        shown, part = _format_of(entry, preference.formats)
         if part is None or part.template is None:
             named = named or (part is not None and part.uses_template)
             continue
@@ -104,12 +101,18 @@ def _refuse_template(key: str, name: str, shown: str, severity: Any) -> Finding:
 def _check_prompt_keys(data: DataSection, preference: PreferenceSection) -> Iterator[Finding]:
     """The keys of a prompt of your own are those of the method.
 
-    Supervised rows have an instruction and an output, pairs a prompt and two answers.
+    Supervised rows have an instruction and an output, pairs a prompt and two answers, judged answers a prompt, an
+    answer and a label.
     """
-    if preference.rl and not preference.compares:
+    if preference.compares:
+        idle, why = keys_but(PromptFormat, *_SHARED, *_PAIR_KEYS), "for pairs of answers"
+    elif preference.is_unpaired:
+        idle, why = keys_but(PromptFormat, *_SHARED, *_JUDGED_KEYS), f"with `{preference.switch}`"
+    elif preference.formats is FORMATS and not preference.rl:
+        # Of those for judged answers SD0674 speaks
+        idle, why = _PAIR_KEYS, "without a method that compares answers, such as `rl: dpo`"
+    else:
         return
-    idle = _ANSWER_KEYS if preference.compares else _PAIR_KEYS
-    why = "for pairs of answers" if preference.compares else "without `rl: dpo`"
     for place, entry in _entries(data):
         if isinstance(entry.type, PromptFormat):
             yield from find_useless_keys(entry.type, idle, why, prefix=f"{place}.type.")
@@ -121,14 +124,17 @@ def _check_places(data: DataSection, preference: PreferenceSection) -> Iterator[
     `prompt_format` without `{prompt}` would ask the same of every row, and an answer without its place would be the
     same in all of them.  A column of system texts that is named is shown.
     """
-    if not preference.compares:
+    if preference.compares:
+        answers: tuple[tuple[str, str], ...] = (("chosen_format", "chosen"), ("rejected_format", "rejected"))
+    elif preference.is_unpaired:
+        answers = (("completion_format", "completion"),)
+    else:
         return
-    wanted = (("prompt_format", "prompt"), ("chosen_format", "chosen"), ("rejected_format", "rejected"))
     for place, entry in _entries(data):
         form = entry.type
         if not isinstance(form, PromptFormat):
             continue
-        for name, word in wanted:
+        for name, word in (("prompt_format", "prompt"), *answers):
             if form.lacks(name, word):
                 yield Finding(
                     f"{place}.type.{name}",

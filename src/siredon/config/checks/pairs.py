@@ -116,8 +116,8 @@ def _check_dropout(preference: PreferenceSection, adapter: AdapterSection) -> It
 
 def _check_columns(preference: PreferenceSection, data: DataSection) -> Iterator[Finding]:
     """Columns of two answers are for methods that compare them."""
-    if preference.compares or preference.rl:
-        return
+    if not preference.is_supervised:
+        return  # SD0636 says what the formats of other methods read
     for list_name, entries in (("datasets", data.datasets), ("test_datasets", data.test_datasets)):
         for index, entry in enumerate(entries):
             for name in ("field_chosen", "field_rejected"):

@@ -76,9 +76,11 @@ def _check_idle(
     """
     rl = preference.rl
     for readers in dict.fromkeys(_READERS.values()):
-        if rl not in readers:
-            names = [name for name, methods in _READERS.items() if methods == readers]
+        names = [name for name, methods in _READERS.items() if methods == readers]
+        if preference.is_supervised:
             yield from find_idle_keys(preference, names, f"`rl: {readers[0]}`")
+        elif rl not in readers:
+            yield from find_useless_keys(preference, names, f"with `{preference.switch}`")
     if rl is None:
         yield from find_idle_keys(online, ("trl",), "`rl: grpo`")
     elif rl not in _ONLINE and online.trl:
@@ -99,8 +101,10 @@ def _check_losses(preference: PreferenceSection) -> Iterator[Finding]:
     losses, weights = preference.dpo_loss_type, preference.dpo_loss_weights
     found = keys_set(preference, ("dpo_loss_type", "dpo_loss_weights"))
     if found and preference.rl != "dpo":
-        message = f"{list_keys(found)} need `rl: dpo`" if len(found) > 1 else f"`{found[0]}` needs `rl: dpo`"
-        yield Finding(found[0], message, "Add `rl: dpo`, or remove what is for it.")
+        verb = "need" if len(found) > 1 else "needs"
+        instead = "" if preference.is_supervised else f", and the method is `{preference.switch}`"
+        way_out = f"{'Add' if preference.is_supervised else 'Set'} `rl: dpo`, or remove what is for it."
+        yield Finding(found[0], f"{list_keys(found)} {verb} `rl: dpo`{instead}", way_out)
     elif weights and not losses:
         message = "`dpo_loss_weights` needs `dpo_loss_type`"
         yield Finding("dpo_loss_weights", message, "Name the losses that are weighed.")

@@ -46,7 +46,8 @@ def _check_types(data: DataSection, preference: PreferenceSection) -> Iterator[F
                 yield Finding(key, message, "Add `process_reward_model: true`.", value=written)
             elif head == _PAIRS and not by_pairs:
                 message = f"`type: {written}` has pairs for `reward_model: true`"
-                fix = "Add `reward_model: true`; with `rl: dpo` use `type: chat_template.default`."
+                other = preference.switch if preference.compares else "rl: dpo"
+                fix = f"Add `reward_model: true`; with `{other}` use `type: chat_template.default`."
                 yield Finding(key, message, fix, value=written)
             if head != _STEPS:
                 names = ("step_separator", "max_completion_length", "train_on_last_step_only")

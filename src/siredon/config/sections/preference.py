@@ -123,6 +123,11 @@ class PreferenceSection(Section):
         return f"{self.method}: true" if self.judges else f"rl: {self.rl}"
 
     @property
+    def is_supervised(self) -> bool:
+        """Whether the file chooses no method: then the answers of the data are learned."""
+        return self.method == "sft"
+
+    @property
     def is_unpaired(self) -> bool:
         """Whether rows hold one answer, and whether it is good."""
         return self.rl == "kto"

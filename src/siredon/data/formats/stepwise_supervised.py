@@ -40,4 +40,9 @@ def render_prompt(text: str) -> Text:
     return Text((Span(text, False),), add_eos=False)
 
 
-FORMAT = Format(read=read_steps, prompt=render_prompt, ends=False)
+FORMAT = Format(
+    read=read_steps,
+    prompt=render_prompt,
+    ends=False,
+    reads=("step_separator", "max_completion_length", "train_on_last_step_only"),
+)

@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from siredon.data.conversation import MESSAGE_KEYS, TEMPLATE_KEYS
 from siredon.data.formats.chat_template import render_prompt
+from siredon.data.pair_formats import ANSWER_KEYS
 from siredon.data.pair_rows import read_default, read_whole
 from siredon.data.types import Format, Preference, ReadOptions, Row, RowError
 
@@ -41,11 +43,9 @@ def with_margin(
     return read_both
 
 
-_PAIR = Format(read=with_margin(read_pair), prompt=render_prompt, uses_template=True)
-_WHOLE = Format(read=with_margin(read_whole), prompt=render_prompt, uses_template=True)
-FORMAT = Format(
-    read=with_margin(read_pair),
-    prompt=render_prompt,
-    uses_template=True,
-    variants={"chat_template": _PAIR, "argilla_chat": _WHOLE},
+_KEYS = (*ANSWER_KEYS, *MESSAGE_KEYS, *TEMPLATE_KEYS)
+_WHOLE = Format(read=with_margin(read_whole), prompt=render_prompt, uses_template=True, reads=_KEYS)
+_PAIR = Format(
+    read=with_margin(read_pair), prompt=render_prompt, uses_template=True, reads=(*_KEYS, "field_messages")
 )
+FORMAT = replace(_PAIR, variants={"chat_template": _PAIR, "argilla_chat": _WHOLE})
