@@ -16,11 +16,8 @@ from tests.runs.test_resume import assert_same_state
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 from tests.runs.test_watching import untimed
 
-from siredon import release
 from siredon.config.load import load_config
-from siredon.errors import DataError
 from siredon.evaluate.rows import prepare_rows
-from siredon.evaluate.wanted import Evaluation
 
 #: The base, and LoRA that starts as nothing and as something.
 ADAPTERS: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA}
@@ -206,8 +203,6 @@ def test_what_writes_and_judges_words_takes_the_chosen_side(write_pairs: Any, tm
     assert len(rows) >= 2
     (judged,) = prepare_rows(config_of(tmp_path / "config.yml"), tokenizer, None)
     assert [len(judged.packs[number]) for number in range(4)] == [2, 2, 2, 2]
-    with pytest.raises(DataError, match="rows that compare answers"):
-        release.evaluate(config_of(tmp_path / "config.yml"), Evaluation())
     render = build_prompting_of(config_of(tmp_path / "config.yml"), tokenizer)
     assert render("Why?") == "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 

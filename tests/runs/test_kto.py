@@ -15,9 +15,7 @@ from tests.runs.test_resume import assert_same_state
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 from tests.runs.test_watching import untimed
 
-from siredon import pipeline, release
-from siredon.errors import DataError
-from siredon.evaluate.wanted import Evaluation
+from siredon import pipeline
 
 #: The base, and LoRA that starts as nothing.
 ADAPTERS: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA}
@@ -191,8 +189,3 @@ def test_a_bad_step_is_written_down_document_by_document(write_judged: Any, tmp_
     (first, *_) = [json.loads(line) for line in written[0].read_text().splitlines()]
     assert first["prepared_row"] in range(24)
     assert first["num_targets"] == sum(first["learned"])
-
-
-def test_judged_answers_are_not_evaluated_as_others(write_judged: Any, tmp_path: Path):
-    with pytest.raises(DataError, match="rows that compare answers or judge them"):
-        release.evaluate(config_of(write_judged(val_set_size=4)), Evaluation())

@@ -35,7 +35,13 @@ def evaluate(  # noqa: PLR0913 - one for each option
             show_default=False,
         ),
     ] = None,
-    base: Base = False,
+    base: Annotated[
+        bool,
+        typer.Option(
+            "--base",
+            help="Judge the base model instead of the tuned one; on judged rows, the model at its start.",
+        ),
+    ] = False,
     compare: Compare = False,
     metric: Annotated[
         list[str] | None,
@@ -52,7 +58,7 @@ def evaluate(  # noqa: PLR0913 - one for each option
         typer.Option(help="Folder of the results; default `evaluation` in `output_dir`.", show_default=False),
     ] = None,
 ) -> None:
-    """Measure loss, perplexity and scores of the model that CONFIG trained."""
+    """Measure the model that CONFIG trained: loss, perplexity and scores, or rewards of judged rows."""
     which = choose_models(base=base, compare=compare)
     if answers is not None and not metric:
         raise typer.BadParameter("--answers goes with --metric")

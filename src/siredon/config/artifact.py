@@ -35,7 +35,7 @@ _LASTING = (
 )
 #: Keys that name a file or folder, in the file and in an entry of its lists.
 _PATHS = ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir", "dataset_prepared_path")
-_LISTS = ("datasets", "test_datasets", "pretraining_dataset")
+_LISTS = ("datasets", "test_datasets", "pretraining_dataset", "lora_frozen_dirs")
 #: What every file must say, though nothing is trained.
 _REQUIRED = {"learning_rate": 0.0001}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -87,6 +87,28 @@ def load_target(
     if checked.config is None:
         raise ConfigError(show_report(name, checked.diagnostics), num_errors(checked.diagnostics))
     return checked.config, checked.diagnostics
+
+
+def load_run(folder: Path) -> Config | None:
+    """The config of the run that made what a folder holds, with all its keys, also where its weights are whole by now.
+
+    Args:
+        folder: A run, a checkpoint, or what was merged; `output_dir` of the config is this folder.
+
+    Returns:
+        None where there are no weights, or no run of Siredon made them.
+
+    Raises:
+        ConfigError: The keys are no config any more.
+    """
+    artifact = read_artifact(folder) if _has_weights(folder) else None
+    if artifact is None or not artifact.given:
+        return None
+    keys = {**_resolve(dict(artifact.given), artifact.started_in), "output_dir": str(folder)}
+    checked = check_document(read_layers(str(folder), (), write_yaml(keys)))
+    if checked.config is None:
+        raise ConfigError(show_report(str(folder), checked.diagnostics), num_errors(checked.diagnostics))
+    return checked.config
 
 
 def read_artifact(folder: Path) -> Artifact:
@@ -221,7 +243,7 @@ def _resolve(given: dict[str, Any], started_in: Path) -> dict[str, Any]:
             found[key] = [
                 {**entry, "path": resolve(entry["path"])}
                 if isinstance(entry, dict) and "path" in entry
-                else entry
+                else resolve(entry)
                 for entry in found[key]
             ]
     return found

@@ -139,7 +139,7 @@ def match_sides(
         DataError: A row for which there is no other answer.
     """
     table, tests = tables
-    files, more = (_name_files(entries) for entries in (data.datasets, data.test_datasets))
+    files = _name_files(data.datasets)
     longest = np.full(len(table), data.sequence_len)
     held_out = np.zeros(len(table), dtype=bool)
     if split.validation is not None:
@@ -147,16 +147,25 @@ def match_sides(
         longest[split.validation] = data.eval_tokens
     sides = [(f"{files}: training", ~held_out), (f"{files}: validation", held_out)]
     train = validation = _match(table, sides, seed, longest)
-    judged = split.validation
-    if tests is not None:
-        judged = np.arange(len(tests))
-        everything = np.ones(len(tests), dtype=bool)
-        longest = np.full(len(tests), data.eval_tokens)
-        validation = _match(tests, [(f"{more}: validation", everything)], seed, longest)
     lines = [_count("training", train, split.train)]
-    if judged is not None:
-        lines.append(_count("validation", validation, judged))
+    if tests is not None:
+        validation, more = match_tests(tests, data, seed)
+        lines.append(more)
+    elif split.validation is not None:
+        lines.append(_count("validation", validation, split.validation))
     return train, validation, lines
+
+
+def match_tests(tests: JoinedTable, data: DataSection, seed: int) -> tuple[MatchedTable, str]:
+    """The rows of data sets for validation, each with the answer of another, and a line for people.
+
+    Raises:
+        DataError: A row for which there is no other answer.
+    """
+    side = f"{_name_files(data.test_datasets)}: validation"
+    longest = np.full(len(tests), data.eval_tokens)
+    table = _match(tests, [(side, np.ones(len(tests), dtype=bool))], seed, longest)
+    return table, _count("validation", table, np.arange(len(tests)))
 
 
 def _name_files(entries: Sequence[DatasetEntry]) -> str:

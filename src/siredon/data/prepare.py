@@ -165,7 +165,7 @@ def prepare_data(
     return Prepared(
         train,
         validation,
-        _choose_collator(preparation, packing, flatten=flatten),
+        choose_collator(preparation, packing, flatten=flatten),
         tuple(part.counts for part in parts),
         _fingerprint([part.key for part in parts], preparation, packing, len(train)),
         tuple(lines),
@@ -178,7 +178,8 @@ def prepare_data(
     )
 
 
-def _choose_collator(preparation: Preparation, packing: PackingSection, *, flatten: bool) -> Collator:
+def choose_collator(preparation: Preparation, packing: PackingSection, *, flatten: bool) -> Collator:
+    """What makes batches of the rows; `flatten` as for `prepare_data`."""
     longest = preparation.group * preparation.data.sequence_len
     collator = build_collator(find_pad_id(preparation.tokenizer), longest, packing, flatten=flatten)
     if preparation.judges:

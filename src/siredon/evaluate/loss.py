@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +87,24 @@ def measure_losses(candidate: Candidate, rows: Rows, config: Config, hardware: H
         TrainingError: Memory has run out.
     """
     judge = build_judge(candidate, rows, config, hardware)
-    try:
+    with explained_memory(config):
         if config.shares_sequences:
             check_isolation(judge, config.attention.attn_implementation)
         metrics = judge.evaluation_loop(judge.get_eval_dataloader(), rows.split).metrics
+    totals, counts = judge.sums.tolist()
+    by_source = [Loss(total / max(1, count), int(count)) for total, count in zip(totals, counts, strict=True)]
+    return Losses(Loss(metrics["eval_loss"], int(sum(counts))), tuple(by_source))
+
+
+@contextmanager
+def explained_memory(config: Config) -> Iterator[None]:
+    """What is said of a validation for which memory does not suffice.
+
+    Raises:
+        TrainingError: Memory has run out.
+    """
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -96,22 +112,26 @@ def measure_losses(candidate: Candidate, rows: Rows, config: Config, hardware: H
             f"memory has run out in a batch of {config.batch.eval_size} rows",
             "Set a smaller `eval_batch_size`.",
         ) from error
-    totals, counts = judge.sums.tolist()
-    by_source = [Loss(total / max(1, count), int(count)) for total, count in zip(totals, counts, strict=True)]
-    return Losses(Loss(metrics["eval_loss"], int(sum(counts))), tuple(by_source))
 
 
 def build_judge(candidate: Candidate, rows: Rows, config: Config, hardware: Hardware) -> Judge:
     """The trainer that validates, as that of the run does."""
-    precision = candidate.precision
     with taken_for_whole(candidate.model):
         return Judge(
             num_sources=len(rows.sources),
             selects_logits=takes_logits_to_keep(candidate.base),
-            autocast=torch.bfloat16 if precision.autocast == "bf16" else None,
-            model=candidate.model,
-            args=build_arguments(config, Schedule(1, 1), precision, hardware, resumes=True),
-            eval_dataset=rows.packs,
-            data_collator=rows.collator,
-            processing_class=candidate.tokenizer,
+            **gather_judging(candidate, rows, config, hardware),
         )
+
+
+def gather_judging(candidate: Candidate, rows: Rows, config: Config, hardware: Hardware) -> dict[str, Any]:
+    """What every trainer that validates a model is given, whatever its method."""
+    precision = candidate.precision
+    return {
+        "autocast": torch.bfloat16 if precision.autocast == "bf16" else None,
+        "model": candidate.model,
+        "args": build_arguments(config, Schedule(1, 1), precision, hardware, resumes=True),
+        "eval_dataset": rows.packs,
+        "data_collator": rows.collator,
+        "processing_class": candidate.tokenizer,
+    }

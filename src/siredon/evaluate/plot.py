@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from siredon.evaluate.score import ALL, Result
+from siredon.evaluate.result import ALL, Outcome
 
-_COLOURS = {"base": "#a0aec0", "tuned": "#2b6cb0"}
+_COLOURS = {"base": "#a0aec0", "start": "#a0aec0", "tuned": "#2b6cb0"}
 
 
-def plot_results(results: Sequence[Result], picture: Path) -> None:
-    """Draws a bar a model and data set."""
+def plot_results(found: Sequence[Outcome], picture: Path) -> None:
+    """Draws a bar a model and data set that has a loss."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    results = [result for result in found if "loss" in result.measures]
     models = list(dict.fromkeys(result.model for result in results))
     places = list(dict.fromkeys((result.split, result.source) for result in results))
     figure = Figure(
@@ -27,7 +28,7 @@ def plot_results(results: Sequence[Result], picture: Path) -> None:
         mine = [result for result in results if result.model == model]
         bars = axes.barh(
             [places.index((result.split, result.source)) + number * height for result in mine],
-            [result.loss.mean for result in mine],
+            [result.measures["loss"] for result in mine],
             height=height * 0.9,
             color=_COLOURS[model],
             label=f"{model} model",
@@ -38,7 +39,7 @@ def plot_results(results: Sequence[Result], picture: Path) -> None:
     axes.set_yticks([place + middle for place in range(len(places))], names)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel("loss (nats per target token)")
+    axes.set_xlabel("loss (nats per target token)" if "perplexity" in found[0].measures else "loss")
     axes.spines[["top", "right"]].set_visible(False)
     if len(models) > 1:
         axes.legend(frameon=False, loc="lower right")

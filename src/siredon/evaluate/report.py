@@ -12,8 +12,10 @@ from typing import Any
 
 from siredon import __version__
 from siredon.evaluate.figures import show_figure
+from siredon.evaluate.judged import Judgement
 from siredon.evaluate.plot import plot_results
-from siredon.evaluate.score import ALL, Result
+from siredon.evaluate.result import ALL, Outcome
+from siredon.evaluate.score import Result
 from siredon.log import is_terminal, show
 from siredon.train.publish import write_whole
 
@@ -21,7 +23,7 @@ from siredon.train.publish import write_whole
 _WIDE = 400
 
 
-def publish_results(results: Sequence[Result], folder: Path, output: Path) -> None:
+def publish_results(results: Sequence[Outcome], folder: Path, output: Path) -> None:
     """Shows the table, and writes results.json, results.csv and results.png, and the summary that Axolotl writes.
 
     Args:
@@ -30,30 +32,16 @@ def publish_results(results: Sequence[Result], folder: Path, output: Path) -> No
         output: `output_dir`, where `eval_summary.csv` goes, unless results go elsewhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    records = [describe_result(result) for result in results]
+    records = [result.record for result in results]
     text = json.dumps({"siredon": __version__, "results": records}, indent=2, ensure_ascii=False)
     write_whole(folder / "results.json", text + "\n")
     write_whole(folder / "results.csv", write_csv(records))
     plot_results(results, folder / "results.png")
     place = output if folder.parent == output else folder
     write_whole(place / "eval_summary.csv", summarize(results))
-    show_results(results)
+    show_results([result for result in results if isinstance(result, Result)])
+    show_judgements([result for result in results if isinstance(result, Judgement)])
     show(f"results: {folder}")
-
-
-def describe_result(result: Result) -> dict[str, Any]:
-    """One result, as JSON values."""
-    return {
-        "model": result.model,
-        "split": result.split,
-        "source": result.source,
-        "rows": result.num_rows,
-        "target_tokens": result.loss.num_targets,
-        "loss": result.loss.mean,
-        "perplexity": result.loss.perplexity,
-        **({"answers": result.num_answers} if result.num_answers else {}),
-        **result.scores,
-    }
 
 
 def write_csv(records: Sequence[dict[str, Any]]) -> str:
@@ -66,14 +54,13 @@ def write_csv(records: Sequence[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def summarize(results: Sequence[Result]) -> str:
+def summarize(results: Sequence[Outcome]) -> str:
     """`metric,training,validation`, as Axolotl writes it; of two models, those of the tuned one."""
     last = results[-1].model
     found: dict[str, dict[str, float]] = {}
     for result in results:
         if result.model == last and result.source == ALL:
-            named = {"loss": result.loss.mean, "perplexity": result.loss.perplexity, **result.scores}
-            for name, value in named.items():
+            for name, value in result.measures.items():
                 found.setdefault(name, {})[result.split] = value
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -85,6 +72,8 @@ def summarize(results: Sequence[Result]) -> str:
 
 def show_results(results: Sequence[Result]) -> None:
     """A table: a line a model, split and data set; what is the same in all of them is left out."""
+    if not results:
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -110,6 +99,47 @@ def show_results(results: Sequence[Result]) -> None:
             *figures,
         )
     print_table(table, Console)
+
+
+def show_judgements(results: Sequence[Judgement]) -> None:
+    """A table for each split and data set: a line a measure, a column a model, and how far two of them are apart."""
+    from rich.console import Console
+
+    titles = dict.fromkeys(_name_place(result) for result in results)
+    # One below the other, their columns are in line
+    width = max(
+        (len(name) for name in (*titles, *(name for one in results for name in one.measures))), default=0
+    )
+    for number, title in enumerate(titles):
+        if number:
+            show()
+        models = [result for result in results if _name_place(result) == title]
+        print_table(_lay_out(title, models, width), Console)
+
+
+def _name_place(result: Judgement) -> str:
+    source = "" if result.source == ALL else f", {result.source}"
+    return f"{result.split}{source}: {result.num_rows:,} {result.unit}"
+
+
+def _lay_out(title: str, models: Sequence[Judgement], width: int) -> Any:
+    """The table of one place; what does not differ between two models has no difference."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(title, no_wrap=True, min_width=width)
+    for model in models:
+        table.add_column(model.model, justify="right", no_wrap=True, min_width=8)
+    if len(models) > 1:
+        table.add_column("difference", justify="right", no_wrap=True)
+    for name in dict.fromkeys(name for model in models for name in model.measures):
+        found = [model.measures[name] for model in models if name in model.measures]
+        figures = [show_figure(model.measures[name]) if name in model.measures else "" for model in models]
+        change = found[-1] - found[0]
+        shown = [f"{'-' if change < 0 else '+'}{show_figure(abs(change))}" if change else ""]
+        table.add_row(name, *figures, *(shown if len(models) > 1 else ()))
+    return table
 
 
 def print_table(table: Any, console: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from siredon.config.schema import Config
-from siredon.data.collate import Collator, PackDataset, build_collator
+from siredon.data.collate import Collator, PackDataset
+from siredon.data.match import match_tests
 from siredon.data.mix import name_sources
-from siredon.data.prepare import Preparation, find_pad_id, pack_validation, prepare_entry
+from siredon.data.prepare import Preparation, choose_collator, pack_validation, prepare_entry
 from siredon.data.prepare_run import prepare_run
 from siredon.data.table import JoinedTable
 from siredon.errors import DataError
@@ -81,13 +82,15 @@ def _prepare_tests(config: Config, tokenizer: Any) -> Rows:
     parts = [prepare_entry(entry, preparation, data.eval_tokens) for entry in data.test_datasets]
     group = preparation.group
     table = JoinedTable(tuple(part.table for part in parts), group)
+    lines = [text for part in parts for text in part.lines]
+    if preparation.judges:
+        table, line = match_tests(table, data, preparation.seed)
+        lines.append(line)
     packs, line = pack_validation((table, np.arange(len(table))), packing, group * data.eval_tokens)
-    for text in (*(text for part in parts for text in part.lines), line):
+    for text in (*lines, line):
         note(text)
     for text in (text for part in parts for text in part.counts.warnings()):
         warn(text)
-    collator = build_collator(
-        find_pad_id(tokenizer), group * data.sequence_len, packing, flatten=config.flattens_batches
-    )
+    collator = choose_collator(preparation, packing, flatten=config.flattens_batches)
     collator = replace(collator, shortest=max(1, config.attention.shortest_row), marks_sources=True)
     return Rows("validation", packs, collator, name_sources([entry.path for entry in data.test_datasets]))

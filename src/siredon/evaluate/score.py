@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from siredon.config.schema import Config
-from siredon.errors import DataError
 from siredon.evaluate.candidates import Candidate, load_candidates
+from siredon.evaluate.judged import judge_judged
 from siredon.evaluate.loss import Loss, Losses, measure_losses
 from siredon.evaluate.metric import load_metric
+from siredon.evaluate.result import ALL, Outcome
 from siredon.evaluate.rows import Rows, prepare_rows
 from siredon.evaluate.wanted import Evaluation
 from siredon.hardware import Hardware
@@ -23,8 +25,6 @@ from siredon.train.answers import Answer, answer_questions, read_questions
 from siredon.train.publish import write_whole
 from siredon.train.scores import Score
 
-#: Stands for all data sets of a split together.
-ALL = "all"
 ANSWERS = "answers.jsonl"
 
 
@@ -50,25 +50,49 @@ class Result:
     scores: dict[str, float] = field(default_factory=dict)
     num_answers: int = 0
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """Loss, perplexity and scores."""
+        return {"loss": self.loss.mean, "perplexity": self.loss.perplexity, **self.scores}
 
-def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder: Path) -> list[Result]:
-    """Judges each model on each split; answers are written to `answers.jsonl` in the folder.
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "model": self.model,
+            "split": self.split,
+            "source": self.source,
+            "rows": self.num_rows,
+            "target_tokens": self.loss.num_targets,
+            "loss": self.loss.mean,
+            "perplexity": self.loss.perplexity,
+            **({"answers": self.num_answers} if self.num_answers else {}),
+            **self.scores,
+        }
+
+
+def judge_models(config: Config, wanted: Evaluation, hardware: Hardware, folder: Path) -> Sequence[Outcome]:
+    """Judges each model on each split, as a validation of its training does.
 
     Raises:
         DataError: Rows or metrics that cannot be used.
         CheckpointError: No such model.
     """
-    if config.preference.judges:
-        raise DataError(
-            f"`{config.preference.switch}`: a model that judges is measured by the validations of its training",
-            "Give it `val_set_size` or `test_datasets`; `siredon inference` gives scores to answers.",
-        )
-    if config.preference.compares or config.preference.is_unpaired:
-        raise DataError(
-            f"`rl: {config.preference.rl}`: rows that compare answers or judge them are judged by the validations of "
-            "a training",
-            "Judge on rows of their own: `rl= test_datasets=...`, or read `eval_rewards/margins` of the run.",
-        )
+    preference = config.preference
+    if preference.judges or preference.compares or preference.is_unpaired:
+        judged = judge_judged(config, wanted, hardware)
+        (folder / ANSWERS).unlink(missing_ok=True)  # of an earlier call, whose results are replaced
+        return judged
+    return judge_writers(config, wanted, hardware, folder)
+
+
+def judge_writers(config: Config, wanted: Evaluation, hardware: Hardware, folder: Path) -> list[Result]:
+    """Judges each model by the loss of its words; answers are written to `answers.jsonl` in the folder.
+
+    Raises:
+        DataError: Rows or metrics that cannot be used.
+        CheckpointError: No such model.
+    """
     scores = {name: load_metric(name) for name in wanted.metrics}
     results: list[Result] = []
     lines: list[str] = []

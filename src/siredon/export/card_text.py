@@ -141,6 +141,7 @@ def _find_packages(facts: Facts) -> Iterator[str]:
 
 def _results(facts: Facts) -> Iterator[str]:
     rows = []
+    of_words = not any(facts.given.get(key) for key in ("rl", "reward_model", "process_reward_model"))
     judged = [line for line in facts.logged if "eval_loss" in line]
     places: dict[int, list[str]] = {}
     if judged:
@@ -150,24 +151,28 @@ def _results(facts: Facts) -> Iterator[str]:
     for place, names in places.items():
         line = judged[place]
         shown = f", {' and '.join(names)}" if len(places) > 1 else ""
-        rows.append([f"validation{shown}", _step(line), *_loss(line["eval_loss"])])
+        rows.append([f"validation{shown}", _step(line), *_loss(line["eval_loss"], of_words=of_words)])
     if trained := [line for line in facts.logged if "loss" in line]:
-        rows.append(["training, last", _step(trained[-1]), *_loss(trained[-1]["loss"])])
+        rows.append(["training, last", _step(trained[-1]), *_loss(trained[-1]["loss"], of_words=of_words)])
     if not rows:
         return
     plot = "\n\n![Loss over the steps of the run](loss.png)" if facts.has_plot else ""
-    about = "Means over learned tokens, in nats; the perplexity is the exponential of the loss."
+    about = "Means over what the method judges: pairs, answers or steps."
+    if of_words:
+        about = "Means over learned tokens, in nats; the perplexity is the exponential of the loss."
     if facts.quantize:
         about = f"Of the run, before the weights were rounded. {about}"
-    yield f"## Loss\n\n{table(['', ' step', ' loss', ' perplexity'], rows)}\n\n{about}{plot}"
+    names = ["", " step", " loss", *([" perplexity"] if of_words else [])]
+    yield f"## Loss\n\n{table(names, rows)}\n\n{about}{plot}"
 
 
 def _step(line: Mapping[str, float]) -> str:
     return f"{int(line.get('step', 0)):,}"
 
 
-def _loss(loss: float) -> list[str]:
-    return [f"{loss:.4f}", show_figure(exp(loss)) if loss < 700 else ""]
+def _loss(loss: float, *, of_words: bool) -> list[str]:
+    perplexity = [show_figure(exp(loss)) if loss < 700 else ""] if of_words else []
+    return [f"{loss:.4f}", *perplexity]
 
 
 def _data(facts: Facts) -> Iterator[str]:
@@ -352,23 +357,20 @@ def _change(before: object, after: object, shown: Callable[[Any], str]) -> list[
 
 
 def _tell_scores(scores: Sequence[Mapping[str, Any]]) -> str:
-    fixed = ("model", "split", "source", "rows", "target_tokens", "loss", "perplexity", "answers")
-    others = list(dict.fromkeys(name for score in scores for name in score if name not in fixed))
+    fixed = ("model", "split", "source", "rows", "target_tokens", "answers")
+    names = list(dict.fromkeys(name for score in scores for name in score if name not in fixed))
     rows = [
         [
             str(score.get("model", "")),
             str(score.get("split", "")),
             show_name(str(score.get("source", ""))),
             f"{score.get('rows', 0):,}",
-            *(
-                show_figure(float(score[name])) if name in score else ""
-                for name in ("loss", "perplexity", *others)
-            ),
+            *(show_figure(float(score[name])) if name in score else "" for name in names),
         ]
         for score in scores
     ]
     return table(
-        ["model", "rows of", "data set", " rows", *(f" {name}" for name in ("loss", "perplexity", *others))],
+        ["model", "rows of", "data set", " rows", *(f" {name}" for name in names)],
         rows,
     )
 

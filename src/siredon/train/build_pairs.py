@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.load import takes_logits_to_keep
@@ -13,6 +15,17 @@ from siredon.train.pair_trainer import PairTrainer
 from siredon.train.precompute import give_reference_
 
 
+def make_pair_trainer(objective: Objective, base: Any, options: dict[str, Any]) -> PairTrainer:
+    """The trainer alone, which can validate where batches say what the reference model thinks of them.
+
+    Args:
+        objective: What is learned of pairs.
+        base: The model of transformers inside the one that is trained.
+        options: What `transformers.Trainer` takes.
+    """
+    return PairTrainer(objective=objective, selects_logits=takes_logits_to_keep(base), **options)
+
+
 def build_pair_trainer(
     objective: Objective,
     parts: Parts,
@@ -22,11 +35,8 @@ def build_pair_trainer(
     hardware: Hardware,
 ) -> PairTrainer:
     """A trainer that is ready to run, with the reference model that its objective needs."""
-    trainer = PairTrainer(
-        objective=objective,
-        selects_logits=takes_logits_to_keep(parts.base),
-        **gather_options(parts, config, schedule, precision, hardware),
-    )
+    options = gather_options(parts, config, schedule, precision, hardware)
+    trainer = make_pair_trainer(objective, parts.base, options)
     equip_trainer_(trainer, parts, config, hardware)
     if objective.needs_reference:
         give_reference_(trainer, config, precision, hardware)

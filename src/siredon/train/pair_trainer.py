@@ -193,6 +193,13 @@ class PairTrainer(SiredonTrainer):
         means = {name: total / pairs for name, total in zip(self.objective.measures, sums[4:], strict=True)}
         return {"loss": sums[2] / pairs + sums[3] / tokens, **means}
 
+    def name_part(self, packs: Tensor) -> dict[str, float]:
+        """As `SiredonTrainer`; a loss that matches pairs with each other is none of a part of them."""
+        found = super().name_part(packs)
+        return {
+            name: value for name, value in found.items() if name != "loss" or not self.objective.needs_step
+        }
+
     def _sum_rows(self, model: torch.nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
         """A document by itself is no pair: of it the loss of its tokens is told."""
         if "samples" not in inputs:

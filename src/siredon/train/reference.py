@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
 
 from siredon.log import note
 
@@ -104,7 +105,8 @@ def choose_reference(trainer: SiredonTrainer) -> Reference:
         trainer: Holds the model, on its device.
     """
     model: Any = trainer.model
-    reference: Reference = AdapterOff(model) if _starts_as_base(trainer) else StartWeights(model)
+    is_off = _starts_as_base(trainer) and not _trains_head(trainer)
+    reference: Reference = AdapterOff(model) if is_off else StartWeights(model)
     note(f"reference: {reference.describe()}")
     return reference
 
@@ -133,6 +135,17 @@ def _starts_as_base(trainer: SiredonTrainer) -> bool:
     finally:
         model.train(was_training)
     return not rest and torch.equal(with_adapter, without)
+
+
+def _trains_head(trainer: SiredonTrainer) -> bool:
+    """Whether the loss is computed with a head that is trained beside an adapter, and is passed by once that is off."""
+    if trainer.chunked is None:
+        return False
+    model: Any = trainer.model
+    copies = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    return any(
+        layer is trainer.chunked.head.layer for copy in copies for layer in copy.modules_to_save.values()
+    )
 
 
 def _run(trainer: SiredonTrainer) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -76,28 +77,39 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
     """Scores of all pairs of a data set by the model as it is now; all ranks must ask for it, and each has all."""
     table = dataset.table
     assert isinstance(table, JoinedTable)
-    policy = torch.from_numpy(score_table(trainer, table))
+    # Rows that are held out lie in one table with those that are trained on
+    rows = np.unique(dataset.packs.indices)
+
+    def choose(scores: References) -> Tensor:
+        return torch.from_numpy(np.asarray(scores).reshape(len(table), -1)[rows].flatten())
+
+    policy = choose(score_table(trainer, table, rows))
     if trainer.reference is None:
         assert table.reference is not None
-        reference = torch.from_numpy(np.asarray(table.reference))
+        reference = choose(table.reference)
     else:
         with trainer.reference.standing_in():
-            reference = torch.from_numpy(score_table(trainer, table))
-    samples = (sample for index in range(len(table)) for sample in table.take(index))
+            reference = choose(score_table(trainer, table, rows))
+    samples = (sample for index in rows for sample in table.take(int(index)))
     tokens = torch.tensor([int((sample.labels != IGNORE).sum()) for sample in samples])
     return PairScores(
         policy[0::2], policy[1::2], reference[0::2], reference[1::2], tokens[0::2], tokens[1::2]
     )
 
 
-def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
-    """Log-probabilities of all samples of a table by the model as it is now, [N]; each rank computes a part of them."""
+def score_table(
+    trainer: PairTrainer, table: JoinedTable, rows: npt.NDArray[np.int64] | None = None
+) -> References:
+    """Log-probabilities of the samples of a table by the model as it is now, [N]; each rank computes a part of them.
+
+    If rows are given, those of others are 0.
+    """
     collator: Any = trainer.data_collator
     assert isinstance(collator, Collator)
     model, size = trainer.model, trainer.args.eval_batch_size
-    order = np.argsort(
-        -table.lengths, kind="stable"
-    )  # Alike in length: little padding; and the largest batch first
+    # Alike in length: little padding; and the largest batch first
+    order = np.argsort(-table.lengths, kind="stable")
+    order = order if rows is None else order[np.isin(order, rows)]
     own = order[rank() :: num_ranks()]
     device = trainer.args.device
     values = torch.zeros(table.sample_lengths.shape, dtype=torch.float32, device=device)

@@ -94,6 +94,8 @@ class SiredonTrainer(GuardedTrainer):
         self._schedule = schedule
         self._sources = tuple(sources)
         self._total_loss: torch.Tensor | None = None
+        # Of the last validation: what was measured of each pack, [packs, K], and what followed of all, [K] or more
+        self._packs_measured, self._sums_measured = torch.zeros(0), [0.0]
         self._sums_before: tuple[torch.Tensor, ...] = ()
         self._operations_per_token: int | None = None
         # What the next log line is made of, by name, summed since the last one on this rank: in `by_source` losses and
@@ -344,6 +346,7 @@ class SiredonTrainer(GuardedTrainer):
         model.eval()
         sums, num_samples = self.measure_all(model, dataloader)
         model.train(was_training)
+        self._sums_measured = sums
         found = self.name_measures(sums)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         if self.score_answers is not None:
@@ -362,8 +365,8 @@ class SiredonTrainer(GuardedTrainer):
         measure: Callable[[torch.nn.Module, Batch], torch.Tensor],
     ) -> tuple[list[float], int]:
         """What is measured of each pack, [packs, K], pooled over a validation set, and its number of packs."""
+        measured: list[torch.Tensor] = []
         pooled: list[torch.Tensor] = []
-        num_packs = 0
         # A loader draws a seed when it starts: without the fork, validating would change the training after it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             for batch in dataloader:
@@ -372,9 +375,10 @@ class SiredonTrainer(GuardedTrainer):
                 # Drops the rows that a sharded loader repeats to fill its last batch.
                 rows = self.accelerator.gather_for_metrics(measure(model, inputs))
                 pooled = [self.pool_packs(torch.stack([*pooled, self.pool_packs(rows).cpu()]))]
-                num_packs += len(rows)
+                measured.append(rows.cpu())
         (sums,) = pooled  # A validation set has rows
-        return sums.tolist(), num_packs
+        self._packs_measured = torch.cat(measured)
+        return sums.tolist(), len(self._packs_measured)
 
     def measure_packs(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         """What is summed up over a validation set, of each pack of a batch, [packs, K], fp64: loss and targets."""
@@ -388,6 +392,14 @@ class SiredonTrainer(GuardedTrainer):
         """Those sums, [K], over the whole set -> its mean loss over all target tokens, and the exponential of that."""
         loss = sums[0] / max(1.0, sums[1])
         return {"loss": loss, "perplexity": math.exp(min(loss, _MOST_FOR_EXP))}
+
+    def name_part(self, packs: torch.Tensor) -> dict[str, float]:
+        """As `name_measures`, of some packs of the last validation, whose places these are, [N].
+
+        What is one for the whole set, such as a divergence that rewards are held against, stays that.
+        """
+        sums = self.pool_packs(self._packs_measured[packs]).tolist()
+        return self.name_measures([*sums, *self._sums_measured[len(sums) :]])
 
     def floating_point_ops(self, inputs: Any) -> int:
         """As `Trainer`, which counts the weights of the model anew for each batch: 8 ms of each with 30 layers."""

@@ -122,6 +122,19 @@ class AdapterSection(Section):
         return self.start in ("pissa", "olora")
 
     @property
+    def starts_as_nothing(self) -> bool:
+        """Whether the adapter begins as no change of its base, to the bit, and all of it can be switched off."""
+        plain = self.peft_init_lora_weights in (None, True, "gaussian", "eva")
+        own = (
+            self.lora_model_dir
+            or self.peft_use_dora
+            or self.peft_layer_replication
+            or self.lora_bias != "none"
+        )
+        own = own or not {"loftq_config", "init_lora_weights", "use_dora", "bias"}.isdisjoint(self.peft)
+        return self.is_lora and plain and not own
+
+    @property
     def rounds_base(self) -> bool:
         """Whether LoftQ rounds the base weights."""
         return "loftq_config" in self.peft

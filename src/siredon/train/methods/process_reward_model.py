@@ -6,6 +6,8 @@ Source: Lightman et al., "Let's Verify Step by Step", 2023, https://arxiv.org/ab
 
 from __future__ import annotations
 
+from typing import Any
+
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.precision import Precision
@@ -16,6 +18,16 @@ from siredon.train.step_trainer import StepTrainer
 from siredon.train.trainer import SiredonTrainer
 
 
+def make_trainer(base: Any, config: Config, options: dict[str, Any]) -> StepTrainer:
+    """The trainer alone, which can validate.
+
+    Raises:
+        ModelError: The model has no head of scores.
+    """
+    find_score_head(base)
+    return StepTrainer(selects_logits=False, **options)
+
+
 def build_trainer(
     parts: Parts, config: Config, schedule: Schedule, precision: Precision, hardware: Hardware
 ) -> SiredonTrainer:
@@ -24,13 +36,11 @@ def build_trainer(
     Raises:
         ModelError: The model has no head of scores.
     """
-    find_score_head(parts.base)
-    trainer = StepTrainer(
-        selects_logits=False,
-        **gather_options(parts, config, schedule, precision, hardware),
-    )
+    options = gather_options(parts, config, schedule, precision, hardware)
+    trainer = make_trainer(parts.base, config, options)
     equip_trainer_(trainer, parts, config, hardware)
     return trainer
 
 
 METHOD = build_trainer
+TRAINER = make_trainer

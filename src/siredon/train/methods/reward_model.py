@@ -6,6 +6,8 @@ Source: Stiennon et al., "Learning to summarize from human feedback", 2020, http
 
 from __future__ import annotations
 
+from typing import Any
+
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.precision import Precision
@@ -16,18 +18,25 @@ from siredon.train.reward_trainer import RewardTrainer
 from siredon.train.trainer import SiredonTrainer
 
 
+def make_trainer(base: Any, config: Config, options: dict[str, Any]) -> RewardTrainer:
+    """The trainer alone, which can validate."""
+    return RewardTrainer(
+        head=find_score_head(base),
+        center_coefficient=config.reward.center_rewards_coefficient or 0.0,
+        selects_logits=False,
+        **options,
+    )
+
+
 def build_trainer(
     parts: Parts, config: Config, schedule: Schedule, precision: Precision, hardware: Hardware
 ) -> SiredonTrainer:
     """A trainer that is ready to run."""
-    trainer = RewardTrainer(
-        head=find_score_head(parts.base),
-        center_coefficient=config.reward.center_rewards_coefficient or 0.0,
-        selects_logits=False,
-        **gather_options(parts, config, schedule, precision, hardware),
-    )
+    options = gather_options(parts, config, schedule, precision, hardware)
+    trainer = make_trainer(parts.base, config, options)
     equip_trainer_(trainer, parts, config, hardware)
     return trainer
 
 
 METHOD = build_trainer
+TRAINER = make_trainer

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from siredon.config.schema import Config
 from siredon.hardware import Hardware
 from siredon.model.precision import Precision
 from siredon.train.arguments import Schedule
-from siredon.train.build_pairs import build_pair_trainer
+from siredon.train.build_pairs import build_pair_trainer, make_pair_trainer
 from siredon.train.equip import Parts
 from siredon.train.objective import build_simpo
+from siredon.train.pair_trainer import PairTrainer
 from siredon.train.trainer import SiredonTrainer
+
+
+def make_trainer(base: Any, config: Config, options: dict[str, Any]) -> PairTrainer:
+    """The trainer alone, which can validate."""
+    return make_pair_trainer(build_simpo(config.preference), base, options)
 
 
 def build_trainer(
@@ -20,3 +28,4 @@ def build_trainer(
 
 
 METHOD = build_trainer
+TRAINER = make_trainer
