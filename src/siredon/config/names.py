@@ -184,6 +184,8 @@ FOREIGN: dict[str, str] = {
     "train_on_split": "split",
     "report_to": "use_wandb",
     "fp32": "float32",
+    "ref_model": "reference_model",
+    "ref_model_adapters": "reference_adapter",
     "logging_first_step": "logging_steps",
 }
 

@@ -76,13 +76,13 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
     """Scores of all pairs of a data set by the model as it is now; all ranks must ask for it, and each has all."""
     table = dataset.table
     assert isinstance(table, JoinedTable)
-    policy = torch.from_numpy(score_table(trainer, table))
+    policy = torch.from_numpy(score_table(trainer, table, trainer.model))
     if trainer.reference is None:
         assert table.reference is not None
         reference = torch.from_numpy(np.asarray(table.reference))
     else:
         with trainer.reference.standing_in():
-            reference = torch.from_numpy(score_table(trainer, table))
+            reference = torch.from_numpy(score_table(trainer, table, trainer.reference.model))
     samples = (sample for index in range(len(table)) for sample in table.take(index))
     tokens = torch.tensor([int((sample.labels != IGNORE).sum()) for sample in samples])
     return PairScores(
@@ -90,11 +90,11 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
     )
 
 
-def score_table(trainer: PairTrainer, table: JoinedTable) -> References:
-    """Log-probabilities of all samples of a table by the model as it is now, [N]; each rank computes a part of them."""
+def score_table(trainer: PairTrainer, table: JoinedTable, model: Any) -> References:
+    """Log-probabilities of all samples of a table by a model as it is now, [N]; each rank computes a part of them."""
     collator: Any = trainer.data_collator
     assert isinstance(collator, Collator)
-    model, size = trainer.model, trainer.args.eval_batch_size
+    size = trainer.args.eval_batch_size
     order = np.argsort(
         -table.lengths, kind="stable"
     )  # Alike in length: little padding; and the largest batch first

@@ -1,0 +1,115 @@
+"""The model that a policy is compared with, where the file names it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from siredon.config.idle import find_idle_keys
+from siredon.config.model_folder import find_folder, find_place
+from siredon.config.rule import Finding, Rule
+from siredon.config.sections.model import ModelSection
+from siredon.config.sections.preference import PreferenceSection
+from siredon.config.sections.reference import ReferenceSection
+from siredon.config.sections.tokenizer import TokenizerSection
+
+
+def _check_idle(reference: ReferenceSection, preference: PreferenceSection) -> Iterator[Finding]:
+    """A reference model comes with a method that compares with one.
+
+    `rl: dpo`, `ipo` and `kto` do; `simpo`, `orpo` and the loss `sft` alone have none.
+    """
+    if not preference.has_reference:
+        names = ("reference_model", "reference_revision", "reference_adapter")
+        yield from find_idle_keys(reference, names, "`rl: dpo`")
+    elif reference.reference_model is None:
+        yield from find_idle_keys(reference, ("reference_revision",), "`reference_model`")
+
+
+def _check_vocabulary(
+    reference: ReferenceSection,
+    preference: PreferenceSection,
+    model: ModelSection,
+    tokenizer: TokenizerSection,
+) -> Iterator[Finding]:
+    """A reference model has the vocabulary of the model in training.
+
+    Log-probabilities are compared id by id: the same id must be the same token.  `siredon check` looks into
+    `tokenizer.json` of both, where they are on this machine; `siredon train` asks the tokenizers themselves.
+    """
+    name = reference.reference_model
+    if not preference.has_reference or name is None:
+        return
+    own = tokenizer.path_for(model.base_model)
+    here = _read_vocabulary(own, model.revision)
+    there = _read_vocabulary(name, reference.reference_revision)
+    if here is None or there is None or here == there:
+        return
+    odd = sorted({token for token, _ in here.items() ^ there.items()})
+    yield Finding(
+        "reference_model",
+        f"{name} has another vocabulary than {own}: {odd[0]!r} has the id {there.get(odd[0], 'none')}, not "
+        f"{here.get(odd[0], 'none')}; {len(odd):,} tokens differ",
+        "Name a model with the same tokenizer.",
+    )
+
+
+def _read_vocabulary(name: str, revision: str | None) -> dict[str, int] | None:
+    """Token -> id by the `tokenizer.json` of a model; None if there is none on this machine."""
+    try:
+        place = find_place(name)
+        path = find_folder(place.folder, revision or "main") / "tokenizer.json"
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        listed = found["model"]["vocab"]
+        # Unigram has a list of [token, score]
+        is_scored = not isinstance(listed, dict)
+        words = {token: index for index, (token, _) in enumerate(listed)} if is_scored else listed
+        return words | {entry["content"]: entry["id"] for entry in found.get("added_tokens") or ()}
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError):  # not there, or of another make
+        return None
+
+
+def _check_adapter(reference: ReferenceSection, preference: PreferenceSection) -> Iterator[Finding]:
+    """`reference_adapter` is the folder of an adapter.
+
+    One that `siredon train` wrote, or PEFT: with `adapter_config.json` in it.
+    """
+    folder = reference.reference_adapter
+    if not preference.has_reference or folder is None:
+        return
+    try:
+        is_there = (Path(folder).expanduser() / "adapter_config.json").is_file()
+    except (OSError, ValueError, RuntimeError):  # no name of a file, the home of nobody
+        is_there = False
+    if not is_there:
+        yield Finding(
+            "reference_adapter",
+            f"{folder} holds no adapter: adapter_config.json is missing",
+            "Name the folder of an adapter, such as the `output_dir` of an earlier run.",
+        )
+
+
+_PAIRS = "datasets:\n  - path: pairs.jsonl\n    type: chat_template.default\nrl: dpo\n"
+RULES = (
+    Rule(
+        "SD0714",
+        _check_idle,
+        wrong=_PAIRS.replace("rl: dpo", "rl: orpo") + "reference_model: models/tuned",
+        right=_PAIRS + "reference_model: models/tuned",
+    ),
+    Rule(
+        "SD0715",
+        _check_vocabulary,
+        wrong=_PAIRS + "reference_model: models/of-another-family",
+        right=_PAIRS + "reference_model: models/of-the-same-family",
+        portable=False,
+    ),
+    Rule(
+        "SD0716",
+        _check_adapter,
+        wrong=_PAIRS + "reference_adapter: outputs/missing",
+        right=_PAIRS,
+    ),
+)

@@ -1,0 +1,122 @@
+"""What `siredon check` says of a reference that the file names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.conftest import build_model, build_tokenizer
+from tests.unit.config.texts import DATASETS, PAIRS, accept, check, find, find_one
+
+DPO = "rl: dpo\n"
+
+
+def write_tokenizer(folder: Path, vocab: object, added: list[dict[str, object]] | None = None) -> str:
+    folder.mkdir()
+    found = {"model": {"vocab": vocab}, "added_tokens": added or []}
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def pairs_of(model: str) -> str:
+    return PAIRS.replace("some/model", model)
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
+def test_methods_with_a_reference_take_one(method: str, tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    keys = (
+        f"rl: {method}\nreference_model: other/model\nreference_revision: v2\nreference_adapter: {tmp_path}\n"
+    )
+    config = accept(keys)
+    section = config.reference_to_load
+    assert (section.base_model, section.revision) == ("other/model", "v2")
+    assert config.model.base_model == "some/model"
+
+
+def test_how_a_reference_is_read_is_what_the_file_says_of_the_base():
+    keys = (
+        "trust_remote_code: true\nbase_model_config: some/config\nmodel_revision: v1\nreinit_weights: true\n"
+    )
+    section = accept(DPO + keys + "reference_model: other/model\n").reference_to_load
+    assert section.trust_remote_code
+    # Of the base alone
+    assert (section.config_path, section.revision, section.reinit_weights) == ("other/model", None, False)
+    config = accept(DPO + keys)
+    assert config.reference_to_load is config.model
+
+
+@pytest.mark.parametrize(
+    ("added", "start"),
+    [
+        ("rl: orpo\n", PAIRS),
+        ("rl: simpo\nrl_beta: 2\n", PAIRS),
+        ("rl: dpo\ndpo_loss_type: [sft]\n", PAIRS),
+        ("reward_model: true\n", PAIRS),
+        ("", DATASETS.join(("base_model: some/model\nlearning_rate: 1e-4\n", ""))),
+    ],
+)
+def test_without_a_comparison_a_reference_has_no_effect(added: str, start: str):
+    (found,) = check(added + "reference_model: other/model\n", start).diagnostics
+    assert (found.code, found.key, found.severity) == ("SD0714", "reference_model", "warning")
+
+
+def test_a_revision_is_that_of_a_model():
+    found = find_one(DPO + "reference_revision: v1\n")
+    assert (found.code, found.key, found.severity) == ("SD0714", "reference_revision", "warning")
+
+
+@pytest.mark.parametrize("name", ["ref_model", "reference_modell"])
+def test_names_of_other_tools_lead_to_it(name: str):
+    found = find_one(DPO + f"{name}: other/model\n")
+    assert found.code == "SD0003"
+    assert "`reference_model`" in found.fix
+
+
+def test_an_adapter_that_is_not_there_is_found(tmp_path: Path):
+    found = find_one(DPO + f"reference_adapter: {tmp_path}\n")
+    assert (found.code, found.key, found.severity) == ("SD0716", "reference_adapter", "error")
+    assert "adapter_config.json is missing" in found.message
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "odd"),
+    [
+        ({"a": 0, "b": 1}, {"a": 0, "b": 1}, ""),
+        ({"a": 0, "b": 1}, {"a": 1, "b": 0}, "'a' has the id 1, not 0; 2 tokens differ"),
+        ({"a": 0, "b": 1}, {"a": 0}, "'b' has the id none, not 1; 1 tokens differ"),
+        ([["a", 0.5], ["b", 0.1]], {"a": 0, "b": 1}, ""),
+        ([["b", 0.5], ["a", 0.1]], {"a": 0, "b": 1}, "'a' has the id 0, not 1"),
+        ({"a": 0}, "no vocabulary", ""),
+    ],
+)
+def test_another_vocabulary_is_found_where_it_is_on_this_machine(
+    tmp_path: Path, here: object, there: object, odd: str
+):
+    one, other = write_tokenizer(tmp_path / "one", here), write_tokenizer(tmp_path / "other", there)
+    problems = check(DPO + f"reference_model: {other}\n", pairs_of(one)).diagnostics
+    assert [(found.code, found.key) for found in problems] == ([("SD0715", "reference_model")] if odd else [])
+    assert all(odd in found.message for found in problems)
+    assert find(DPO + "reference_model: other/model\n", pairs_of(one)) == []
+
+
+def test_tokens_beside_the_vocabulary_count(tmp_path: Path):
+    one = write_tokenizer(tmp_path / "one", {"a": 0}, [{"id": 1, "content": "<x>"}])
+    other = write_tokenizer(tmp_path / "other", {"a": 0}, [{"id": 1, "content": "<y>"}])
+    assert find(DPO + f"reference_model: {other}\n", pairs_of(one)) == [("SD0715", "reference_model")]
+    # The tokenizer of the run may lie elsewhere
+    keys = f"tokenizer_config: {other}\nreference_model: {other}\n"
+    assert find(DPO + keys, pairs_of(one)) == []
+
+
+def test_real_tokenizers_are_read(tmp_path: Path):
+    names = {"one": 512, "same": 512, "smaller": 400}
+    for name, size in names.items():
+        tokenizer = build_tokenizer(size=size)
+        tokenizer.save_pretrained(tmp_path / name)
+        build_model(len(tokenizer)).config.save_pretrained(tmp_path / name)
+    start = pairs_of(str(tmp_path / "one"))
+    assert find(DPO + f"reference_model: {tmp_path / 'same'}\n", start) == []
+    assert find(DPO + f"reference_model: {tmp_path / 'smaller'}\n", start) == [("SD0715", "reference_model")]
