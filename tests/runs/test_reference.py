@@ -122,6 +122,39 @@ def test_a_finished_adapter_as_the_reference_of_one_that_goes_on_from_it(write_p
     assert fresh[0]["loss"] != pytest.approx(math.log(2), abs=1e-3)
 
 
+def test_the_base_and_not_the_adapter_that_is_trained_on(
+    write_pairs: Any, tmp_path: Path, model_folder: Path, capsys: Any
+):
+    """`rl_adapter_ref_model: true`: the run is the one that names the base, and not the default."""
+    train(write_pairs("first", **LORA))
+    keys = {"adapter": "lora", "lora_model_dir": str(tmp_path / "first")}
+    plain = train(write_pairs("plain", **keys))
+    capsys.readouterr()
+    second = train(write_pairs("second", **keys, rl_adapter_ref_model=True))
+    assert f"reference: {model_folder}: a second model of" in capsys.readouterr().err
+    assert plain[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert abs(second[0]["rewards/chosen"]) > 1e-3
+    named = train(write_pairs("named", **keys, reference_model=str(model_folder)))
+    assert len(named) == len(second)
+    assert untimed(tmp_path / "second") == untimed(tmp_path / "named")
+    assert_same_state(weights_of(tmp_path / "second"), weights_of(tmp_path / "named"))
+    ahead = {"precompute_ref_log_probs": True}
+    for number, changes in enumerate(
+        [{}, {"rl_adapter_ref_model": True}, {"reference_model": str(model_folder)}], 1
+    ):
+        known = train(write_pairs(f"ahead{number}", **keys, **ahead, **changes))
+        wanted = plain if number == 1 else second
+        assert [row["loss"] for row in known] == pytest.approx([row["loss"] for row in wanted], abs=1e-4)
+        # Both ways to name the base share what it said
+        assert len(list((tmp_path / "prepared").glob("*/reference_log_probs.npy"))) == min(number, 2)
+
+
+def test_beside_a_new_adapter_the_base_is_what_the_default_compares_with(write_pairs: Any, tmp_path: Path):
+    train(write_pairs("plain", **LORA))
+    assert_starts_alike(train(write_pairs("second", **LORA, rl_adapter_ref_model=True)))
+    assert untimed(tmp_path / "plain") == untimed(tmp_path / "second")
+
+
 def test_answers_that_are_judged_are_compared_with_it_too(
     write_pairs: Any, tmp_path: Path, other: Path, model_folder: Path
 ):

@@ -48,14 +48,14 @@ def fingerprint_weights(model: ModelSection, adapter: AdapterSection) -> dict[st
 
 
 def fingerprint_reference(model: ModelSection, reference: ReferenceSection) -> dict[str, str]:
-    """The same of the model that a policy is compared with, where the file names it: key -> hash.
+    """The same of the model that a policy is compared with, where the file says which: key -> hash.
 
     Args:
         model: What is read for it: see `Config.reference_to_load`.
         reference: Which keys are set.
     """
     found, folder = {}, reference.reference_adapter
-    if reference.reference_model is not None:
+    if reference.has_second_model:
         found["reference_model"] = _describe(_list_base(model)) or _name_missing(model)
     if folder is not None:
         found["reference_adapter"] = _describe(_list_weights(Path(folder).expanduser())) or GONE

@@ -78,7 +78,7 @@ def take_reference_(trainer: PairTrainer, config: Config, precision: Precision, 
 def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[str, Any]:
     """Everything but the samples on which log-probabilities depend."""
     named = fingerprint_reference(config.reference_to_load, config.reference)
-    second = config.reference.reference_model is not None
+    second = config.reference.has_second_model
     # A second model has nothing of the policy: not its adapter, nor what of it is trained
     left_out = {"adapter", "freezing"} if second and len(named) == 1 else set()
     return {

@@ -78,7 +78,7 @@ def test_names_of_other_tools_lead_to_it(name: str):
 def test_an_adapter_that_is_not_there_is_found(tmp_path: Path):
     found = find_one(DPO + f"reference_adapter: {tmp_path}\n")
     assert (found.code, found.key, found.severity) == ("SD0716", "reference_adapter", "error")
-    assert "adapter_config.json is missing" in found.message
+    assert "holds no adapter_config.json" in found.message
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,55 @@ def test_real_tokenizers_are_read(tmp_path: Path):
     start = pairs_of(str(tmp_path / "one"))
     assert find(DPO + f"reference_model: {tmp_path / 'same'}\n", start) == []
     assert find(DPO + f"reference_model: {tmp_path / 'smaller'}\n", start) == [("SD0715", "reference_model")]
+
+
+# The base as a second model
+
+#: `FIRST` stands for the folder of an adapter.
+CONTINUED = "adapter: lora\nlora_model_dir: FIRST\n"
+LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
+SECOND = "rl_adapter_ref_model: true\n"
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> str:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        CONTINUED,
+        LORA + "lora_frozen_dirs: [FIRST]\n",
+        LORA + "peft_init_lora_weights: pissa\n",
+        LORA + "peft_init_lora_weights: false\n",
+        "adapter: ia3\nlora_target_linear: true\n",
+    ],
+)
+def test_the_base_is_a_second_model_beside_a_policy_that_starts_elsewhere(adapter: str, first: str):
+    config = accept(DPO + adapter.replace("FIRST", first) + SECOND)
+    assert config.reference.has_second_model
+    assert config.reference_to_load is config.model
+
+
+@pytest.mark.parametrize(
+    "adapter", ["", LORA, LORA + "peft_init_lora_weights: gaussian\n", LORA + "lora_bias: all\n"]
+)
+def test_where_it_gives_the_same_as_the_default_is_said(adapter: str):
+    found = find_one(DPO + adapter + SECOND)
+    assert (found.code, found.key, found.severity) == ("SD0718", "rl_adapter_ref_model", "warning")
+    assert find(DPO + adapter + "rl_adapter_ref_model: false\n") == []
+
+
+def test_it_is_for_methods_with_a_reference(first: str):
+    adapter = CONTINUED.replace("FIRST", first)
+    assert find("rl: orpo\n" + adapter + SECOND) == [("SD0714", "rl_adapter_ref_model")]
+    assert find("rl: orpo\n" + adapter + "rl_adapter_ref_model: false\n") == []
+    assert find(adapter + SECOND) == [("SD0714", "rl_adapter_ref_model")]
+
+
+def test_two_references_are_one_too_many(first: str):
+    for key in ("reference_model: other/model\n", f"reference_adapter: {first}\n"):
+        found = find_one(DPO + CONTINUED.replace("FIRST", first) + SECOND + key)
+        assert (found.code, found.key, found.severity) == ("SD0717", "rl_adapter_ref_model", "error")

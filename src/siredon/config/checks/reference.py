@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from siredon.config.idle import find_idle_keys
+from siredon.config.idle import find_idle_keys, keys_set
 from siredon.config.model_folder import find_folder, find_place
 from siredon.config.rule import Finding, Rule
+from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.model import ModelSection
 from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.reference import ReferenceSection
@@ -22,7 +23,8 @@ def _check_idle(reference: ReferenceSection, preference: PreferenceSection) -> I
     `rl: dpo`, `ipo` and `kto` do; `simpo`, `orpo` and the loss `sft` alone have none.
     """
     if not preference.has_reference:
-        names = ("reference_model", "reference_revision", "reference_adapter")
+        names = ["reference_model", "reference_revision", "reference_adapter"]
+        names += ["rl_adapter_ref_model"] if reference.rl_adapter_ref_model else []
         yield from find_idle_keys(reference, names, "`rl: dpo`")
     elif reference.reference_model is None:
         yield from find_idle_keys(reference, ("reference_revision",), "`reference_model`")
@@ -79,19 +81,62 @@ def _check_adapter(reference: ReferenceSection, preference: PreferenceSection) -
     folder = reference.reference_adapter
     if not preference.has_reference or folder is None:
         return
-    try:
-        is_there = (Path(folder).expanduser() / "adapter_config.json").is_file()
-    except (OSError, ValueError, RuntimeError):  # no name of a file, the home of nobody
-        is_there = False
-    if not is_there:
+    if not os.path.isfile(os.path.join(os.path.expanduser(folder), "adapter_config.json")):
         yield Finding(
             "reference_adapter",
-            f"{folder} holds no adapter: adapter_config.json is missing",
-            "Name the folder of an adapter, such as the `output_dir` of an earlier run.",
+            f"`{folder}` is no adapter: it holds no adapter_config.json",
+            "Name a folder that `siredon train` wrote an adapter to.",
         )
 
 
+def _check_one(reference: ReferenceSection) -> Iterator[Finding]:
+    """A policy is compared with one reference.
+
+    `rl_adapter_ref_model: true` says that it is `base_model` without an adapter; the other keys name another one.
+    """
+    others = ("reference_model", "reference_adapter")
+    for name in keys_set(reference, others) if reference.rl_adapter_ref_model else ():
+        yield Finding(
+            "rl_adapter_ref_model",
+            f"`rl_adapter_ref_model: true` and `{name}` are two references",
+            "Keep one of them.",
+        )
+        return
+
+
+#: Starts of LoRA that leave the model as it is.
+_NOTHING = (None, True, "gaussian", "eva")
+
+
+def _check_needless(
+    reference: ReferenceSection, preference: PreferenceSection, adapter: AdapterSection
+) -> Iterator[Finding]:
+    """`rl_adapter_ref_model: true` is for a policy that does not start as `base_model`.
+
+    It holds the base twice.  Beside a new LoRA, which starts as nothing, and where every weight is trained, the policy
+    at its start is the base: the default compares with the same numbers without a second model.  An adapter that is
+    trained on (`lora_model_dir`) makes the difference: then the default compares with base and adapter, and this with
+    the base.
+    """
+    if not (reference.rl_adapter_ref_model and preference.has_reference):
+        return
+    if adapter.adapter is not None and not adapter.is_lora:
+        return
+    changed = (adapter.lora_model_dir, adapter.lora_frozen_dirs, adapter.peft_layer_replication)
+    if any(changed) or adapter.rounds_base or adapter.peft_init_lora_weights not in _NOTHING:
+        return
+    start = "a new adapter starts as nothing" if adapter.adapter else "without an adapter the start is kept"
+    yield Finding(
+        "rl_adapter_ref_model",
+        f"`rl_adapter_ref_model: true` gives the same as the default, with a second model: {start}",
+        "Remove it.",
+        "warning",
+    )
+
+
 _PAIRS = "datasets:\n  - path: pairs.jsonl\n    type: chat_template.default\nrl: dpo\n"
+_LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
+_MOVED = _LORA + "peft_init_lora_weights: pissa\n"
 RULES = (
     Rule(
         "SD0714",
@@ -111,5 +156,17 @@ RULES = (
         _check_adapter,
         wrong=_PAIRS + "reference_adapter: outputs/missing",
         right=_PAIRS,
+    ),
+    Rule(
+        "SD0717",
+        _check_one,
+        wrong=_PAIRS + _MOVED + "rl_adapter_ref_model: true\nreference_model: models/tuned",
+        right=_PAIRS + _MOVED + "reference_model: models/tuned",
+    ),
+    Rule(
+        "SD0718",
+        _check_needless,
+        wrong=_PAIRS + _LORA + "rl_adapter_ref_model: true",
+        right=_PAIRS + _MOVED + "rl_adapter_ref_model: true",
     ),
 )

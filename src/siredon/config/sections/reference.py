@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siredon.config.fields import Section, Str, key
+from siredon.config.fields import Bool, Section, Str, key
 
 
 class ReferenceSection(Section):
@@ -17,7 +17,17 @@ class ReferenceSection(Section):
         "Folder of an adapter over `reference_model`, or over `base_model`, to compare with.", None
     )
 
+    rl_adapter_ref_model: Bool | None = key(
+        "Compare with `base_model` as a second model, without any adapter: not with an adapter that is trained on.",
+        None,
+    )
+
+    @property
+    def has_second_model(self) -> bool:
+        """Whether it is a model of its own, whatever the policy is."""
+        return self.reference_model is not None or bool(self.rl_adapter_ref_model)
+
     @property
     def is_chosen(self) -> bool:
         """Whether the file says which model it is."""
-        return self.reference_model is not None or self.reference_adapter is not None
+        return self.has_second_model or self.reference_adapter is not None
