@@ -42,6 +42,7 @@ _SECTIONS: dict[str, Kind] = {
     "loss": "fixed",
     "preference": "fixed",
     "reference": "fixed",
+    "online": "fixed",
     "reward": "fixed",
     "precision": "fixed",
     "memory": "rounding",

@@ -29,5 +29,5 @@ def build_pair_trainer(
     )
     equip_trainer_(trainer, parts, config, hardware)
     if objective.needs_reference:
-        give_reference_(trainer, config, precision, hardware)
+        give_reference_(trainer, config, precision, hardware, parts.resume)
     return trainer

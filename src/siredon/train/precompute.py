@@ -22,10 +22,11 @@ from siredon.distributed.ranks import rank
 from siredon.hardware import Hardware, release_memory
 from siredon.log import note
 from siredon.model.precision import Precision
+from siredon.train.callbacks.reference import ReferenceSync, read_reference_
 from siredon.train.facts import describe_versions
 from siredon.train.fingerprint import ABSENT, fingerprint_reference, fingerprint_weights
 from siredon.train.pair_trainer import PairTrainer
-from siredon.train.reference import Reference, choose_reference, load_reference
+from siredon.train.reference import Reference, choose_reference, copy_start, load_reference
 from siredon.train.step_scores import score_table
 
 #: Sections that decide what the model is before it is trained, and how it computes.
@@ -35,12 +36,22 @@ _SECTIONS = (
 )
 
 
-def give_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:
+def give_reference_(
+    trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware, resume: Path | None
+) -> None:
     """Lets a trainer compare with the policy at its start, or with the model that the config names, live or ahead.
 
-    A checkpoint is loaded later: the model is still as it starts.
+    A checkpoint is loaded later: the model is still as it starts.  Only a reference that follows the policy is where
+    the checkpoint `resume` has it.
     """
-    if config.preference.precompute_ref_log_probs:
+    sync = config.online.reference_sync
+    if sync is not None:
+        moving = copy_start(trainer)
+        if resume:
+            read_reference_(moving, resume)
+        trainer.add_callback(ReferenceSync(moving, sync.ref_model_mixup_alpha, sync.ref_model_sync_steps))
+        trainer.reference = moving
+    elif config.preference.precompute_ref_log_probs:
         take_reference_(trainer, config, precision, hardware)
     else:
         trainer.reference = (

@@ -23,6 +23,7 @@ import torch
 from peft import PeftModel
 
 from siredon.config.schema import Config
+from siredon.errors import TrainingError
 from siredon.hardware import Hardware
 from siredon.log import note
 from siredon.model.fitting_adapter import read_fitting
@@ -110,6 +111,16 @@ class OtherWeights:
         finally:
             for weight, data in zip(found, trained, strict=True):
                 weight.data = data
+
+    def mix_(self, share: float) -> None:
+        """Moves the other values towards those in training: `share` of these and the rest of those, in fp32.
+
+        To be called outside of `standing_in`.
+        """
+        with torch.no_grad():
+            for name, other in self.weights.items():
+                trained = self.model.get_parameter(name)
+                other.copy_(share * trained.float() + (1 - share) * other.float())
 
     def list_tensors(self) -> Iterator[torch.Tensor]:
         """The other values."""
@@ -239,6 +250,23 @@ def _find_chunks(trainer: SiredonTrainer, second: SecondModel) -> ChunkedLoss | 
         return ChunkedLoss(head, trainer.chunked.num_chunks)
     note(f"reference: its log-probabilities come from whole logits, because {head}")
     return None
+
+
+def copy_start(trainer: SiredonTrainer) -> StartWeights:
+    """The policy as it is now, for a reference that will follow it.
+
+    Raises:
+        TrainingError: What is trained is held in whole numbers, which cannot be mixed.
+    """
+    model: Any = trainer.model
+    reference = StartWeights(model)
+    if any(not weight.is_floating_point() for weight in reference.weights.values()):
+        raise TrainingError(
+            "`sync_ref_model: true`: some trained weights are held in whole numbers, and cannot be mixed",
+            "Use another `optimizer`, or set `sync_ref_model: false`.",
+        )
+    note(f"reference: {reference.describe()}")
+    return reference
 
 
 def choose_reference(trainer: SiredonTrainer) -> Reference:

@@ -172,3 +172,60 @@ def test_two_references_are_one_too_many(first: str):
     for key in ("reference_model: other/model\n", f"reference_adapter: {first}\n"):
         found = find_one(DPO + CONTINUED.replace("FIRST", first) + SECOND + key)
         assert (found.code, found.key, found.severity) == ("SD0717", "rl_adapter_ref_model", "error")
+
+
+# A reference that follows the policy
+
+SYNC = "trl:\n  sync_ref_model: true\n"
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
+def test_methods_with_a_reference_let_it_follow(method: str):
+    keys = f"rl: {method}\n{SYNC}"
+    sync = accept(keys).online.reference_sync
+    assert sync is not None
+    assert (sync.ref_model_mixup_alpha, sync.ref_model_sync_steps) == (0.9, 64)
+    sync = accept(keys + "  ref_model_mixup_alpha: 0.6\n  ref_model_sync_steps: 9\n").online.reference_sync
+    assert sync is not None
+    assert (sync.ref_model_mixup_alpha, sync.ref_model_sync_steps) == (0.6, 9)
+    assert accept(f"rl: {method}\n").online.reference_sync is None
+    assert accept(f"rl: {method}\ntrl:\n  sync_ref_model: false\n").online.reference_sync is None
+
+
+@pytest.mark.parametrize(
+    "value", ["ref_model_mixup_alpha: 0", "ref_model_mixup_alpha: 1.1", "ref_model_sync_steps: 0"]
+)
+def test_numbers_without_a_meaning_are_refused(value: str):
+    found = find_one(DPO + SYNC + f"  {value}\n")
+    assert (found.code, found.severity) == ("SD0005", "error")
+    assert found.key == f"trl.{value.partition(':')[0]}"
+
+
+def test_other_keys_of_the_block_are_still_not_built():
+    assert find(DPO + SYNC + "  temperature: 0.5\n") == [
+        ("SD0004", "trl.temperature"),
+        ("SD0315", "trl.temperature"),
+    ]
+
+
+def test_how_it_follows_is_said_beside_that_it_does():
+    found = find_one(DPO + "trl:\n  ref_model_sync_steps: 9\n")
+    assert (found.code, found.key, found.severity) == ("SD0719", "trl.ref_model_sync_steps", "warning")
+
+
+def test_without_a_reference_nothing_follows():
+    for method in ("rl: orpo\n", "rl: dpo\ndpo_loss_type: [sft]\n"):
+        found = find_one(method + SYNC)
+        assert (found.code, found.key, found.severity) == ("SD0315", "trl.sync_ref_model", "warning")
+    assert find(SYNC) == [("SD0315", "trl")]
+
+
+def test_what_cannot_follow_is_refused_where_it_is_asked_for(first: str):
+    for keys in (
+        "precompute_ref_log_probs: true\n",
+        "reference_model: other/model\n",
+        f"reference_adapter: {first}\n",
+        CONTINUED.replace("FIRST", first) + SECOND,
+    ):
+        found = find_one(DPO + keys + SYNC)
+        assert (found.code, found.key, found.severity) == ("SD0722", "trl.sync_ref_model", "error")

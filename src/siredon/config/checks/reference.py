@@ -12,6 +12,7 @@ from siredon.config.model_folder import find_folder, find_place
 from siredon.config.rule import Finding, Rule
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.model import ModelSection
+from siredon.config.sections.online import SYNC_KEYS, OnlineSection
 from siredon.config.sections.preference import PreferenceSection
 from siredon.config.sections.reference import ReferenceSection
 from siredon.config.sections.tokenizer import TokenizerSection
@@ -134,9 +135,44 @@ def _check_needless(
     )
 
 
+def _check_sync_keys(preference: PreferenceSection, online: OnlineSection) -> Iterator[Finding]:
+    """How a reference follows the policy is said beside `sync_ref_model: true`.
+
+    Without it the reference stays what it is.
+    """
+    if preference.has_reference and online.trl is not None and not online.trl.sync_ref_model:
+        yield from find_idle_keys(online.trl, SYNC_KEYS[1:], "`sync_ref_model: true`", "trl.")
+
+
+def _check_sync(
+    preference: PreferenceSection, online: OnlineSection, reference: ReferenceSection
+) -> Iterator[Finding]:
+    """A reference that follows the policy begins as the policy, and is asked as it is at each step.
+
+    What it thinks of answers changes on the way, so it cannot be computed ahead.  A model or adapter that is named has
+    other weights than those in training, or other places for them, and cannot be mixed with these.
+    """
+    if not preference.has_reference or online.reference_sync is None:
+        return
+    asked = {
+        "precompute_ref_log_probs": bool(preference.precompute_ref_log_probs),
+        "reference_model": reference.reference_model is not None,
+        "reference_adapter": reference.reference_adapter is not None,
+        "rl_adapter_ref_model": bool(reference.rl_adapter_ref_model),
+    }
+    for name, is_set in asked.items():
+        if is_set:
+            yield Finding(
+                "trl.sync_ref_model",
+                f"`sync_ref_model: true` does not work with `{name}`",
+                f"Remove `{name}`, or set `sync_ref_model: false`.",
+            )
+
+
 _PAIRS = "datasets:\n  - path: pairs.jsonl\n    type: chat_template.default\nrl: dpo\n"
 _LORA = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
 _MOVED = _LORA + "peft_init_lora_weights: pissa\n"
+_SYNC = "trl:\n  sync_ref_model: true\n"
 RULES = (
     Rule(
         "SD0714",
@@ -168,5 +204,17 @@ RULES = (
         _check_needless,
         wrong=_PAIRS + _LORA + "rl_adapter_ref_model: true",
         right=_PAIRS + _MOVED + "rl_adapter_ref_model: true",
+    ),
+    Rule(
+        "SD0719",
+        _check_sync_keys,
+        wrong=_PAIRS + "trl:\n  ref_model_sync_steps: 32",
+        right=_PAIRS + _SYNC + "  ref_model_sync_steps: 32",
+    ),
+    Rule(
+        "SD0722",
+        _check_sync,
+        wrong=_PAIRS + _SYNC + "precompute_ref_log_probs: true",
+        right=_PAIRS + _SYNC,
     ),
 )

@@ -30,7 +30,7 @@ def build_trainer(
         **gather_options(parts, config, schedule, precision, hardware),
     )
     equip_trainer_(trainer, parts, config, hardware)
-    give_reference_(trainer, config, precision, hardware)
+    give_reference_(trainer, config, precision, hardware, parts.resume)
     return trainer
 
 
