@@ -128,7 +128,6 @@ INERT: dict[str, str] = {
     "torch_dtype": "Delete it, and set `bf16`, `fp16` or `float32` to true.",
     "base_model_ignore_patterns": "Delete it: only the files that a model needs are fetched.",
     "full_finetune": "Delete it: without `adapter` every weight is trained.",
-    "rl_adapter_ref_model": "Delete it: the reference is the model as it starts, its adapter included.",
     "gptq_groupsize": _GPTQ,
     "gptq_model_v1": _GPTQ,
     "gptq_disable_exllama": "Delete it: the GPTQ library chooses its kernels.",
@@ -184,6 +183,8 @@ FOREIGN: dict[str, str] = {
     "train_on_split": "split",
     "report_to": "use_wandb",
     "fp32": "float32",
+    "ref_model": "reference_model",
+    "ref_model_adapters": "reference_adapter",
     "logging_first_step": "logging_steps",
 }
 

@@ -52,6 +52,7 @@ from siredon.config.sections.precision import PrecisionSection
 from siredon.config.sections.preference import PreferenceSection, RewardSection
 from siredon.config.sections.quantization import QuantizationSection
 from siredon.config.sections.ray import RaySection
+from siredon.config.sections.reference import ReferenceSection
 from siredon.config.sections.serving import ServingSection
 from siredon.config.sections.streaming import StreamingSection
 from siredon.config.sections.tokenizer import TokenizerSection
@@ -92,6 +93,7 @@ class Config(Section):
     schedule: ScheduleSection
     loss: LossSection
     preference: PreferenceSection
+    reference: ReferenceSection
     reward: RewardSection
     online: OnlineSection
     nemo_gym: NemoGymSection
@@ -212,6 +214,19 @@ class Config(Section):
             "overrides": {**section.overrides, "num_labels": self.reward.num_labels or outputs},
         }
         return section.model_copy(update=changes)
+
+    @property
+    def reference_to_load(self) -> ModelSection:
+        """The second model that a policy is compared with, read as the base is; the base itself if none is named."""
+        name = self.reference.reference_model
+        if name is None:
+            return self.model
+        changes = {
+            "base_model": name,
+            "base_model_config": None,
+            "revision": self.reference.reference_revision,
+        }
+        return self.model.model_copy(update={**changes, "reinit_weights": False})
 
     @property
     def flattens_batches(self) -> bool:

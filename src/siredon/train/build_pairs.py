@@ -39,5 +39,5 @@ def build_pair_trainer(
     trainer = make_pair_trainer(objective, parts.base, options)
     equip_trainer_(trainer, parts, config, hardware)
     if objective.needs_reference:
-        give_reference_(trainer, config, precision, hardware)
+        give_reference_(trainer, config, precision, hardware, parts.resume)
     return trainer

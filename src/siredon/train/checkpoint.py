@@ -32,11 +32,13 @@ from siredon.train.space import explain_disk
 from siredon.train.trainer import SiredonTrainer
 
 _STATE = "siredon.json"
+#: Weights of a reference that follows the policy, if there is one.
+REFERENCE = "reference.safetensors"
 #: Where the stream of training rows was, if there is one.
 STREAM = "stream.json"
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", _STATE)
 _ONLY_STATE = {"optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin"}
-_ONLY_STATE |= {STREAM, _STATE, MANIFEST, "README.md"}
+_ONLY_STATE |= {STREAM, REFERENCE, _STATE, MANIFEST, "README.md"}
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 

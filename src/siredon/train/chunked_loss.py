@@ -122,7 +122,7 @@ def choose_loss_(trainer: SiredonTrainer, base: Any, config: Config, hardware: H
     asked = asks_for_chunks(config)
     if asked is False or (asked is None and not hardware.is_gpu and not trainer.chunks_everywhere):
         return
-    found = _find_head(trainer, base)
+    found = find_head_of(trainer, trainer.model, base)
     if isinstance(found, str):
         tell = warn if asked else note
         tell(f"loss: cross-entropy over logits, because {found}")
@@ -169,12 +169,18 @@ def report_loss(model: Any, base: Any, config: Config, hardware: Hardware, preci
     )
 
 
-def _find_head(trainer: SiredonTrainer, base: Any) -> Head | str:
+def find_head_of(trainer: SiredonTrainer, model: Any, base: Any) -> Head | str:
+    """The head of a model that a trainer runs, or why its logits are left to the model.
+
+    Args:
+        trainer: Runs it.
+        model: The module that is called, on its device.
+        base: The model of transformers inside it.
+    """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return "weights are sharded"
     if trainer.args.ddp_find_unused_parameters:
         return "weights that take no part in a step are looked for, which the head would seem to be"
-    model = trainer.model
     ids = torch.arange(_FIRST_ID, _FIRST_ID + _NUM_TRIED, device=trainer.args.device)[None]
     batch: Any = {
         "input_ids": ids,

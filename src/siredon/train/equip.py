@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,11 @@ def plan_saving(trainer: SiredonTrainer, config: Config, hardware: Hardware, par
         is_adapter=config.adapter.adapter is not None,
         saves_state=not section.save_only_model,
     )
+    if config.online.reference_sync is not None and not section.save_only_model:
+        # The reference has as many numbers as are trained, and is written too
+        trained = (weight for weight in trainer.model.parameters() if weight.requires_grad)
+        more = sum(weight.numel() * weight.element_size() for weight in trained)
+        sizes = replace(sizes, optimizer=sizes.optimizer + more)
     check_space(sizes, section, trainer.args, count_steps(config, parts.prepared.num_packs).num_steps)
     asked = section.save_in_background
     in_background = hardware.is_gpu if asked is None else asked

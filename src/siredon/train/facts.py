@@ -19,7 +19,7 @@ from siredon.distributed.ranks import num_ranks
 from siredon.environment import LIBRARIES, find_version
 from siredon.hardware import Hardware, describe_libraries
 from siredon.redaction import is_secret_variable, redact, redact_values, strip_addresses
-from siredon.train.fingerprint import fingerprint_weights
+from siredon.train.fingerprint import fingerprint_reference, fingerprint_weights
 
 #: Packages that a run may compute with, besides those that every installation has.
 _OPTIONAL = (
@@ -82,7 +82,8 @@ def describe_machine(config: Config, hardware: Hardware) -> dict[str, Any]:
         "versions": describe_versions(),
         "hardware": {**asdict(hardware), "num_threads": torch.get_num_threads()},
         "num_ranks": num_ranks(),
-        "weights": fingerprint_weights(config.model, config.adapter),
+        "weights": fingerprint_weights(config.model, config.adapter)
+        | fingerprint_reference(config.reference_to_load, config.reference),
         "code": {
             "siredon": describe_checkout(Path(siredon.__file__).parent, "__init__.py"),
             "folder": describe_checkout(Path.cwd()),

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from siredon.config.model_folder import find_folder, find_place
 from siredon.config.sections.adapter import AdapterSection
 from siredon.config.sections.model import ModelSection
+from siredon.config.sections.reference import ReferenceSection
 from siredon.train.publish import hash_files
 
 #: Up to so many bytes every one is read; of more, a sample.
@@ -43,6 +44,21 @@ def fingerprint_weights(model: ModelSection, adapter: AdapterSection) -> dict[st
     folders = [adapter.lora_model_dir, *adapter.lora_frozen_dirs]
     for folder in filter(None, folders):
         found[f"adapter {folder}"] = _describe(_list_weights(Path(folder).expanduser())) or GONE
+    return found
+
+
+def fingerprint_reference(model: ModelSection, reference: ReferenceSection) -> dict[str, str]:
+    """The same of the model that a policy is compared with, where the file says which: key -> hash.
+
+    Args:
+        model: What is read for it: see `Config.reference_to_load`.
+        reference: Which keys are set.
+    """
+    found, folder = {}, reference.reference_adapter
+    if reference.has_second_model:
+        found["reference_model"] = _describe(_list_base(model)) or _name_missing(model)
+    if folder is not None:
+        found["reference_adapter"] = _describe(_list_weights(Path(folder).expanduser())) or GONE
     return found
 
 

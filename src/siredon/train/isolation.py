@@ -30,28 +30,30 @@ _EXPERT_ROUNDING = 1e-2
 _ROUNDING = 0.1
 
 
-def check_isolation(trainer: SiredonTrainer, attention: str) -> None:
+def check_isolation(trainer: SiredonTrainer, attention: str, model: Any = None) -> None:
     """Puts documents together as the run will, and looks whether any of them reaches another.
 
     Args:
         trainer: Holds the model, on its device, and the collator.
         attention: Value of `attn_implementation`, for the message.
+        model: Another model to try, which is not trained; default that of the trainer.
 
     Raises:
         ModelError: One does.
     """
+    learns, model = model is None, trainer.model if model is None else model
+    assert model is not None
     for size in sorted({trainer.args.train_batch_size, trainer.args.eval_batch_size}):
-        leak = find_leak(trainer, size)
+        leak = find_leak(trainer, size, gradients=learns, model=model)
         if leak is None:
             continue
         if type(trainer.data_collator) is Collator and trainer.data_collator.marks_samples:
             raise ModelError(
-                f"both answers of a pair lie in one sequence, and a model of type {trainer.model.config.model_type} "
+                f"both answers of a pair lie in one sequence, and a model of type {model.config.model_type} "
                 f"with `attn_implementation: {attention}` lets them see each other: {leak}",
                 "Try another `attn_implementation`, or weights that are not rounded in 8 bits.",
             )
-        assert trainer.model is not None
-        if mixes_tokens(trainer.model):
+        if mixes_tokens(model):
             raise ModelError(
                 "packing: with bitsandbytes' 8-bit products documents in one sequence change each other, as an outlier "
                 f"in one keeps a column of all from being rounded: {leak}",
@@ -60,18 +62,24 @@ def check_isolation(trainer: SiredonTrainer, attention: str) -> None:
                 "`load_in_torchao: int8`.",
             )
         fix = "Set `sample_packing: false` and `eval_sample_packing: false` (and no `batch_flattening`), or try "
-        if size > 1 and not _flattens(trainer) and find_leak(trainer, 1) is None:
+        if (
+            size > 1
+            and not _flattens(trainer)
+            and find_leak(trainer, 1, gradients=learns, model=model) is None
+        ):
             fix += "`multipack_real_batches: false`: a single pack passes, a batch of them does not."
         else:
             fix += "another `attn_implementation`."
         raise ModelError(
-            f"packing: a model of type {trainer.model.config.model_type} with `attn_implementation: {attention}` lets "
+            f"packing: a model of type {model.config.model_type} with `attn_implementation: {attention}` lets "
             f"documents in one sequence see each other: {leak}",
             fix,
         )
 
 
-def find_leak(trainer: SiredonTrainer, num_packs: int, *, gradients: bool = True) -> str | None:
+def find_leak(
+    trainer: SiredonTrainer, num_packs: int, *, gradients: bool = True, model: Any = None
+) -> str | None:
     """How a document in a batch of packs reaches another, in words; None if it does not.
 
     1. Every token of the middle documents is changed: no other logit may move, not by a bit.  (Experts that group
@@ -83,10 +91,10 @@ def find_leak(trainer: SiredonTrainer, num_packs: int, *, gradients: bool = True
         trainer: Holds the model and the collator.
         num_packs: Packs per batch.
         gradients: Whether to look at gradients too.
+        model: Another model to try; default that of the trainer.
     """
-    probe = _Probe(trainer, num_packs)
-    model = trainer.model
-    assert model is not None
+    model = trainer.model if model is None else model
+    probe = _Probe(trainer, num_packs, model)
     was_training = model.training
     model.eval()
     try:
@@ -104,6 +112,7 @@ def find_leak(trainer: SiredonTrainer, num_packs: int, *, gradients: bool = True
 class _Probe:
     trainer: SiredonTrainer
     num_packs: int
+    model: Any
 
     def collate(self, packs: list[tuple[Sample, ...]]) -> Batch:
         """A batch as the run makes it, but no longer than it need be."""
@@ -114,8 +123,7 @@ class _Probe:
 
     def run(self, batch: Batch) -> torch.Tensor:
         """Logits, in fp32."""
-        assert self.trainer.model is not None
-        return self.trainer.run_model(self.trainer.model, batch).float()
+        return self.trainer.run_model(self.model, batch).float()
 
     def build(self, *, changed: bool = False) -> Batch:
         """Packs of three documents; labels say which of the three a token is of."""
@@ -123,8 +131,7 @@ class _Probe:
 
     @property
     def has_experts(self) -> bool:
-        assert self.trainer.model is not None
-        settings = self.trainer.model.config.get_text_config().to_dict()
+        settings = self.model.config.get_text_config().to_dict()
         # `num_experts`, `num_local_experts`, `n_routed_experts`: each architecture has its own name.
         return any(name.endswith("experts") and value not in (None, 0, 1) for name, value in settings.items())
 
@@ -165,10 +172,9 @@ def _compare_alone(probe: _Probe) -> str | None:
 
 
 def _follow_gradients(probe: _Probe) -> str | None:
-    assert probe.trainer.model is not None
     batch = probe.build()
     middle = batch["labels"] == _MIDDLE
-    with torch.enable_grad(), _embeddings_as_leaves(probe.trainer.model) as leaves:
+    with torch.enable_grad(), _embeddings_as_leaves(probe.model) as leaves:
         total = probe.run(batch)[middle].square().sum()
         found = torch.autograd.grad(total, leaves, allow_unused=True)
     reached = max(

@@ -83,8 +83,11 @@ class Doctor:
         where = f"rank {rank()}: " if num_ranks() > 1 else ""
         asked = f" when {show_gib(failure.asked)} more were asked for" if failure.asked else ""
         held_in_all = "it held" if failure.reason else "it would hold"
+        others = self.prober.count_held()
         held = (
-            f"weights {show_gib(self.prober.count_weights())}, gradients "
+            f"weights {show_gib(self.prober.count_weights())}, "
+            + (f"reference {show_gib(others)}, " if others else "")
+            + "gradients "
             f"{show_gib(self.prober.count_gradients())}, optimizer {show_gib(self.prober.count_state())}"
         )
         message = (

@@ -50,6 +50,10 @@ class PairTrainer(SiredonTrainer):
         """Whether the policy is compared with a reference model."""
         return self.objective.needs_reference
 
+    def list_held(self) -> Iterator[Tensor]:
+        """Those of the reference."""
+        return iter(()) if self.reference is None else self.reference.list_tensors()
+
     def count_items(self, batch: Batch) -> Tensor:
         """Pairs, and learned tokens of their chosen answers."""
         chosen = (batch["labels"] != IGNORE) & (batch["samples"] % 2 == 0)
@@ -111,7 +115,7 @@ class PairTrainer(SiredonTrainer):
         model.eval()
         try:
             with torch.no_grad(), self.weights_away(), self.reference.standing_in():
-                return self.score_samples(model, inputs)
+                return self.score_samples(self.reference.model, inputs)
         finally:
             model.train(was_training)
 

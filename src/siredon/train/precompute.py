@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import secrets
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,14 @@ from siredon.data.cache import REFERENCE, cache_key
 from siredon.data.collate import PackDataset
 from siredon.data.table import JoinedTable, References
 from siredon.distributed.ranks import rank
-from siredon.hardware import Hardware
+from siredon.hardware import Hardware, release_memory
 from siredon.log import note
 from siredon.model.precision import Precision
+from siredon.train.callbacks.reference import ReferenceSync, read_reference_
 from siredon.train.facts import describe_versions
-from siredon.train.fingerprint import fingerprint_weights
+from siredon.train.fingerprint import ABSENT, fingerprint_reference, fingerprint_weights
 from siredon.train.pair_trainer import PairTrainer
-from siredon.train.reference import choose_reference
+from siredon.train.reference import Reference, choose_reference, copy_start, load_reference
 from siredon.train.step_scores import score_table
 
 #: Sections that decide what the model is before it is trained, and how it computes.
@@ -32,34 +36,66 @@ _SECTIONS = (
 )
 
 
-def give_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:
-    """Lets a trainer compare with the policy at its start, live or computed ahead, as the config says.
+def give_reference_(
+    trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware, resume: Path | None
+) -> None:
+    """Lets a trainer compare with the policy at its start, or with the model that the config names, live or ahead.
 
-    A checkpoint is loaded later: the model is still as it starts.
+    A checkpoint is loaded later: the model is still as it starts.  Only a reference that follows the policy is where
+    the checkpoint `resume` has it.
     """
-    if config.preference.precompute_ref_log_probs:
+    sync = config.online.reference_sync
+    if sync is not None:
+        moving = copy_start(trainer)
+        if resume:
+            read_reference_(moving, resume)
+        trainer.add_callback(ReferenceSync(moving, sync.ref_model_mixup_alpha, sync.ref_model_sync_steps))
+        trainer.reference = moving
+    elif config.preference.precompute_ref_log_probs:
         take_reference_(trainer, config, precision, hardware)
     else:
-        trainer.reference = choose_reference(trainer)
+        trainer.reference = (
+            load_reference(trainer, config, precision, hardware)
+            if config.reference.is_chosen
+            else choose_reference(trainer)
+        )
 
 
 def take_reference_(trainer: PairTrainer, config: Config, precision: Precision, hardware: Hardware) -> None:
-    """Lets the data of a trainer say what the reference model, its model as it is now, thinks of each sample."""
+    """Lets the data of a trainer say what the reference model thinks of each sample.
+
+    It is the trainer's model as it is now, or the one that the config names, which is read only if it has to be asked,
+    and let go afterwards.
+    """
+
+    @cache
+    def find() -> Reference | None:
+        named = config.reference.is_chosen
+        return load_reference(trainer, config, precision, hardware) if named else None
+
+    if ABSENT in fingerprint_reference(config.reference_to_load, config.reference).values():
+        find()  # Fetches it: then it can be told from others
     made = _describe(config, precision, hardware)
     root = Path(config.data.dataset_prepared_path).expanduser()
     train: Any = trainer.train_dataset
     validation: Any = trainer.eval_dataset
-    trainer.train_dataset = _extend(trainer, train, made, root)
+    trainer.train_dataset = _extend(trainer, train, made, root, find)
     if validation is not None:
-        trainer.eval_dataset = _extend(trainer, validation, made, root)
+        trainer.eval_dataset = _extend(trainer, validation, made, root, find)
+    find.cache_clear()
+    release_memory(hardware)
 
 
 def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[str, Any]:
     """Everything but the samples on which log-probabilities depend."""
-    sections = config.model_dump(mode="json", include=set(_SECTIONS))
+    named = fingerprint_reference(config.reference_to_load, config.reference)
+    second = config.reference.has_second_model
+    # A second model has nothing of the policy: not its adapter, nor what of it is trained
+    left_out = {"adapter", "freezing"} if second and len(named) == 1 else set()
     return {
-        "sections": sections,
-        "weights": fingerprint_weights(config.model, config.adapter),
+        "sections": config.model_dump(mode="json", include=set(_SECTIONS) - left_out),
+        "weights": {} if second else fingerprint_weights(config.model, config.adapter),
+        **({"named": named, "revision": config.reference.reference_revision} if named else {}),
         "seed": config.batch.seed,  # of weights that are drawn
         "formats": precision.describe(),
         "device": hardware.describe(),
@@ -67,14 +103,22 @@ def _describe(config: Config, precision: Precision, hardware: Hardware) -> dict[
     }
 
 
-def _extend(trainer: PairTrainer, dataset: PackDataset, made: dict[str, Any], root: Path) -> PackDataset:
+def _extend(
+    trainer: PairTrainer,
+    dataset: PackDataset,
+    made: dict[str, Any],
+    root: Path,
+    find: Callable[[], Reference | None],
+) -> PackDataset:
     table = dataset.table
     assert isinstance(table, JoinedTable)
     path = root / cache_key({"reference": made, "samples": table.fingerprint()}) / REFERENCE
     found = _read(path, table)
     if found is None:
         note(f"reference: computing log-probabilities of {len(table):,} {table.unit}")
-        found = score_table(trainer, table)
+        reference = find()
+        with nullcontext() if reference is None else reference.standing_in():
+            found = score_table(trainer, table, trainer.model if reference is None else reference.model)
         if rank() == 0:
             _write(path, found)
         trainer.accelerator.wait_for_everyone()

@@ -86,6 +86,10 @@ class Prober:
         model = self.trainer.model
         return count_bytes(iter([*model.parameters(), *model.buffers()]))
 
+    def count_held(self) -> int:
+        """Bytes of what the method holds beside the model: its reference."""
+        return count_bytes(self.trainer.list_held())
+
     def count_gradients(self) -> int:
         """Bytes of all gradients."""
         return count_bytes(iter(self.trained))

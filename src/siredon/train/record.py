@@ -22,7 +22,7 @@ from siredon.train.arguments import count_steps
 from siredon.train.checkpoint import count_steps_done
 from siredon.train.compare import compare_facts
 from siredon.train.facts import Run, describe_versions, gather_facts, list_hidden
-from siredon.train.fingerprint import fingerprint_weights
+from siredon.train.fingerprint import fingerprint_reference, fingerprint_weights
 from siredon.train.output import prepare_output
 from siredon.train.publish import write_whole
 from siredon.train.resume_rules import Identity
@@ -39,6 +39,7 @@ def identify_run(config: Config, prepared: Prepared, formats: str = "", device: 
         device: What computes, for people.
     """
     batch = config.batch
+    references = fingerprint_reference(config.reference_to_load, config.reference).values()
     return Identity(
         prepared.fingerprint,
         num_ranks(),
@@ -47,6 +48,7 @@ def identify_run(config: Config, prepared: Prepared, formats: str = "", device: 
         batch.seed,
         train_data=prepared.train_fingerprint,
         model="; ".join(fingerprint_weights(config.model, config.adapter).values()),
+        reference="; ".join(references),
         num_steps=count_steps(config, prepared.num_packs).num_steps,
         num_packs=prepared.num_packs or 0,
         formats=formats,

@@ -11,6 +11,7 @@ from siredon.config.fields import Section
 from siredon.config.resume_kinds import Kind, kind_in, list_working
 from siredon.config.schema import Config
 from siredon.train.arguments import build_schedule
+from siredon.train.fingerprint import ABSENT
 
 #: `refused` ends the run before anything is loaded, `warned` is a warning, `allowed` a line.
 Verdict = Literal["allowed", "warned", "refused"]
@@ -32,6 +33,7 @@ class Identity:
         seed: Seed of all random choices.
         train_data: Fingerprint of the training rows alone; empty if there is none.
         model: Fingerprint of the weights it starts from; empty if it is not known.
+        reference: Fingerprint of the model that the policy is compared with; empty if none is named.
         num_steps: Optimizer steps of the whole run; 0 if it is not known.
         num_packs: Sequences of an epoch, with the empty ones that several ranks need; 0 for a stream.
         formats: Number formats, for people.
@@ -47,6 +49,7 @@ class Identity:
     seed: int
     train_data: str = ""
     model: str = ""
+    reference: str = ""
     num_steps: int = 0
     num_packs: int = 0
     formats: str = ""
@@ -171,6 +174,11 @@ def _compare_facts(then: Mapping[str, Any], now: Identity) -> Iterator[Differenc
     if then.get("model") and now.model and then["model"] != now.model:
         reason = "the checkpoint belongs to other weights of `base_model`"
         yield Difference("base_model", then["model"], now.model, "refused", reason)
+    reference = then.get("reference", "")
+    # What was not fetched yet when the run began is not known
+    if reference != now.reference and ABSENT not in reference + now.reference:
+        reason = "the policy would be compared with another model"
+        yield Difference("reference", reference or None, now.reference or None, "refused", reason)
     if then.get("formats") and now.formats and then["formats"] != now.formats:
         yield Difference("number formats", then["formats"], now.formats, "refused", "other arithmetic")
     if then.get("device") and now.device and then["device"] != now.device:

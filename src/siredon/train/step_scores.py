@@ -83,13 +83,13 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
     def choose(scores: References) -> Tensor:
         return torch.from_numpy(np.asarray(scores).reshape(len(table), -1)[rows].flatten())
 
-    policy = choose(score_table(trainer, table, rows))
+    policy = choose(score_table(trainer, table, trainer.model, rows))
     if trainer.reference is None:
         assert table.reference is not None
         reference = choose(table.reference)
     else:
         with trainer.reference.standing_in():
-            reference = choose(score_table(trainer, table, rows))
+            reference = choose(score_table(trainer, table, trainer.reference.model, rows))
     samples = (sample for index in rows for sample in table.take(int(index)))
     tokens = torch.tensor([int((sample.labels != IGNORE).sum()) for sample in samples])
     return PairScores(
@@ -98,15 +98,15 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
 
 
 def score_table(
-    trainer: PairTrainer, table: JoinedTable, rows: npt.NDArray[np.int64] | None = None
+    trainer: PairTrainer, table: JoinedTable, model: Any, rows: npt.NDArray[np.int64] | None = None
 ) -> References:
-    """Log-probabilities of the samples of a table by the model as it is now, [N]; each rank computes a part of them.
+    """Log-probabilities of the samples of a table by a model as it is now, [N]; each rank computes a part of them.
 
     If rows are given, those of others are 0.
     """
     collator: Any = trainer.data_collator
     assert isinstance(collator, Collator)
-    model, size = trainer.model, trainer.args.eval_batch_size
+    size = trainer.args.eval_batch_size
     # Alike in length: little padding; and the largest batch first
     order = np.argsort(-table.lengths, kind="stable")
     order = order if rows is None else order[np.isin(order, rows)]

@@ -89,7 +89,7 @@ class SiredonTrainer(GuardedTrainer):
         self.step_items = torch.ones(self.num_items, dtype=torch.long, device=self.args.device)
         # Share of this rank in the loss of the optimizer step; its mean over ranks is that loss
         self.step_loss = torch.zeros((), device=self.args.device)
-        self._selects_logits = selects_logits
+        self.selects_logits = selects_logits
         self._autocast = autocast
         self._schedule = schedule
         self._sources = tuple(sources)
@@ -412,6 +412,10 @@ class SiredonTrainer(GuardedTrainer):
         """Tokens that all ranks have trained on, padding left out, and how many of them this call has learned."""
         return self.num_tokens_seen, self.num_targets_seen
 
+    def list_held(self) -> Iterator[torch.Tensor]:
+        """What is held for this method beside the model in training, as a reference model is."""
+        return iter(())
+
     def measure_step_loss(self) -> torch.Tensor:
         """The loss of this optimizer step, over all its targets, on all ranks, after its backward passes.
 
@@ -483,7 +487,7 @@ class SiredonTrainer(GuardedTrainer):
         """Logits of shape [B, K, V], the ids that they predict, [B, K], and at which tokens they stand, [K]."""
         targets = shift_labels(inputs["labels"])
         places = torch.arange(targets.shape[1], device=targets.device)
-        if not self._selects_logits:
+        if not self.selects_logits:
             return self.run_model(model, inputs), targets, places
         # Logits only at positions that predict a target in some row; at least one, so that a
         # batch without targets still has a (zero) gradient.

@@ -132,11 +132,6 @@ def test_one_thing_is_not_asked_for_and_ruled_out(added: str, code: str):
     assert (found.code, found.severity) == (code, "error")
 
 
-def test_a_reference_of_its_own_is_passed_over():
-    (found,) = check(DPO + "rl_adapter_ref_model: true\n", PAIRS).diagnostics
-    assert (found.key, found.severity) == ("rl_adapter_ref_model", "warning")
-
-
 @pytest.mark.parametrize(
     ("added", "is_measured"),
     [

@@ -213,7 +213,7 @@ def test_each_pack_of_a_flattened_batch_has_its_own_loss(selects: bool):
     found = []
     for flatten in (False, True):
         trainer = build_steps_trainer(build_model(), flatten=flatten)
-        trainer._selects_logits = selects
+        trainer.selects_logits = selects
         with torch.no_grad():
             found.append(
                 trainer._sum_rows(trainer.model, trainer._prepare_inputs(trainer.data_collator(packs)))

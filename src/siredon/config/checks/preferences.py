@@ -17,7 +17,7 @@ from siredon.config.sections.file import PluginSection
 from siredon.config.sections.hatchery import HatcherySection
 from siredon.config.sections.memory import MemorySection
 from siredon.config.sections.model import ModelSection
-from siredon.config.sections.online import NemoGymSection, OnlineSection, TrlOptions
+from siredon.config.sections.online import SYNC_KEYS, NemoGymSection, OnlineSection, TrlOptions
 from siredon.config.sections.packing import PackingSection
 from siredon.config.sections.preference import PreferenceSection, RewardSection
 
@@ -72,7 +72,8 @@ def _check_idle(
 ) -> Iterator[Finding]:
     """Settings of a method come with that method.
 
-    Others pass over them.  Of `trl`, methods that write no answers read `beta` alone.
+    Others pass over them.  Of `trl`, methods that write no answers read `beta` alone, and those that compare with a
+    reference also how it follows.
     """
     rl = preference.rl
     for readers in dict.fromkeys(_READERS.values()):
@@ -84,8 +85,9 @@ def _check_idle(
     if rl is None:
         yield from find_idle_keys(online, ("trl",), "`rl: grpo`")
     elif rl not in _ONLINE and online.trl:
+        read = ("beta", *(SYNC_KEYS if preference.has_reference else ()))
         yield from find_useless_keys(
-            online.trl, keys_but(TrlOptions, "beta"), f"with `rl: {rl}`", prefix="trl."
+            online.trl, keys_but(TrlOptions, *read), f"with `rl: {rl}`", prefix="trl."
         )
     if rl != "ebft":
         yield from find_idle_keys(online, ("ebft",), "`rl: ebft`")
@@ -243,8 +245,7 @@ def _check_answers(preference: PreferenceSection, online: OnlineSection) -> Iter
     if not (trl.async_prefetch or trl.use_data_producer):
         yield from find_idle_keys(trl, _AHEAD_KEYS, "`async_prefetch: true`", "trl.")
     if not trl.sync_ref_model:
-        parts = ("ref_model_mixup_alpha", "ref_model_sync_steps")
-        yield from find_idle_keys(trl, parts, "`sync_ref_model: true`", "trl.")
+        yield from find_idle_keys(trl, SYNC_KEYS[1:], "`sync_ref_model: true`", "trl.")
     if not trl.log_completions:
         yield from find_idle_keys(trl, ("num_completions_to_print",), "`log_completions: true`", "trl.")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, planned
+from siredon.config.fields import Bool, Float, Int, Section, Str, StrList, key, planned
 
 RatioLimit = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
+
+#: Keys of `trl:` about a reference that follows the policy; the first one switches it on.
+SYNC_KEYS = ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps")
 
 
 class TrlSampling(Section):
@@ -76,9 +80,13 @@ class TrlOptions(TrlSampling, TrlAsync):
     loss_type: Str | None = planned("Loss of TRL, such as `grpo`, `bnpo` or `dr_grpo`.")
     use_liger_loss: Bool | None = planned("The loss by Liger's kernel.")
     mask_truncated_completions: Bool = planned("Do not learn answers that were cut off.", False)
-    sync_ref_model: Bool = planned("Let the reference model follow.", False)
-    ref_model_mixup_alpha: Float = planned("Part of the trained weights that the reference takes on.", 0.9)
-    ref_model_sync_steps: Int = planned("Optimizer steps between two such updates.", 64)
+    sync_ref_model: Bool = key(
+        "Let the reference follow the policy (TR-DPO); for `dpo`, `ipo`, `kto`.", False
+    )
+    ref_model_mixup_alpha: Float = key(
+        "Part of the policy that the reference takes on; the paper has 0.6.", 0.9, gt=0, le=1
+    )
+    ref_model_sync_steps: Int = key("Optimizer steps between two such updates.", 64, ge=1)
     log_completions: Bool = planned("Log some answers.", False)
     num_completions_to_print: Int | None = planned("How many.")
 
@@ -113,8 +121,15 @@ class EbftOptions(Section):
 class OnlineSection(Section):
     """Methods that train on their own answers."""
 
-    trl: TrlOptions | None = planned("Sampling, rewards and loss of GRPO and its kin.")
+    trl: TrlOptions | None = key(
+        "A reference that follows the policy; sampling, rewards and loss of GRPO and its kin.", None
+    )
     ebft: EbftOptions | None = planned("Rewards from features of the model.")
+
+    @property
+    def reference_sync(self) -> TrlOptions | None:
+        """How the reference follows the policy; None where it stays what it is."""
+        return self.trl if self.trl is not None and self.trl.sync_ref_model else None
 
 
 class NemoGymSection(Section):

@@ -38,7 +38,7 @@ def build_trainer(
     options = gather_options(parts, config, schedule, precision, hardware)
     trainer = make_trainer(parts.base, config, options)
     equip_trainer_(trainer, parts, config, hardware)
-    give_reference_(trainer, config, precision, hardware)
+    give_reference_(trainer, config, precision, hardware, parts.resume)
     return trainer
 
 
