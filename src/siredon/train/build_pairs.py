@@ -23,7 +23,7 @@ def build_pair_trainer(
 ) -> PairTrainer:
     """A trainer that is ready to run, with the reference model that its objective needs."""
     trainer = PairTrainer(
-        objective=objective,
+        objective=objective.measuring(config.preference),
         selects_logits=takes_logits_to_keep(parts.base),
         **gather_options(parts, config, schedule, precision, hardware),
     )

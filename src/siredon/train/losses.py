@@ -63,6 +63,20 @@ def target_collisions(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows
     return torch.cat(parts).view_as(targets)
 
 
+def target_entropies(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 1024) -> torch.Tensor:
+    """Entropy of the softmax that each target is drawn from, [...], fp32, in nats, without gradient.
+
+    Equals `-(p.exp() * p).sum(-1)` with `p = logits.float().log_softmax(-1)`, as in `ops.token_statistics`; 0 where
+    there is no target.
+    """
+    flat, wanted = logits.detach().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    parts = []
+    for rows, ids in zip(torch.split(flat, chunk_rows), torch.split(wanted, chunk_rows), strict=True):
+        logs = rows.float().log_softmax(-1)
+        parts.append(-(logs.exp() * logs).sum(-1).where(ids != IGNORE, 0.0))
+    return torch.cat(parts).view_as(targets)
+
+
 def sum_by_source(
     logits: torch.Tensor,
     targets: torch.Tensor,
