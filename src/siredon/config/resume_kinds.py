@@ -111,6 +111,7 @@ _KEYS: dict[str, Kind] = {
     "loss_watchdog_patience": "watched",
     "precompute_ref_log_probs": "rounding",
     "log_entropy": "free",
+    "log_kl": "free",
 }
 #: A schedule that looks at the validations makes these a part of the training.
 _DECIDE_PLATEAUS = (

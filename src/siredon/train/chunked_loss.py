@@ -16,10 +16,11 @@ from siredon.log import note, warn
 from siredon.model.head import Head, catch_hidden, find_head
 from siredon.model.install import Row
 from siredon.model.precision import Precision
+from siredon.ops.divergence import Projection, measure_divergences
 from siredon.ops.head_rows import choose_chunk_rows
 from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
 from siredon.ops.token_statistics import measure_tokens
-from siredon.train.token_scores import NOTHING, Asked, TokenScores
+from siredon.train.token_scores import NOTHING, Asked, Prediction, TokenScores
 
 if TYPE_CHECKING:
     from siredon.train.trainer import SiredonTrainer
@@ -70,7 +71,8 @@ class ChunkedLoss:
     ) -> TokenScores:
         """Log-probability of each target, [B, T], fp32, with its gradient; 0 where there is none.  As `measure`.
 
-        If asked, also entropies, of the same pass, and collisions, for which the head is gone through a second time.
+        If asked, also entropies, of the same pass; collisions, for which the head is gone through a second time; and
+        divergences from the prediction of another pass, for which both heads are.
         """
         with catch_hidden(self.head.layer) as caught:
             run()
@@ -80,10 +82,20 @@ class ChunkedLoss:
         found = measure_tokens(
             rows, weight, targets.flatten(), asked.measures, options=options, bias=self.head.bias
         )
+        # What stands in for the weights later has other data: this keeps what they are now
+        bias = None if self.head.bias is None else self.head.bias.detach()
+        own, divergences = Projection(rows.detach(), weight.detach(), bias), None
+        if asked.against is not None:
+            assert asked.against.projection is not None
+            divergences = measure_divergences(
+                own, asked.against.projection, targets.flatten(), options=options
+            ).view_as(targets)
         return TokenScores(
             found.log_probs.view_as(targets),
             None if found.collisions is None else found.collisions.view_as(targets),
             None if found.entropies is None else found.entropies.detach().view_as(targets),
+            divergences,
+            Prediction(own) if asked.prediction else None,
         )
 
     def _choose_options(self, targets: Tensor, num_targets: int | None) -> LossOptions:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from siredon.config.sections.preference import (
+    DIVERGENCE_MEASURES,
     ENTROPY_MEASURES,
     PAIR_MEASURES,
     REFERENCE_MEASURES,
@@ -33,6 +34,7 @@ class Objective:
         needs_step: Whether it needs the scores of the whole step.
         weighs: Whether pairs count by how likely the model is to write them itself (`pair_weights`).
         entropies: Whether entropies are measured.
+        divergences: Whether divergences from the reference model are.
     """
 
     loss: Callable[[PairScores], LossParts]
@@ -41,6 +43,7 @@ class Objective:
     needs_step: bool = False
     weighs: bool = False
     entropies: bool = False
+    divergences: bool = False
 
     def run(self, scores: PairScores) -> LossParts:
         """What pairs add to the loss of their step."""
@@ -53,11 +56,12 @@ class Objective:
             *PAIR_MEASURES,
             *(REFERENCE_MEASURES if self.needs_reference else ()),
             *(ENTROPY_MEASURES if self.entropies else ()),
+            *(DIVERGENCE_MEASURES if self.divergences else ()),
         )
 
     def measuring(self, preference: PreferenceSection) -> Objective:
         """The same, with what the file wants to be measured beside it."""
-        return replace(self, entropies=bool(preference.log_entropy))
+        return replace(self, entropies=bool(preference.log_entropy), divergences=bool(preference.log_kl))
 
     @property
     def asked(self) -> Asked:
@@ -86,6 +90,9 @@ class Objective:
         if self.entropies:
             assert scores.entropies is not None
             found += scores.per_token(*scores.entropies)
+        if self.divergences:
+            assert scores.divergences is not None
+            found += scores.per_token(*scores.divergences)
         return torch.stack([values.double() for values in found], dim=1)
 
     def _compare(self, scores: PairScores) -> tuple[Tensor, Tensor]:

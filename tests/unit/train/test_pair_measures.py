@@ -78,9 +78,46 @@ def test_entropies_are_the_truth_however_pairs_lie(write_config: Any, chunked: b
         assert validation[f"eval_entropy/{side}"] == pytest.approx(value, rel=1e-5)
 
 
+def true_divergences(model: Any, other: Any, samples: Sequence[Sample]) -> dict[str, float]:
+    exact, against = copy.deepcopy(model).double(), copy.deepcopy(other).double()
+
+    def measure(sample: Sample) -> Tensor:
+        logs = find_logs(exact, sample)
+        return (logs.exp() * (logs - find_logs(against, sample))).sum(-1)
+
+    return true_means(samples, measure)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_divergences_are_the_truth_however_pairs_lie(
+    write_config: Any, chunked: bool, layout: str, tied: bool
+):
+    """Also where the head itself has moved: that of the reference model is another."""
+    reference = build_model(tied=tied)
+    policy = changed(reference)
+    truth = true_divergences(policy, reference, PAIRS)
+    options = {"objective": build_objective(divergences=True), "chunked": chunked, **LAYOUTS[layout]}
+    logs, _ = take_pair_step(copy.deepcopy(policy), reference, PAIRS, write_config, **options)
+    validation = build_pair_trainer(policy, reference, PAIRS, write_config, **options).evaluate()
+    for side, value in truth.items():
+        assert value > 0.01
+        assert logs[f"kl/{side}"] == pytest.approx(value, rel=1e-4)
+        assert validation[f"eval_kl/{side}"] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_policy_that_is_its_reference_has_no_divergence(write_config: Any, chunked: bool):
+    model = build_model()
+    options = {"objective": build_objective(divergences=True), "chunked": chunked}
+    found = build_pair_trainer(model, model, PAIRS, write_config, **options).evaluate()
+    assert (found["eval_kl/chosen"], found["eval_kl/rejected"]) == (0, 0)
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 @pytest.mark.parametrize("weighs", [True, False])
-@pytest.mark.parametrize("measured", ["entropies"])
+@pytest.mark.parametrize("measured", ["entropies", "divergences"])
 def test_measuring_moves_loss_and_gradients_by_no_bit(
     write_config: Any, chunked: bool, weighs: bool, measured: str
 ):

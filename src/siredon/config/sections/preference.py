@@ -32,6 +32,8 @@ PAIR_MEASURES = (
 REFERENCE_MEASURES = ("logps/token_ratios",)
 #: What `log_entropy` adds: means over the tokens of an answer, as means over answers.
 ENTROPY_MEASURES = ("entropy/chosen", "entropy/rejected")
+#: What `log_kl` adds, in the same way.
+DIVERGENCE_MEASURES = ("kl/chosen", "kl/rejected")
 #: What is measured of pairs by a reward model: means over them, and the lowest and the highest score of all answers.
 SCORE_MEASURES = (
     "rewards/chosen",
@@ -97,6 +99,10 @@ class PreferenceSection(Section):
     log_entropy: Bool | None = key(
         "Log how unsure the policy is of its next token, over the tokens of both answers of a pair.", None
     )
+    log_kl: Bool | None = key(
+        "Log how far the policy is from the reference model in what it expects at each token of both answers.",
+        None,
+    )
     orpo_alpha: Float | None = key("Weight of the odds ratio (ORPO); default 0.1.", None, gt=0)
     simpo_gamma: Float | None = key(
         "Lead that better answers should have, in rewards (SimPO); default 0.5.", None, ge=0
@@ -155,6 +161,7 @@ class PreferenceSection(Section):
             *PAIR_MEASURES,
             *(REFERENCE_MEASURES if self.has_reference else ()),
             *(ENTROPY_MEASURES if self.log_entropy else ()),
+            *(DIVERGENCE_MEASURES if self.log_kl else ()),
         )
 
     @property
