@@ -10,8 +10,11 @@ clock starts.  It needs a GPU.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
+import pstats
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -92,6 +95,13 @@ def build_step(model: Any, base: Any, rate: float) -> tuple[Callable[[Any], torc
     return step, memory
 
 
+def profile(run: Callable[[], Any]) -> None:
+    """Prints functions by the time that the CPU spends in them."""
+    profiler = cProfile.Profile()
+    profiler.runcall(run)
+    pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(45)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -100,6 +110,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--log", type=int, default=4, help="steps between two looks at the clock")
     parser.add_argument("--warmup", type=int, default=8)
+    parser.add_argument("--profile", action="store_true", help="where the CPU spends the steps, to stderr")
     options = parser.parse_args()
     config, model, base, batches = build(options.config)
     step, memory = build_step(model, base, config.optimizer.learning_rate)
@@ -112,6 +123,8 @@ def main() -> None:
         torch.accelerator.synchronize()
         if first >= options.warmup:
             speeds.append(sum(batch["count"] for batch in block) / (time.perf_counter() - began))
+    if options.profile:
+        profile(lambda: [step(batch) for batch in batches[:4]])
     result = {
         "tokens_per_second": statistics.median(speeds),
         "loss": float(losses[0]),

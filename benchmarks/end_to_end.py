@@ -41,6 +41,18 @@ CELLS: dict[str, dict[str, Any]] = {
         "pad_to_sequence_len": True,
         "micro_batch_size": 4,
     },
+    "packed 4,096 x 4, no kernels": {
+        "sample_packing": True,
+        "pad_to_sequence_len": True,
+        "micro_batch_size": 4,
+        "kernels": False,
+    },
+    "packed 4,096 x 4, compiled": {
+        "sample_packing": True,
+        "pad_to_sequence_len": True,
+        "micro_batch_size": 4,
+        "torch_compile": True,
+    },
     "LoRA, 4,096 x 2, automatic plan": {
         "datasets": [SYNTHETIC],
         "micro_batch_size": 2,
@@ -103,7 +115,7 @@ def run(name: str, keys: dict[str, Any], options: argparse.Namespace) -> tuple[s
     ]
     speed, loss = statistics.median(late), rows[0]["loss"]
     line = f"| {name} | {speed:,.0f} | {peak:.1f} | {loss:.4f} |"
-    if keys.get("kernels") is False:
+    if keys.get("kernels") is False or keys.get("torch_compile"):
         return f"{line} | |", said
     bare = run_bare(path, values, options)
     said += [f"  {part}: {size:.2f} GiB" for part, size in bare["memory"].items()]

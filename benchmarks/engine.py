@@ -1,7 +1,8 @@
 """Siredon as an engine of a training benchmark: its kernels, loss and recomputation on a model of transformers.
 
 A benchmark that builds the same model for several engines calls `fuse_`, `recompute_` and `build_loss`, and runs its
-own loop.  Nothing here is measured; see `benchmarks/results/speed_h100_*.md` for what was.
+own loop; `measure_ahead` reads the borders of packed rows before a step.  `suite.py` adds such calls to a benchmark of
+several engines.  Nothing here is measured; see `benchmarks/results/speed_h100_*.md` for what was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from siredon.config.sections.kernels import WORDS
 from siredon.config.sections.memory import MemorySection
 from siredon.hardware import probe_hardware
+from siredon.model.attend import measure_ahead
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
 from siredon.model.recompute import (
@@ -22,7 +24,9 @@ from siredon.model.recompute import (
     recompute_activations_,
     recompute_first_,
 )
-from siredon.ops.linear_cross_entropy import linear_cross_entropy
+from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy
+
+__all__ = ["build_loss", "fuse_", "measure_ahead", "recompute_"]
 
 
 def fuse_(base: Any, without: tuple[str, ...] = ()) -> Installed:
@@ -43,15 +47,23 @@ def recompute_(base: Any, fraction: float | bool | str) -> str:
     return f"{count_keeping(base)} layers recomputed, but for attention"
 
 
-def build_loss(base: Any) -> Callable[..., torch.Tensor]:
-    """Ids, labels and options of the model -> mean loss, by the head and the cross-entropy in pieces."""
+def build_loss(base: Any, num_targets: int | None = None) -> Callable[..., torch.Tensor]:
+    """Ids, labels and options of the model -> mean loss, by the head and the cross-entropy in pieces.
+
+    Args:
+        base: The model.
+        num_targets: How many labels of a batch are learned, where it is known: then nothing waits for the device.
+    """
+    known = LossOptions(num_targets=num_targets)
 
     def compute(ids: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
         hidden = base.model(input_ids=ids, use_cache=False, **options).last_hidden_state
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()
         weight = base.get_output_embeddings().weight
         with torch.autocast(ids.device.type, enabled=False):
-            total = linear_cross_entropy(hidden.to(weight.dtype).flatten(0, 1), weight, targets)
+            total = linear_cross_entropy(
+                hidden.to(weight.dtype).flatten(0, 1), weight, targets, options=known
+            )
         return total / (targets != -100).sum()
 
     return compute

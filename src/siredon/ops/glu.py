@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from siredon.hardware import GPU, has_triton
+from siredon.ops.define import define_op
 
 #: What `activation` may be: SwiGLU, GeGLU with the exact GELU, and with its approximation by tanh.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
@@ -113,75 +114,53 @@ def _differentiate(
     return (above * up.float() * _slope(wide, activation)).to(gate.dtype).contiguous(), dup, product
 
 
-@torch.library.custom_op("siredon::glu", mutates_args=())
-def _glu(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+def _run(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    if gate.device.type == GPU and has_triton():
+        from siredon.ops.glu_kernels import launch_forward
+
+        return launch_forward(gate, up, activation)
     return _multiply(gate, up, activation)
 
 
-@_glu.register_kernel(GPU)
-def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    if not has_triton():
-        return _multiply(gate, up, activation)
-    from siredon.ops.glu_kernels import launch_forward
-
-    return launch_forward(gate, up, activation)
-
-
-@_glu.register_fake
-def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+def _fake(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return gate.new_empty(gate.shape)
 
 
-@torch.library.custom_op("siredon::glu_backward", mutates_args=())
-def _glu_backward(
+def _run_back(
     gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if gate.device.type == GPU and has_triton():
+        from siredon.ops.glu_kernels import launch_backward
+
+        out = gate.new_empty(gate.shape), up.new_empty(up.shape)
+        return (*out, launch_backward((gate, up, grad), out, activation, recompute))
     return _differentiate(gate, up, grad, activation, recompute)
 
 
-@_glu_backward.register_kernel(GPU)
-def _(
-    gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not has_triton():
-        return _differentiate(gate, up, grad, activation, recompute)
-    from siredon.ops.glu_kernels import launch_backward
-
-    out = gate.new_empty(gate.shape), up.new_empty(up.shape)
-    return (*out, launch_backward((gate, up, grad), out, activation, recompute))
-
-
-@_glu_backward.register_fake
-def _(
+def _fake_back(
     gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     product = gate.new_empty(gate.shape if recompute else 0)
     return gate.new_empty(gate.shape), up.new_empty(up.shape), product
 
 
-@torch.library.custom_op("siredon::glu_backward_", mutates_args={"gate", "up"})
-def _glu_backward_(gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool) -> Tensor:
+def _run_back_(gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool) -> Tensor:
+    if gate.device.type == GPU and has_triton():
+        from siredon.ops.glu_kernels import launch_backward
+
+        return launch_backward((gate, up, grad), (gate, up), activation, recompute)
     dgate, dup, product = _differentiate(gate, up, grad, activation, recompute)
     gate.copy_(dgate)
     up.copy_(dup)
     return product
 
 
-@_glu_backward_.register_kernel(GPU)
-def _(gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool) -> Tensor:
-    if not has_triton():
-        dgate, dup, product = _differentiate(gate, up, grad, activation, recompute)
-        gate.copy_(dgate)
-        up.copy_(dup)
-        return product
-    from siredon.ops.glu_kernels import launch_backward
-
-    return launch_backward((gate, up, grad), (gate, up), activation, recompute)
-
-
-@_glu_backward_.register_fake
-def _(gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool) -> Tensor:
+def _fake_back_(gate: Tensor, up: Tensor, grad: Tensor, activation: str, recompute: bool) -> Tensor:
     return gate.new_empty(gate.shape if recompute else 0)
+
+
+_glu_backward = define_op("siredon::glu_backward", _run_back, _fake_back)
+_glu_backward_ = define_op("siredon::glu_backward_", _run_back_, _fake_back_, mutates_args=("gate", "up"))
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -194,4 +173,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dgate, dup, None
 
 
-_glu.register_autograd(_backward, setup_context=_keep_inputs)
+_glu = define_op("siredon::glu", _run, _fake, keep=_keep_inputs, backward=_backward)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from siredon.hardware import GPU, has_triton
+from siredon.ops.define import define_op
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -46,24 +47,15 @@ def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> 
     return y.to(x.dtype).contiguous(), mean.reshape(-1), rstd.reshape(-1)
 
 
-@torch.library.custom_op("siredon::layer_norm", mutates_args=())
-def _layer_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _run(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    if x.device.type == GPU and has_triton():
+        from siredon.ops.layer_norm_kernels import launch_forward
+
+        return launch_forward(x, weight, bias, eps)
     return _norm(x, weight, bias, eps)
 
 
-@_layer_norm.register_kernel(GPU)
-def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    if not has_triton():
-        return _norm(x, weight, bias, eps)
-    from siredon.ops.layer_norm_kernels import launch_forward
-
-    return launch_forward(x, weight, bias, eps)
-
-
-@_layer_norm.register_fake
-def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     sums = x.new_empty((2, x.shape[:-1].numel()), dtype=torch.float32)
     return x.new_empty(x.shape), torch.empty_like(sums[0]), torch.empty_like(sums[1])
 
@@ -84,30 +76,24 @@ def _differentiate(
     return dx, (above * normed).reshape(-1, dim).sum(0), above.reshape(-1, dim).sum(0)
 
 
-@torch.library.custom_op("siredon::layer_norm_backward", mutates_args=())
-def _layer_norm_backward(
+def _run_back(
     grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, learns: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if x.device.type == GPU and has_triton():
+        from siredon.ops.layer_norm_kernels import launch_backward
+
+        return launch_backward(grad, x, weight, (mean, rstd), learns)
     return _differentiate(grad, x, weight, (mean, rstd), learns)
 
 
-@_layer_norm_backward.register_kernel(GPU)
-def _(
-    grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, learns: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not has_triton():
-        return _differentiate(grad, x, weight, (mean, rstd), learns)
-    from siredon.ops.layer_norm_kernels import launch_backward
-
-    return launch_backward(grad, x, weight, (mean, rstd), learns)
-
-
-@_layer_norm_backward.register_fake
-def _(
+def _fake_back(
     grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, learns: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = x.shape[-1] if learns else 0
     return x.new_empty(x.shape), rstd.new_empty(size), rstd.new_empty(size)
+
+
+_layer_norm_backward = define_op("siredon::layer_norm_backward", _run_back, _fake_back)
 
 
 def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -129,4 +115,4 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor 
     return found[0], dweight, found[2].to(ctx.bias_format) if learns_bias else None, None
 
 
-_layer_norm.register_autograd(_backward, setup_context=_keep_input)
+_layer_norm = define_op("siredon::layer_norm", _run, _fake, keep=_keep_input, backward=_backward)

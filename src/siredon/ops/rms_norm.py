@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from siredon.hardware import GPU, has_triton
+from siredon.ops.define import define_op
 
 
 def rms_norm(
@@ -92,53 +93,33 @@ def _norm(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bo
     return y.contiguous(), rstd.reshape(-1)
 
 
-@torch.library.custom_op("siredon::rms_norm", mutates_args=())
-def _rms_norm(
-    x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
-) -> tuple[Tensor, Tensor]:
+def _run(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
+    if x.device.type == GPU and has_triton():
+        from siredon.ops.rms_norm_kernels import launch_forward
+
+        y, _, rstd = launch_forward(x, None, weight, eps, offset, rounds_first)
+        return y, rstd
     return _norm(x, weight, eps, offset, rounds_first)
 
 
-@_rms_norm.register_kernel(GPU)
-def _(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
-    if not has_triton():
-        return _norm(x, weight, eps, offset, rounds_first)
-    from siredon.ops.rms_norm_kernels import launch_forward
-
-    y, _, rstd = launch_forward(x, None, weight, eps, offset, rounds_first)
-    return y, rstd
-
-
-@_rms_norm.register_fake
-def _(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
+def _fake(x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
     y = x.new_empty(x.shape, dtype=_format_of(x, weight, rounds_first))
     return y, x.new_empty((x.shape[:-1].numel(),), dtype=torch.float32)
 
 
-@torch.library.custom_op("siredon::add_rms_norm", mutates_args=())
-def _add_rms_norm(
+def _run_sum(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if x.device.type == GPU and has_triton():
+        from siredon.ops.rms_norm_kernels import launch_forward
+
+        return launch_forward(x, residual, weight, eps, offset, rounds_first)
     total = (x + residual).contiguous()
     y, rstd = _norm(total, weight, eps, offset, rounds_first)
     return y, total, rstd
 
 
-@_add_rms_norm.register_kernel(GPU)
-def _(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not has_triton():
-        total = (x + residual).contiguous()
-        y, rstd = _norm(total, weight, eps, offset, rounds_first)
-        return y, total, rstd
-    from siredon.ops.rms_norm_kernels import launch_forward
-
-    return launch_forward(x, residual, weight, eps, offset, rounds_first)
-
-
-@_add_rms_norm.register_fake
-def _(
+def _fake_sum(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     y = x.new_empty(x.shape, dtype=_format_of(x, weight, rounds_first))
@@ -166,22 +147,7 @@ def _bend(
     return dx.to(x.dtype).contiguous(), dweight.to(weight.dtype)
 
 
-@torch.library.custom_op("siredon::rms_norm_backward", mutates_args=())
-def _rms_norm_backward(  # noqa: PLR0913 - what an op takes is a flat list
-    grad: Tensor,
-    grad_total: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    rstd: Tensor,
-    offset: float,
-    rounds_first: bool,
-    learns: bool,
-) -> tuple[Tensor, Tensor]:
-    return _bend((grad, grad_total, x, weight, rstd), offset, rounds_first, learns)
-
-
-@_rms_norm_backward.register_kernel(GPU)
-def _(  # noqa: PLR0913 - what an op takes is a flat list
+def _run_back(  # noqa: PLR0913 - what an op takes is a flat list
     grad: Tensor,
     grad_total: Tensor | None,
     x: Tensor,
@@ -192,17 +158,19 @@ def _(  # noqa: PLR0913 - what an op takes is a flat list
     learns: bool,
 ) -> tuple[Tensor, Tensor]:
     given = (grad, grad_total, x, weight, rstd)
-    if not has_triton():
-        return _bend(given, offset, rounds_first, learns)
-    from siredon.ops.rms_norm_kernels import launch_backward
+    if x.device.type == GPU and has_triton():
+        from siredon.ops.rms_norm_kernels import launch_backward
 
-    return launch_backward(given, offset, rounds_first, learns)
+        return launch_backward(given, offset, rounds_first, learns)
+    return _bend(given, offset, rounds_first, learns)
 
 
-@_rms_norm_backward.register_fake
-def _(*given: Any) -> tuple[Tensor, Tensor]:
+def _fake_back(*given: Any) -> tuple[Tensor, Tensor]:
     x, weight, learns = given[2], given[3], given[-1]
     return x.new_empty(x.shape), weight.new_empty(weight.shape if learns else 0)
+
+
+_rms_norm_backward = define_op("siredon::rms_norm_backward", _run_back, _fake_back)
 
 
 def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -240,5 +208,7 @@ def _backward_of_sum(
     return dx, dx, dweight if learns else None, None, None, None
 
 
-_rms_norm.register_autograd(_backward, setup_context=_keep_input)
-_add_rms_norm.register_autograd(_backward_of_sum, setup_context=_keep_total)
+_rms_norm = define_op("siredon::rms_norm", _run, _fake, keep=_keep_input, backward=_backward)
+_add_rms_norm = define_op(
+    "siredon::add_rms_norm", _run_sum, _fake_sum, keep=_keep_total, backward=_backward_of_sum
+)

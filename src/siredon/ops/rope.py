@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from siredon.hardware import GPU, has_triton
+from siredon.ops.define import define_op
 
 
 def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,25 +58,17 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("siredon::rope", mutates_args=())
-def _rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+def _run(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
     """Turns forward, or back."""
+    if q.device.type == GPU and has_triton():
+        from siredon.ops.rope_kernels import launch_turn
+
+        return launch_turn(q, k, cos, sin, back)
     sin = -sin if back else sin
     return _turn(q, cos, sin), _turn(k, cos, sin)
 
 
-@_rope.register_kernel(GPU)
-def _(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
-    if not has_triton():
-        sin = -sin if back else sin
-        return _turn(q, cos, sin), _turn(k, cos, sin)
-    from siredon.ops.rope_kernels import launch_turn
-
-    return launch_turn(q, k, cos, sin, back)
-
-
-@_rope.register_fake
-def _(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+def _fake(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
     return _empty_turned(q), _empty_turned(k)
 
 
@@ -89,4 +81,4 @@ def _backward(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Tensor | None, ...]:
     return (*_rope(dq, dk, *ctx.saved_tensors, not ctx.back), None, None, None)
 
 
-_rope.register_autograd(_backward, setup_context=_keep_angles)
+_rope = define_op("siredon::rope", _run, _fake, keep=_keep_angles, backward=_backward)
