@@ -118,3 +118,41 @@ def test_pairs_without_padding_and_by_another_name_of_the_loss_are_the_same(writ
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
     first, second = weights_of(tmp_path / "plain"), weights_of(tmp_path / "flat")
     assert max((first[key] - second[key]).abs().max().item() for key in first) < 2e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_entropies_are_logged_where_the_file_asks_and_change_nothing(
+    write_pairs: Any, tmp_path: Path, method: str
+):
+    keys = {**METHODS[method], "val_set_size": 4, "eval_steps": 2, "max_steps": 2}
+    best = {"save_strategy": "steps", "save_steps": 2, "metric_for_best_model": "eval_entropy/chosen"}
+    train(write_pairs("plain", **keys))
+    train(write_pairs("asked", **keys, log_entropy=True, **(best if method == "ipo" else {})))
+    for one, other in zip(untimed(tmp_path / "plain"), untimed(tmp_path / "asked"), strict=True):
+        mark = "eval_" if "eval_loss" in one else ""
+        added = {f"{mark}entropy/{side}" for side in ("chosen", "rejected")}
+        assert {*other} - {*one} == added
+        assert all(0 < other[name] < math.log(512) for name in added)
+        assert {name: value for name, value in other.items() if name not in added} == one
+    assert_same_state(weights_of(tmp_path / "asked"), weights_of(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "pissa", "none"])
+@pytest.mark.parametrize("method", ["ipo", "weighed", "aot"])
+def test_divergences_are_logged_where_the_file_asks_and_change_nothing(
+    write_pairs: Any, tmp_path: Path, method: str, adapter: str
+):
+    start = {"peft_init_lora_weights": "pissa"} if adapter == "pissa" else {}
+    keys = {**METHODS[method], **({} if adapter == "none" else LORA), **start}
+    keys |= {"val_set_size": 4, "eval_steps": 2, "max_steps": 2}
+    train(write_pairs("plain", **keys))
+    train(write_pairs("asked", **keys, log_kl=True))
+    rows = untimed(tmp_path / "asked")
+    for one, other in zip(untimed(tmp_path / "plain"), rows, strict=True):
+        mark = "eval_" if "eval_loss" in one else ""
+        added = {f"{mark}kl/{side}" for side in ("chosen", "rejected")}
+        assert {*other} - {*one} == added
+        assert {name: value for name, value in other.items() if name not in added} == one
+    assert rows[0]["eval_kl/chosen"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["eval_kl/chosen"] > 1e-5
+    assert_same_state(weights_of(tmp_path / "asked"), weights_of(tmp_path / "plain"))

@@ -115,6 +115,8 @@ _KEYS: dict[str, Kind] = {
     "cut_cross_entropy": "rounding",
     "loss_watchdog_patience": "watched",
     "precompute_ref_log_probs": "rounding",
+    "log_entropy": "free",
+    "log_kl": "free",
 }
 #: A schedule that looks at the validations makes these a part of the training.
 _DECIDE_PLATEAUS = (

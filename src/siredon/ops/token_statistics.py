@@ -4,10 +4,10 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,25 @@ class RowPasses:
     write_: Callable[[Tensor, Tensor, RowGradients, float, float], None]
 
 
+#: What `measure_tokens` can tell beside log-probabilities.
+Measure = Literal["entropies", "collisions"]
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What is told of N rows by `measure_tokens`; each of shape [N], fp32, and 0 where there is no target.
+
+    Args:
+        log_probs: Log-probability of each target.
+        entropies: Entropy of the softmax that it is drawn from, in nats; None if it was not wanted.
+        collisions: Log-probability of two draws from it being the same token, without gradient; None as before.
+    """
+
+    log_probs: Tensor
+    entropies: Tensor | None
+    collisions: Tensor | None
+
+
 def token_statistics(
     hidden: Tensor,
     weight: Tensor,
@@ -84,18 +103,9 @@ def token_statistics(
     Raises:
         ValueError: Hidden states and weights are in different formats, or there is not one target for each row.
     """
-    hidden, weight, bias = match_formats(hidden, weight, bias, targets)
-    num_targets = -1 if options.num_targets is None else options.num_targets
-    with torch.autocast(hidden.device.type, enabled=False):
-        log_probs, entropies, _ = _token_statistics(
-            hidden,
-            weight,
-            targets,
-            bias,
-            [options.softcap, options.scale],
-            [options.chunk_rows or 0, num_targets, entropy],
-        )
-    return log_probs, entropies if entropy else None
+    wanted: tuple[Measure, ...] = ("entropies",) if entropy else ()
+    found = measure_tokens(hidden, weight, targets, wanted, options=options, bias=bias)
+    return found.log_probs, found.entropies
 
 
 def collision_statistics(
@@ -125,16 +135,48 @@ def collision_statistics(
     Raises:
         ValueError: As `token_statistics`.
     """
+    wanted: tuple[Measure, ...] = ("collisions",)
+    found = measure_tokens(hidden, weight, targets, wanted, options=options, bias=bias)
+    assert found.collisions is not None
+    return found.log_probs, found.collisions
+
+
+def measure_tokens(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    wanted: Collection[Measure] = (),
+    *,
+    options: LossOptions = PLAIN,
+    bias: Tensor | None = None,
+) -> TokenStatistics:
+    """What `token_statistics` and `collision_statistics` tell, of the same pass.
+
+    Args:
+        hidden: Shape [N, H], as for `token_statistics`.
+        weight: Of the head, [V, H], in the same format.
+        targets: Ids, [N]; -100 is no target.
+        wanted: What is told beside log-probabilities; for collisions the head is gone through once more.
+        options: `softcap`, `scale`, `chunk_rows` and `num_targets`.
+        bias: Of the head, [V].
+
+    Raises:
+        ValueError: As `token_statistics`.
+    """
     hidden, weight, bias = match_formats(hidden, weight, bias, targets)
     plan = [options.chunk_rows or 0, -1 if options.num_targets is None else options.num_targets, False]
+    entropy, squares = "entropies" in wanted, None
     with torch.autocast(hidden.device.type, enabled=False):
-        log_probs, _, sums = _token_statistics(
-            hidden, weight, targets, bias, [options.softcap, options.scale], plan
+        log_probs, entropies, sums = _token_statistics(
+            hidden, weight, targets, bias, [options.softcap, options.scale], [*plan[:2], entropy]
         )
-        with torch.no_grad():
-            twice = [options.softcap, 2 * options.scale]
-            _, _, squares = _token_statistics(hidden, weight, targets, bias, twice, plan)
-    return log_probs, squares - 2 * sums
+        if "collisions" in wanted:
+            with torch.no_grad():
+                twice = [options.softcap, 2 * options.scale]
+                _, _, squares = _token_statistics(hidden, weight, targets, bias, twice, plan)
+    return TokenStatistics(
+        log_probs, entropies if entropy else None, None if squares is None else squares - 2 * sums
+    )
 
 
 def read_rows(

@@ -36,7 +36,7 @@ def build_pair_trainer(
 ) -> PairTrainer:
     """A trainer that is ready to run, with the reference model that its objective needs."""
     options = gather_options(parts, config, schedule, precision, hardware)
-    trainer = make_pair_trainer(objective, parts.base, options)
+    trainer = make_pair_trainer(objective.measuring(config.preference), parts.base, options)
     equip_trainer_(trainer, parts, config, hardware)
     if objective.needs_reference:
         give_reference_(trainer, config, precision, hardware, parts.resume)

@@ -16,9 +16,11 @@ from siredon.log import note, warn
 from siredon.model.head import Head, catch_hidden, find_head
 from siredon.model.install import Row
 from siredon.model.precision import Precision
+from siredon.ops.divergence import Projection, measure_divergences
 from siredon.ops.head_rows import choose_chunk_rows
 from siredon.ops.linear_cross_entropy import LossOptions, linear_cross_entropy_rows
-from siredon.ops.token_statistics import collision_statistics, token_statistics
+from siredon.ops.token_statistics import measure_tokens
+from siredon.train.token_scores import NOTHING, Asked, Prediction, TokenScores
 
 if TYPE_CHECKING:
     from siredon.train.trainer import SiredonTrainer
@@ -65,21 +67,36 @@ class ChunkedLoss:
         run: Callable[[], Any],
         targets: Tensor,
         num_targets: int | None = None,
-        *,
-        collisions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
+        asked: Asked = NOTHING,
+    ) -> TokenScores:
         """Log-probability of each target, [B, T], fp32, with its gradient; 0 where there is none.  As `measure`.
 
-        If asked, also that of two draws in its place being the same token, without gradient: a second pass of the head.
+        If asked, also entropies, of the same pass; collisions, for which the head is gone through a second time; and
+        divergences from the prediction of another pass, for which both heads are.
         """
         with catch_hidden(self.head.layer) as caught:
             run()
         (hidden,) = caught.hidden
         rows, weight = hidden.flatten(0, 1), self.head.weight.to(hidden.dtype)
         options = self._choose_options(targets, num_targets)
-        measure = collision_statistics if collisions else token_statistics
-        found, others = measure(rows, weight, targets.flatten(), options=options, bias=self.head.bias)
-        return found.view_as(targets), None if others is None else others.view_as(targets)
+        found = measure_tokens(
+            rows, weight, targets.flatten(), asked.measures, options=options, bias=self.head.bias
+        )
+        # What stands in for the weights later has other data: this keeps what they are now
+        bias = None if self.head.bias is None else self.head.bias.detach()
+        own, divergences = Projection(rows.detach(), weight.detach(), bias), None
+        if asked.against is not None:
+            assert asked.against.projection is not None
+            divergences = measure_divergences(
+                own, asked.against.projection, targets.flatten(), options=options
+            ).view_as(targets)
+        return TokenScores(
+            found.log_probs.view_as(targets),
+            None if found.collisions is None else found.collisions.view_as(targets),
+            None if found.entropies is None else found.entropies.detach().view_as(targets),
+            divergences,
+            Prediction(own) if asked.prediction else None,
+        )
 
     def _choose_options(self, targets: Tensor, num_targets: int | None) -> LossOptions:
         return LossOptions(

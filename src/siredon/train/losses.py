@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from siredon.data.types import IGNORE
+from siredon.ops.divergence import compare_logits
 
 
 def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 4096) -> torch.Tensor:
@@ -59,6 +60,40 @@ def target_collisions(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows
     parts = [
         torch.logsumexp(2 * rows.float().log_softmax(-1), -1).where(ids != IGNORE, 0.0)
         for rows, ids in zip(torch.split(flat, chunk_rows), torch.split(wanted, chunk_rows), strict=True)
+    ]
+    return torch.cat(parts).view_as(targets)
+
+
+def target_entropies(logits: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 1024) -> torch.Tensor:
+    """Entropy of the softmax that each target is drawn from, [...], fp32, in nats, without gradient.
+
+    Equals `-(p.exp() * p).sum(-1)` with `p = logits.float().log_softmax(-1)`, as in `ops.token_statistics`; 0 where
+    there is no target.
+    """
+    flat, wanted = logits.detach().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    parts = []
+    for rows, ids in zip(torch.split(flat, chunk_rows), torch.split(wanted, chunk_rows), strict=True):
+        logs = rows.float().log_softmax(-1)
+        parts.append(-(logs.exp() * logs).sum(-1).where(ids != IGNORE, 0.0))
+    return torch.cat(parts).view_as(targets)
+
+
+@torch.no_grad()
+def target_divergences(
+    logits: torch.Tensor, others: torch.Tensor, targets: torch.Tensor, *, chunk_rows: int = 1024
+) -> torch.Tensor:
+    """Divergence of logits [..., V] from others in the place of each target, [...], fp32, without gradient.
+
+    As `ops.divergence.measure_divergences` has it, in nats; 0 where there is no target.
+    """
+    flat, rest, wanted = (
+        *(each.reshape(-1, each.shape[-1]) for each in (logits, others)),
+        targets.reshape(-1),
+    )
+    chunks = (torch.split(each, chunk_rows) for each in (flat, rest, wanted))
+    parts = [
+        compare_logits(rows, against).where(ids != IGNORE, 0.0)
+        for rows, against, ids in zip(*chunks, strict=True)
     ]
     return torch.cat(parts).view_as(targets)
 

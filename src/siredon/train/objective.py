@@ -9,10 +9,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from siredon.config.sections.preference import PAIR_MEASURES, REFERENCE_MEASURES, PreferenceSection
+from siredon.config.sections.preference import (
+    DIVERGENCE_MEASURES,
+    ENTROPY_MEASURES,
+    PAIR_MEASURES,
+    REFERENCE_MEASURES,
+    PreferenceSection,
+)
 from siredon.train.orpo_loss import OrpoOptions, orpo_loss
 from siredon.train.pair_loss import LossParts, PairOptions, PairScores, Term, combine, load_terms
 from siredon.train.simpo_loss import SimpoOptions, simpo_loss
+from siredon.train.token_scores import Asked
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Objective:
             log-probability of the tokens of an answer, which is what losses without a reference compare.
         needs_step: Whether it needs the scores of the whole step.
         weighs: Whether pairs count by how likely the model is to write them itself (`pair_weights`).
+        entropies: Whether entropies are measured.
+        divergences: Whether divergences from the reference model are.
     """
 
     loss: Callable[[PairScores], LossParts]
@@ -33,6 +42,8 @@ class Objective:
     needs_reference: bool = True
     needs_step: bool = False
     weighs: bool = False
+    entropies: bool = False
+    divergences: bool = False
 
     def run(self, scores: PairScores) -> LossParts:
         """What pairs add to the loss of their step."""
@@ -41,7 +52,21 @@ class Objective:
     @property
     def measures(self) -> tuple[str, ...]:
         """Names of what `measure` gives."""
-        return (*PAIR_MEASURES, *(REFERENCE_MEASURES if self.needs_reference else ()))
+        return (
+            *PAIR_MEASURES,
+            *(REFERENCE_MEASURES if self.needs_reference else ()),
+            *(ENTROPY_MEASURES if self.entropies else ()),
+            *(DIVERGENCE_MEASURES if self.divergences else ()),
+        )
+
+    def measuring(self, preference: PreferenceSection) -> Objective:
+        """The same, with what the file wants to be measured beside it."""
+        return replace(self, entropies=bool(preference.log_entropy), divergences=bool(preference.log_kl))
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked of the policy's tokens."""
+        return Asked(collisions=self.weighs, entropies=self.entropies)
 
     def measure(self, scores: PairScores) -> Tensor:
         """What is measured of each pair, [P, K], by the names of `measures`, fp64, without gradient."""
@@ -62,6 +87,12 @@ class Objective:
         if self.needs_reference:
             ratios = (scores.chosen_ratio + scores.rejected_ratio).detach()
             found.append(ratios / (scores.chosen_tokens + scores.rejected_tokens).clamp(min=1))
+        if self.entropies:
+            assert scores.entropies is not None
+            found += scores.per_token(*scores.entropies)
+        if self.divergences:
+            assert scores.divergences is not None
+            found += scores.per_token(*scores.divergences)
         return torch.stack([values.double() for values in found], dim=1)
 
     def _compare(self, scores: PairScores) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,9 @@ class PairScores:
         rejected_tokens: Those of the rejected answers, [P].
         weights: What each pair counts, [P], without gradient (`pair_weights.weigh_pairs`); None is 1 for all.
         step: The scores of the whole step, for losses of `needs_step`; without them this batch is taken for it.
+        entropies: Entropies of the softmax that each learned token is drawn from, summed over the chosen and over the
+            rejected answers, two of [P], without gradient; None where nobody asks.
+        divergences: Divergences of that softmax from the reference model's, in the same way.
 
     Raises:
         ValueError: Scores are in half precision, where a sum of hundreds of log-probabilities has an error of whole
@@ -74,6 +77,8 @@ class PairScores:
     rejected_tokens: Tensor
     weights: Tensor | None = None
     step: StepScores | None = None
+    entropies: tuple[Tensor, Tensor] | None = None
+    divergences: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         scores = (self.chosen, self.rejected, self.reference_chosen, self.reference_rejected, self.weights)
@@ -81,7 +86,8 @@ class PairScores:
         for score in given:
             if score.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"scores of pairs are in {score.dtype}: add log-probabilities up in fp32")
-        for each in (*given, self.chosen_tokens, self.rejected_tokens):
+        measured = (*(self.entropies or ()), *(self.divergences or ()))
+        for each in (*given, self.chosen_tokens, self.rejected_tokens, *measured):
             if each.shape != self.chosen.shape or each.ndim != 1:
                 raise ValueError(f"scores of shape {[*each.shape]} for {len(self.chosen)} pairs")
 

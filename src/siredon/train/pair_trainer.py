@@ -7,6 +7,7 @@ as packed documents are.  So packing, padding, accumulation and ranks are those 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,13 +17,32 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from siredon.data.pairs import PAIR
 from siredon.data.types import IGNORE, Batch
-from siredon.train.losses import target_collisions, target_log_probs
 from siredon.train.objective import Objective
 from siredon.train.pair_loss import PairScores, StepCounts, StepScores
 from siredon.train.pair_weights import align, weigh_pairs
 from siredon.train.reference import Reference
 from siredon.train.step_scores import score_set, score_step, take_places
+from siredon.train.token_scores import NOTHING, Asked, Prediction, score_logits
 from siredon.train.trainer import SiredonTrainer, shift_labels
+
+
+@dataclass(frozen=True)
+class SampleSums:
+    """What the samples of a batch have, summed over their learned tokens, [S] each; None for what was not asked.
+
+    Args:
+        log_probs: Log-probabilities, fp32, with gradient.
+        aligned: `pair_weights.align`, without.
+        entropies: Entropies, without.
+        divergences: Divergences from the reference model, without.
+        prediction: What the model expects in the place of each token.
+    """
+
+    log_probs: Tensor
+    aligned: Tensor | None = None
+    entropies: Tensor | None = None
+    divergences: Tensor | None = None
+    prediction: Prediction | None = None
 
 
 class PairTrainer(SiredonTrainer):
@@ -82,11 +102,23 @@ class PairTrainer(SiredonTrainer):
             total = total + parts.per_token.sum() * pairs / chosen_tokens
         return total
 
-    def score_pairs(self, model: torch.nn.Module, inputs: Batch) -> PairScores:
-        """How likely the policy and the reference model make the answers of a batch."""
-        reference = self._score_reference(inputs)
+    def score_pairs(self, model: torch.nn.Module, inputs: Batch, *, only_scores: bool = False) -> PairScores:
+        """How likely the policy and the reference model make the answers of a batch, and what is measured beside it.
+
+        Args:
+            model: The policy.
+            inputs: The batch.
+            only_scores: Nothing is measured beside it.
+        """
+        compares = self.objective.divergences and not only_scores
+        known = self._ask_reference(inputs, Asked(prediction=compares))
+        reference = None if known is None else known.log_probs
+        asked = replace(self.objective.asked, against=None if known is None else known.prediction)
         with self._noise_on(inputs):
-            policy, aligned = self._sum_samples(model, inputs, aligns=self.objective.weighs)
+            found = self._sum_samples(
+                model, inputs, asked=replace(asked, entropies=asked.entropies and not only_scores)
+            )
+        policy, aligned = found.log_probs, found.aligned
         learned = (inputs["labels"] != IGNORE).long()
         tokens = _sum_by_sample(learned, inputs["samples"], len(inputs["packs"]))
         chosen_tokens, rejected_tokens = tokens[0::2], tokens[1::2]
@@ -102,47 +134,56 @@ class PairTrainer(SiredonTrainer):
             if aligned is None
             else weigh_pairs(aligned[0::2], aligned[1::2], chosen_tokens, rejected_tokens),
             step,
+            _by_side(found.entropies),
+            _by_side(found.divergences),
         )
 
     def _score_reference(self, inputs: Batch) -> Tensor | None:
         """Log-probabilities of the samples of a batch by the reference model, [S]; None without one."""
+        found = self._ask_reference(inputs)
+        return None if found is None else found.log_probs
+
+    def _ask_reference(self, inputs: Batch, asked: Asked = NOTHING) -> SampleSums | None:
+        """Sums over the samples of a batch by the reference model; it is run where more than is known is asked for."""
         if not self.needs_reference:
             return None
-        if self.reference is None or "reference" in inputs:
-            return inputs["reference"]
+        if self.reference is None or ("reference" in inputs and not asked.prediction):
+            return SampleSums(inputs["reference"])
         model = self.model
         was_training = model.training
         model.eval()
         try:
             with torch.no_grad(), self.weights_away(), self.reference.standing_in():
-                return self.score_samples(self.reference.model, inputs)
+                return self._sum_samples(self.reference.model, inputs, asked=asked)
         finally:
             model.train(was_training)
 
     def score_samples(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The log-probability of what is learned of each sample of a batch, [S], fp32, with gradient."""
-        return self._sum_samples(model, inputs, aligns=False)[0]
+        return self._sum_samples(model, inputs, asked=NOTHING).log_probs
 
-    def _sum_samples(
-        self, model: torch.nn.Module, inputs: Batch, *, aligns: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities of the samples of a batch, [S], with gradient; if asked, sums of `align`, [S], without."""
+    def _sum_samples(self, model: torch.nn.Module, inputs: Batch, *, asked: Asked) -> SampleSums:
+        """Sums over the samples of a batch."""
         samples, num_samples = inputs["samples"], len(inputs["packs"])
         if self.chunked is None:
             logits, targets, places = self._predict(model, inputs)
-            found = target_log_probs(logits, targets)
-            collisions = target_collisions(logits, targets) if aligns else None
+            found = score_logits(logits, targets, asked)
             samples = samples[:, places]
         else:
             # No first token of a sample is a target: a target is of the sample of the token that predicts it
             targets, count = shift_labels(inputs["labels"]), self.find_count(inputs)
-            found, collisions = self.chunked.log_probs(
-                lambda: self.run_model(model, inputs), targets, count, collisions=aligns
-            )
-        aligned = None if collisions is None else align(found, collisions)
-        return (
-            _sum_by_sample(found, samples, num_samples),
-            None if aligned is None else _sum_by_sample(aligned, samples, num_samples),
+            found = self.chunked.log_probs(lambda: self.run_model(model, inputs), targets, count, asked)
+        aligned = None if found.collisions is None else align(found.log_probs, found.collisions)
+
+        def add_up(values: Tensor) -> Tensor:
+            return _sum_by_sample(values, samples, num_samples)
+
+        return SampleSums(
+            add_up(found.log_probs),
+            None if aligned is None else add_up(aligned),
+            None if found.entropies is None else add_up(found.entropies),
+            None if found.divergences is None else add_up(found.divergences),
+            found.prediction,
         )
 
     def score_groups(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
@@ -210,6 +251,11 @@ class PairTrainer(SiredonTrainer):
             return super()._sum_rows(model, inputs)
         rows = self.measure_packs(model, inputs)
         return rows[:, 2], rows[:, 0]
+
+
+def _by_side(sums: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Sums of samples, [S], as those of chosen and of rejected answers, two of [P]."""
+    return None if sums is None else (sums[0::2], sums[1::2])
 
 
 def _sum_by_sample(values: Tensor, samples: Tensor, num_samples: int) -> Tensor:

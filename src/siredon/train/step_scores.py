@@ -40,7 +40,7 @@ def score_step(trainer: PairTrainer, batches: Sequence[Batch]) -> StepScores:
     found: list[Tensor] = []
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in batches:
-            scores = trainer.score_pairs(model, trainer._prepare_inputs(batch))
+            scores = trainer.score_pairs(model, trainer._prepare_inputs(batch), only_scores=True)
             reference = scores.reference_chosen, scores.reference_rejected
             assert reference[0] is not None
             assert reference[1] is not None

@@ -132,6 +132,28 @@ def test_one_thing_is_not_asked_for_and_ruled_out(added: str, code: str):
     assert (found.code, found.severity) == (code, "error")
 
 
+@pytest.mark.parametrize("added", ["precompute_ref_log_probs: true\n", "dpo_loss_type: [sft]\n"])
+def test_a_divergence_needs_the_reference_model_in_each_step(added: str):
+    assert accept(DPO + "log_kl: true\n", PAIRS).preference.log_kl
+    (found,) = check(DPO + "log_kl: true\n" + added, PAIRS).diagnostics
+    assert (found.code, found.key, found.severity) == ("SD0725", "log_kl", "error")
+
+
+@pytest.mark.parametrize(
+    ("method", "added", "is_idle"),
+    [
+        ("simpo\nrl_beta: 2", "log_kl", True),
+        ("orpo", "log_kl", True),
+        ("simpo\nrl_beta: 2", "log_entropy", False),
+        ("orpo", "log_entropy", False),
+        ("ipo", "log_kl", False),
+    ],
+)
+def test_what_a_method_does_not_measure_has_no_effect(method: str, added: str, is_idle: bool):
+    found = check(f"rl: {method}\n{added}: true\n", PAIRS).diagnostics
+    assert [each.code for each in found] == (["SD0315"] if is_idle else [])
+
+
 @pytest.mark.parametrize(
     ("added", "is_measured"),
     [

@@ -22,6 +22,7 @@ from siredon.ops.linear_cross_entropy import (
 from siredon.ops.token_statistics import (
     RowGradients,
     collision_statistics,
+    measure_tokens,
     read_rows,
     token_statistics,
     write_rows_,
@@ -339,6 +340,27 @@ def test_collisions_are_the_sum_of_squared_probabilities(masked: str, options: L
     for found in (log_probs, alone):
         (found @ upstream.float()).backward()
     assert all(torch.equal(ours.grad, theirs.grad) for ours, theirs in zip(mine, plain, strict=True))
+
+
+@pytest.mark.parametrize("masked", ["none", "some", "all"])
+def test_what_is_measured_beside_log_probabilities_moves_them_by_no_bit(masked: str):
+    """Nor their gradients; entropies and collisions together are those of each alone."""
+    hidden, weight, bias, targets, upstream = build(masked=masked)
+    options, found = replace(EVERYTHING, chunk_rows=5), {}
+    for wanted in ((), ("entropies",), ("collisions",), ("entropies", "collisions")):
+        mine = leaves(hidden, weight, bias)
+        each = measure_tokens(mine[0], mine[1], targets, wanted, options=options, bias=mine[2])
+        (each.log_probs @ upstream.float()).backward()
+        found[wanted] = (each, [tensor.grad for tensor in mine])
+    plain, gradients = found[()]
+    assert plain.entropies is None
+    assert plain.collisions is None
+    for each, others in found.values():
+        assert torch.equal(each.log_probs, plain.log_probs)
+        assert all(torch.equal(one, other) for one, other in zip(others, gradients, strict=True))
+    both = found["entropies", "collisions"][0]
+    assert torch.equal(both.entropies, found["entropies",][0].entropies)
+    assert torch.equal(both.collisions, found["collisions",][0].collisions)
 
 
 @pytest.mark.parametrize("ids", [1, 53, 1030, 8195])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from siredon.data.types import IGNORE
-from siredon.train.losses import cross_entropy_sum, sum_by_source
+from siredon.train.losses import cross_entropy_sum, sum_by_source, target_entropies
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])
@@ -51,3 +51,18 @@ def test_sums_by_source_add_up_to_the_whole_and_each_to_its_own_rows(chunk_rows:
         assert sums[1, number] == (own != IGNORE).sum()
     assert sums[:, 3].tolist() == [0, 0]
     assert not sums.requires_grad
+
+
+@pytest.mark.parametrize("chunk_rows", [1024, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_entropies_are_those_of_the_formula_in_fp64(chunk_rows: int, dtype: torch.dtype):
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(3, 11, 50)).to(dtype).requires_grad_()
+    targets = torch.randint(0, 50, (3, 11))
+    targets[:, ::3] = IGNORE
+    found = target_entropies(logits, targets, chunk_rows=chunk_rows)
+    logs = logits.detach().double().log_softmax(-1)
+    wanted = torch.where(targets != IGNORE, -(logs.exp() * logs).sum(-1), 0.0)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert (found - wanted).abs().max() < 1e-5

@@ -82,6 +82,25 @@ def _check_side(preference: PreferenceSection, data: DataSection) -> Iterator[Fi
         )
 
 
+def _check_divergence(preference: PreferenceSection) -> Iterator[Finding]:
+    """The divergence from the reference model needs all that this model expects, and so the model itself.
+
+    Of one that is run ahead (`precompute_ref_log_probs`), log-probabilities of the answers are kept and no more.
+    `dpo_loss_type: [sft]` has none.
+    """
+    if not preference.log_kl or preference.rl not in ("dpo", "ipo"):
+        return
+    if not preference.has_reference:
+        message = "`log_kl: true` needs a reference model, and `dpo_loss_type: [sft]` has none"
+        yield Finding("log_kl", message, "Remove it.")
+    elif preference.precompute_ref_log_probs:
+        yield Finding(
+            "log_kl",
+            "`log_kl: true` needs the reference model in each step, and `precompute_ref_log_probs` runs it ahead",
+            "Remove one of them.",
+        )
+
+
 _PAIRS = "datasets:\n  - path: pairs.jsonl\n    type: chat_template.default\n"
 RULES = (
     Rule(
@@ -107,5 +126,11 @@ RULES = (
         _check_side,
         wrong=_PAIRS + "rl: dpo\nexcess_length_side: prompt",
         right=_PAIRS + "rl: dpo\nexcess_length_side: prompt\nexcess_length_strategy: truncate",
+    ),
+    Rule(
+        "SD0725",
+        _check_divergence,
+        wrong=_PAIRS + "rl: dpo\nlog_kl: true\nprecompute_ref_log_probs: true",
+        right=_PAIRS + "rl: dpo\nlog_kl: true",
     ),
 )

@@ -59,6 +59,8 @@ _READERS: dict[str, tuple[str, ...]] = {
     "dpo_use_liger_kernel": ("dpo", "ipo"),
     "dpo_padding_free": ("dpo", "ipo"),
     "precompute_ref_log_probs": ("dpo", "ipo", "kto"),
+    "log_entropy": ("dpo", "ipo", "simpo", "orpo"),
+    "log_kl": ("dpo", "ipo"),
     "orpo_alpha": ("orpo",),
     "simpo_gamma": ("simpo",),
     "cpo_alpha": ("simpo",),

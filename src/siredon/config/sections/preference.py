@@ -30,6 +30,10 @@ PAIR_MEASURES = (
 )
 #: What is measured beside it where there is a reference model: the log-probability of a token over that by it.
 REFERENCE_MEASURES = ("logps/token_ratios",)
+#: What `log_entropy` adds: means over the tokens of an answer, as means over answers.
+ENTROPY_MEASURES = ("entropy/chosen", "entropy/rejected")
+#: What `log_kl` adds, in the same way.
+DIVERGENCE_MEASURES = ("kl/chosen", "kl/rejected")
 #: What is measured of pairs by a reward model: means over them, and the lowest and the highest score of all answers.
 SCORE_MEASURES = (
     "rewards/chosen",
@@ -92,6 +96,13 @@ class PreferenceSection(Section):
         "Run the reference model once, before training, and keep its log-probabilities with the prepared data.",
         None,
     )
+    log_entropy: Bool | None = key(
+        "Log how unsure the policy is of its next token, over the tokens of both answers of a pair.", None
+    )
+    log_kl: Bool | None = key(
+        "Log how far the policy is from the reference model in what it expects at each token of both answers.",
+        None,
+    )
     orpo_alpha: Float | None = key("Weight of the odds ratio (ORPO); default 0.1.", None, gt=0)
     simpo_gamma: Float | None = key(
         "Lead that better answers should have, in rewards (SimPO); default 0.5.", None, ge=0
@@ -150,7 +161,13 @@ class PreferenceSection(Section):
             return ("loss", *SCORE_MEASURES)
         if not self.compares:
             return ("loss", "perplexity")
-        return ("loss", *PAIR_MEASURES, *(REFERENCE_MEASURES if self.has_reference else ()))
+        return (
+            "loss",
+            *PAIR_MEASURES,
+            *(REFERENCE_MEASURES if self.has_reference else ()),
+            *(ENTROPY_MEASURES if self.log_entropy else ()),
+            *(DIVERGENCE_MEASURES if self.log_kl else ()),
+        )
 
     @property
     def has_reference(self) -> bool:
