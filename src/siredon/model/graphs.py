@@ -25,12 +25,12 @@ def prepare_recording_(base: torch.nn.Module) -> None:
     base.register_forward_hook(_end, always_call=True)
     for weight in base.parameters():
         if weight.requires_grad:
-            weight.register_hook(torch.clone)
+            weight.register_hook(torch.clone)  # type: ignore[no-untyped-call]
 
 
 def _begin(module: torch.nn.Module, _: Any) -> None:
     if module.training:
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     else:
         torch.compiler.set_stance("force_eager")
 
