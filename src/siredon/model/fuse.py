@@ -10,6 +10,9 @@ from siredon.log import note, warn
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
 
+#: Widest layers for which that was measured.
+_NARROW = 576
+
 
 def fuse_(base: Any, config: Config, hardware: Hardware) -> Installed:
     """Lays the kernels that the config asks for, or that help here, over a model, and says so.
@@ -23,10 +26,30 @@ def fuse_(base: Any, config: Config, hardware: Hardware) -> Installed:
     installed = install_kernels_(base, wanted, describe_situation(config, hardware))
     if used := installed.describe():
         note(f"kernels: {used}")
+    if advice := advise_compiling(
+        base.config.get_text_config().to_dict().get("hidden_size"), config, hardware
+    ):
+        note(advice)
     for row in installed.rows:
         if wanted[row.name] and not row.choice and config.kernels.kernels is not True:
             warn(f"`{row.name}` is asked for and not fused: {row.reason}")
     return installed
+
+
+def advise_compiling(width: int | None, config: Config, hardware: Hardware) -> str:
+    """What is said of a model whose layers take a GPU less time than the CPU takes to launch them; empty for others.
+
+    Args:
+        width: Of its layers, where the config of the model has it.
+        config: The whole config.
+        hardware: What the run is on.
+    """
+    if not hardware.is_gpu or config.compile.torch_compile is not None or width is None or width > _NARROW:
+        return ""
+    return (
+        "compile: layers of this model are so small that the CPU is the bound; `torch_compile: true` was 1.2 to 1.7 "
+        "times as fast, with `torch_compile_mode: reduce-overhead` up to 2.4 times (135M parameters)"
+    )
 
 
 def choose_kernels(config: Config) -> dict[str, bool | None]:
