@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ def pair_writer(write_config: Any, folder: Path) -> Callable[..., Path]:
         return found
 
     return write
+
+
+def cut_short(folder: Path, *, step: int) -> Path:
+    """A copy of the run in `whole` as it was after a step, named `cut`, beside it."""
+    cut = folder / "cut"
+    shutil.copytree(folder / "whole", cut, symlinks=True)
+    for path in cut.glob("checkpoint-*"):
+        if int(path.name.partition("-")[2]) > step:
+            shutil.rmtree(path)
+    for path in cut.glob("*model.safetensors"):
+        path.unlink()
+    return cut
 
 
 def train(path: Path) -> list[dict[str, Any]]:

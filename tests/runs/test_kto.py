@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.runs.pair_runs import cut_short
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_resume import assert_same_state
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
@@ -144,12 +144,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 ):
     keys = {**keys, "save_strategy": "steps", "save_steps": 1, "max_steps": 4, "logging_steps": 3}
     train(write_judged("whole", **keys))
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut, symlinks=True)
-    for number in (3, 4):
-        shutil.rmtree(cut / f"checkpoint-{number}")
-    for path in cut.glob("*model.safetensors"):
-        path.unlink()
+    cut = cut_short(tmp_path, step=2)
     train(write_judged("cut", **keys, auto_resume_from_checkpoints=True))
     assert json.loads((cut / "run.json").read_text())["resumed_from"]
     assert_same_state(weights_of(cut), weights_of(tmp_path / "whole"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runs.pair_runs import cut_short
 from tests.runs.test_ranks import train_on_two_ranks
 from tests.runs.test_resume import assert_same_state
 from tests.runs.test_reward import run_command
@@ -121,12 +121,7 @@ def test_two_ranks_are_one(write_steps: Any, tmp_path: Path):
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(write_steps: Any, tmp_path: Path):
     keys = {**LORA, "save_strategy": "steps", "save_steps": 1, "max_steps": 4, "logging_steps": 3}
     train(write_steps("whole", **keys))
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut, symlinks=True)
-    for number in (3, 4):
-        shutil.rmtree(cut / f"checkpoint-{number}")
-    for path in cut.glob("*model.safetensors"):
-        path.unlink()
+    cut = cut_short(tmp_path, step=2)
     train(write_steps("cut", **keys, auto_resume_from_checkpoints=True))
     assert_same_state(weights_of(cut), weights_of(tmp_path / "whole"))
     assert untimed(cut) == untimed(tmp_path / "whole")

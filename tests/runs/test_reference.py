@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.runs.pair_runs import pair_writer, train
+from tests.runs.pair_runs import cut_short, pair_writer, train
 from tests.runs.test_dpo import REWARDS, assert_starts_alike
 from tests.runs.test_kto import judged_rows
 from tests.runs.test_ranks import train_on_two_ranks
@@ -182,12 +182,7 @@ def test_a_run_goes_on_with_its_reference_bit_for_bit_and_with_no_other(
 ):
     keys = {**LORA, "save_strategy": "steps", "save_steps": 1, "max_steps": 4, "reference_model": str(other)}
     train(write_pairs("whole", **keys))
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut, symlinks=True)
-    for number in (3, 4):
-        shutil.rmtree(cut / f"checkpoint-{number}")
-    for path in cut.glob("*model.safetensors"):
-        path.unlink()
+    cut = cut_short(tmp_path, step=2)
     for named in ({"reference_model": str(model_folder)}, {"reference_model": None}):
         with pytest.raises(CheckpointError, match=r"reference: .*compared with another model"):
             pipeline.train(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.runs.pair_runs import pair_writer, train
+from tests.runs.pair_runs import cut_short, pair_writer, train
 from tests.runs.test_dpo import REWARDS
 from tests.runs.test_kto import judged_rows
 from tests.runs.test_ranks import train_on_two_ranks
@@ -110,12 +109,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     """From a checkpoint of a step that mixes, and from one between two of them."""
     keys = {**keys, **SAVING, **follow(0.6, 2), "max_steps": 6, "logging_steps": 4}
     train(write_pairs("whole", **keys))
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut, symlinks=True)
-    for number in range(step + 1, 7):
-        shutil.rmtree(cut / f"checkpoint-{number}")
-    for path in cut.glob("*model.safetensors"):
-        path.unlink()
+    cut = cut_short(tmp_path, step=step)
     train(write_pairs("cut", **keys, auto_resume_from_checkpoints=True))
     assert json.loads((cut / "run.json").read_text())["resumed_from"]
     assert_same_state(weights_of(cut), weights_of(tmp_path / "whole"))
@@ -156,11 +150,7 @@ def test_a_step_that_a_run_goes_back_behind_leaves_no_trace_in_the_reference(
     """What is killed between two checkpoints has moved the reference in memory alone."""
     keys = {**LORA, **SAVING, **follow(0.5, 1), "max_steps": 4, "save_steps": 2}
     train(write_pairs("whole", **keys))
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut, symlinks=True)
-    shutil.rmtree(cut / "checkpoint-4")
-    for path in cut.glob("*model.safetensors"):
-        path.unlink()
+    cut = cut_short(tmp_path, step=3)
     train(write_pairs("cut", **keys, auto_resume_from_checkpoints=True))
     assert_same_state(weights_of(cut), weights_of(tmp_path / "whole"))
 
