@@ -17,6 +17,7 @@ from siredon.data.table import JoinedTable
 from siredon.errors import DataError
 from siredon.evaluate.candidates import Candidate
 from siredon.evaluate.loss import explained_memory, gather_judging
+from siredon.evaluate.pair_samples import NUM_SAMPLES, PairSample, take_samples
 from siredon.evaluate.result import ALL
 from siredon.evaluate.rows import Rows, prepare_rows
 from siredon.evaluate.start import load_start_and_tuned
@@ -28,6 +29,7 @@ from siredon.registry import Shelf
 from siredon.train.chunked_loss import choose_loss_
 from siredon.train.isolation import check_isolation
 from siredon.train.pair_trainer import PairTrainer
+from siredon.train.reward_trainer import RewardTrainer
 from siredon.train.trainer import SiredonTrainer
 
 TRAINERS = Shelf("siredon.train.methods", "TRAINER", "rl")
@@ -44,6 +46,7 @@ class Judgement:
         num_rows: Its rows.
         unit: What a row is, in the plural.
         measures: By name, in the order in which they are shown; the loss is missing where it is one of all rows only.
+        samples: The first pairs, one by one, where two models are compared on pairs.
     """
 
     model: str
@@ -52,6 +55,7 @@ class Judgement:
     num_rows: int
     unit: str
     measures: dict[str, float]
+    samples: tuple[PairSample, ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -70,6 +74,7 @@ def judge_judged(config: Config, wanted: Evaluation, hardware: Hardware) -> list
     check_metrics(config, wanted)
     results: list[Judgement] = []
     prepared: tuple[Rows, ...] = ()
+    takes_samples = wanted.which == "both" and config.preference.compares
     for candidate in load_start_and_tuned(config, wanted.which, hardware):
         is_start = candidate.name == "start"
         if not prepared:
@@ -81,7 +86,14 @@ def judge_judged(config: Config, wanted: Evaluation, hardware: Hardware) -> list
                 prepared = tuple(_score(trainer, rows) for rows in prepared)
             if not is_start or wanted.which != "tuned":
                 for rows in prepared:
-                    results += _judge(trainer, candidate, rows, config)
+                    whole, *parts = _judge(trainer, candidate, rows, config)
+                    if takes_samples:
+                        assert isinstance(trainer, (PairTrainer, RewardTrainer))
+                        limit = wanted.num_answers or NUM_SAMPLES
+                        whole = replace(
+                            whole, samples=take_samples(trainer, candidate.tokenizer, rows, limit)
+                        )
+                    results += [whole, *parts]
         del candidate, trainer
     return results
 
