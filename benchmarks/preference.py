@@ -4,8 +4,9 @@
 
 Random weights; rows of ShareGPT's layout with two answers each, no longer than `--length` tokens a side.  Both
 recompute every layer, compare with the base by switching the adapter off, and take as many pairs in a batch; TRL pads
-them, as it does by itself.  Counted are tokens that are no padding, prompts of both sides included; the peak is that
-of PyTorch's allocator.  A last line lets Siredon choose what it recomputes.
+them, as it does by itself.  The longest batch is not tried out before: TRL does not, and it would be the peak.  Counted
+are tokens that are no padding, prompts of both sides included; the peak is that of PyTorch's allocator.  A last line
+lets Siredon choose what it recomputes.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def run_ours(options: argparse.Namespace, checkpointing: Any) -> dict[str, float
         "optimizer": "adamw_torch_fused",
         "bf16": "auto",
         "gradient_checkpointing": checkpointing,
+        "probe_longest_batch": False,  # The peak is that of the same steps
         "logging_steps": 1,
         "save_strategy": "no",
         "output_dir": str(output),

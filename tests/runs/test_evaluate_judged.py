@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.runs.pair_runs import pair_writer, train
 from tests.runs.test_evaluate import judge, target_of
 from tests.runs.test_kto import judged_rows
@@ -103,6 +104,29 @@ def test_start_and_tuned_are_the_first_and_the_last_validation(
     # By the folder of the run, where of whole weights less is known of their training
     (again,) = judge(target_of(tmp_path / "config"))
     assert measures_of(again) == last
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_reference_that_the_file_names_is_the_one_of_the_training(
+    write_judged: Any, model_folder: Path, tmp_path: Path, method: str
+):
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    weights = load_file(other / "model.safetensors")
+    torch.manual_seed(1)
+    moved = {name: value + 0.02 * torch.randn_like(value) for name, value in weights.items()}
+    save_file(moved, other / "model.safetensors", {"format": "pt"})
+    path = write_judged(method, **LORA, reference_model=str(other))
+    first, last = validations_of(train(path))
+    start, tuned = judge(config_of(path), which="both")
+    assert abs(first["rewards/chosen"]) > 1e-3
+    assert measures_of(start) == pytest.approx(first, rel=1e-6)
+    assert measures_of(tuned) == pytest.approx(last, rel=1e-6)
+    if method == "dpo":  # Pair by pair it is the same reference
+        found = read_samples(tmp_path / "config" / "evaluation")
+        for name, wanted_means in (("start", first), ("tuned", last)):
+            mean = sum(one[name]["rewards/margins"] for one in found) / 6
+            assert mean == pytest.approx(wanted_means["rewards/margins"], abs=1e-5)
 
 
 def test_before_a_training_the_start_is_measured_and_nothing_else(write_judged: Any):

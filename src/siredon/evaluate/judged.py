@@ -22,9 +22,10 @@ from siredon.evaluate.result import ALL
 from siredon.evaluate.rows import Rows, prepare_rows
 from siredon.evaluate.start import load_start_and_tuned
 from siredon.evaluate.wanted import Evaluation
-from siredon.hardware import Hardware
+from siredon.hardware import Hardware, release_memory
 from siredon.log import note
 from siredon.model.quantized import taken_for_whole
+from siredon.model.second_model import load_second_model
 from siredon.registry import Shelf
 from siredon.train.chunked_loss import choose_loss_
 from siredon.train.isolation import check_isolation
@@ -74,28 +75,42 @@ def judge_judged(config: Config, wanted: Evaluation, hardware: Hardware) -> list
     check_metrics(config, wanted)
     results: list[Judgement] = []
     prepared: tuple[Rows, ...] = ()
-    takes_samples = wanted.which == "both" and config.preference.compares
+    names_reference = config.preference.has_reference and config.reference.is_chosen
+    num_samples = wanted.num_answers or NUM_SAMPLES
+    if wanted.which != "both" or not config.preference.compares:
+        num_samples = 0
     for candidate in load_start_and_tuned(config, wanted.which, hardware):
         is_start = candidate.name == "start"
         if not prepared:
             prepared = tuple(map(_part, prepare_rows(config, candidate.tokenizer, wanted.split)))
+            if names_reference:
+                prepared = _score_by_named(candidate, prepared, config, hardware)
         with candidate.as_named(), explained_memory(config):
             trainer = build_trainer(candidate, prepared[0], config, hardware)
-            if is_start and isinstance(trainer, PairTrainer) and trainer.needs_reference:
+            if (
+                is_start
+                and not names_reference
+                and isinstance(trainer, PairTrainer)
+                and trainer.needs_reference
+            ):
                 # The tuned model is held against the same numbers
-                prepared = tuple(_score(trainer, rows) for rows in prepared)
+                prepared = tuple(_score(trainer, rows, "the start") for rows in prepared)
             if not is_start or wanted.which != "tuned":
                 for rows in prepared:
                     whole, *parts = _judge(trainer, candidate, rows, config)
-                    if takes_samples:
-                        assert isinstance(trainer, (PairTrainer, RewardTrainer))
-                        limit = wanted.num_answers or NUM_SAMPLES
-                        whole = replace(
-                            whole, samples=take_samples(trainer, candidate.tokenizer, rows, limit)
-                        )
-                    results += [whole, *parts]
+                    results += [_add_samples(whole, trainer, candidate, rows, num_samples), *parts]
         del candidate, trainer
     return results
+
+
+def _add_samples(
+    whole: Judgement, trainer: SiredonTrainer, candidate: Candidate, rows: Rows, num_samples: int
+) -> Judgement:
+    """The result of a split, with its first pairs one by one."""
+    if not num_samples:
+        return whole
+    assert isinstance(trainer, (PairTrainer, RewardTrainer))  # Rows are pairs
+    return replace(whole, samples=take_samples(trainer, candidate.tokenizer, rows, num_samples))
 
 
 def check_metrics(config: Config, wanted: Evaluation) -> None:
@@ -147,14 +162,32 @@ def _part(rows: Rows) -> Rows:
     )
 
 
-def _score(trainer: PairTrainer, rows: Rows) -> Rows:
-    """The rows with what the model at its start makes of them, in the very batches in which it is compared."""
+def _score_by_named(
+    candidate: Candidate, prepared: tuple[Rows, ...], config: Config, hardware: Hardware
+) -> tuple[Rows, ...]:
+    """The rows with what the reference makes of them that the file names; it is let go again."""
+    second = load_second_model(
+        config, candidate.tokenizer, candidate.precision, hardware, candidate.model.device
+    )
+    note(f"reference: {second.name}")
+    reference = replace(candidate, model=second.model, base=second.base, is_switched_off=False)
+    with explained_memory(config):
+        trainer = build_trainer(reference, prepared[0], config, hardware)
+        assert isinstance(trainer, PairTrainer)
+        scored = tuple(_score(trainer, rows, "the reference") for rows in prepared)
+    del trainer, reference, second
+    release_memory(hardware)
+    return scored
+
+
+def _score(trainer: PairTrainer, rows: Rows, name: str) -> Rows:
+    """The rows with what a model makes of them, in the very batches in which others are compared with it."""
     packs, size = rows.packs, trainer.args.eval_batch_size
     table: Any = packs.table
     model: Any = trainer.model
     known = np.zeros(table.sample_lengths.shape, dtype=np.float32)
     collator: Any = trainer.data_collator
-    note(f"{rows.split}: log-probabilities of {len(packs.packs.indices):,} {table.unit} by the start")
+    note(f"{rows.split}: log-probabilities of {len(packs.packs.indices):,} {table.unit} by {name}")
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for first in range(0, len(packs), size):
             places = range(first, min(first + size, len(packs)))

@@ -39,7 +39,8 @@ def load_start_and_tuned(config: Config, which: Which, hardware: Hardware) -> It
     check_alone()
     if which != "base":
         _check_tuned(config)
-    if which != "tuned" or config.preference.has_reference:
+    compares_with_start = config.preference.has_reference and not config.reference.is_chosen
+    if which != "tuned" or compares_with_start:
         origin, adapter = find_start(config)
         if which != "base" and config.writes_adapter and config.adapter.starts_as_nothing:
             tuned = load_tuned(config, hardware)
