@@ -291,6 +291,13 @@ def count_retries(hardware: Hardware) -> int:
     return int(torch.cuda.memory_stats().get("num_alloc_retries", 0))
 
 
+def begin_recorded_pass() -> None:
+    """Tells recorded graphs that a forward pass begins, and what the last one gave is not needed.  Imports torch."""
+    import torch
+
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
 def release_memory(hardware: Hardware) -> None:
     """Gives back what is held for later: what nothing refers to any more, and the allocator's cache.  Imports torch."""
     import torch

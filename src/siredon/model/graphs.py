@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from siredon.hardware import begin_recorded_pass
+
 
 def prepare_recording_(base: torch.nn.Module) -> None:
     """Has a model whose layers are recorded train as one whose layers are not.
@@ -30,7 +32,7 @@ def prepare_recording_(base: torch.nn.Module) -> None:
 
 def _begin(module: torch.nn.Module, _: Any) -> None:
     if module.training:
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        begin_recorded_pass()
     else:
         torch.compiler.set_stance("force_eager")
 
