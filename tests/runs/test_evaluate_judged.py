@@ -17,11 +17,12 @@ from tests.runs.pair_runs import pair_writer, train
 from tests.runs.test_evaluate import judge, target_of
 from tests.runs.test_kto import judged_rows
 from tests.runs.test_process_reward import answer
-from tests.runs.test_reward import run_command
+from tests.runs.test_reward import run_command, true_score
 from tests.runs.test_train import LORA, config_of
 
 from siredon import release
 from siredon.errors import CheckpointError, DataError
+from siredon.evaluate.figures import show_change
 
 ADAPTERS: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA}
 #: Keys of each method; those of KTO and of steps have rows of their own.
@@ -121,6 +122,11 @@ def test_a_reference_that_the_file_names_is_the_one_of_the_training(
     assert abs(first["rewards/chosen"]) > 1e-3
     assert measures_of(start) == pytest.approx(first, rel=1e-6)
     assert measures_of(tuned) == pytest.approx(last, rel=1e-6)
+    if method == "dpo":  # Pair by pair it is the same reference
+        found = read_samples(tmp_path / "config" / "evaluation")
+        for name, wanted_means in (("start", first), ("tuned", last)):
+            mean = sum(one[name]["rewards/margins"] for one in found) / 6
+            assert mean == pytest.approx(wanted_means["rewards/margins"], abs=1e-5)
 
 
 def test_before_a_training_the_start_is_measured_and_nothing_else(write_judged: Any):
@@ -263,7 +269,7 @@ def test_what_is_written_and_shown(write_judged: Any, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert run_command(["evaluate", str(path), "--compare", "--split", "all"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    titles = [line.split() for line in lines if "difference" in line]
+    titles = [line.split() for line in lines if "difference" in line and ": margin " not in line]
     assert titles == [
         [f"{split}:", count, "pairs", "start", "tuned", "difference"]
         for split, count in (("training", "18"), ("validation", "6"))
@@ -271,7 +277,7 @@ def test_what_is_written_and_shown(write_judged: Any, tmp_path: Path, capsys: py
     folder = tmp_path / "config"
     results = json.loads((folder / "evaluation" / "results.json").read_text())["results"]
     tuned = results[-1]
-    (shown,) = [line.split() for line in lines[len(lines) // 2 :] if line.startswith("rewards/margins")]
+    _, shown = [line.split() for line in lines if line.startswith("rewards/margins")]
     change = tuned["rewards/margins"] - results[1]["rewards/margins"]
     assert shown[2:] == [f"{tuned['rewards/margins']:.4f}", f"{change:+.4f}"]
     summary = list(csv.reader((folder / "eval_summary.csv").read_text().splitlines()))
@@ -331,3 +337,141 @@ def test_a_loss_that_matches_pairs_is_one_over_held_out_pairs(write_judged: Any,
     one = validations_of(train(write_judged("aot", "one", **LORA, **keys)))
     other = validations_of(train(write_judged("aot", "other", **LORA, **keys, **apart)))
     assert one[-1] == pytest.approx(other[-1], abs=1e-4)
+
+
+def score_alone(model: Any, sample: Any) -> float:
+    """The log-probability of an answer by plain transformers, one answer at a time, all logits."""
+    from siredon.data.types import IGNORE
+
+    ids = torch.tensor([sample.input_ids.tolist()])
+    labels = sample.labels.tolist()
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    places = [place for place in range(1, len(labels)) if labels[place] != IGNORE]
+    return sum(float(expected[place - 1, labels[place]]) for place in places)
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "pair_samples.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("method", ["dpo", "ipo", "simpo", "orpo"])
+def test_samples_have_the_log_probabilities_of_both_models(
+    write_judged: Any, model_folder: Path, tmp_path: Path, method: str, adapter: str
+):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from siredon.evaluate.rows import prepare_rows
+    from siredon.model.tokenizer import load_tokenizer
+
+    # Packed, the pairs are run in another order
+    path = write_judged(method, **ADAPTERS[adapter], eval_sample_packing=True, sample_packing=True)
+    train(path)
+    config = config_of(path)
+    results = {row["model"]: row for row in judge(config, which="both")}
+    found = read_samples(tmp_path / "config" / "evaluation")
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    folder = tmp_path / "config"
+    models = {"start": base}
+    for name in ("start", "tuned"):
+        if name == "tuned" and adapter == "lora":
+            models[name] = PeftModel.from_pretrained(base, folder)
+        elif name == "tuned":
+            models[name] = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = models[name].eval()
+        [rows] = prepare_rows(config, load_tokenizer(config.tokenizer, config.model), "validation")
+        pairs = [rows.packs.table.take(int(index)) for index in sorted(rows.packs.packs.indices)]
+        assert len(found) == len(pairs) == 6
+        for one, pair in zip(found, pairs, strict=True):
+            chosen, rejected = (score_alone(model, side) for side in pair)
+            assert one[name]["logps/chosen"] == pytest.approx(chosen, abs=1e-4)
+            assert one[name]["logps/rejected"] == pytest.approx(rejected, abs=1e-4)
+            assert one[name]["logps/margins"] == pytest.approx(chosen - rejected, abs=1e-4)
+        for measure in ("logps/chosen", "logps/rejected", "rewards/margins"):
+            mean = sum(one[name][measure] for one in found) / 6
+            assert mean == pytest.approx(results[name][measure], abs=1e-4)
+    for one in found:
+        change = one["tuned"]["logps/margins"] - one["start"]["logps/margins"]
+        assert one["change"] == pytest.approx(change)
+        assert abs(change) > 1e-3
+        if method in ("dpo", "ipo"):
+            beta = config.preference.beta
+            assert one["start"]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+            assert one["tuned"]["rewards/margins"] == pytest.approx(beta * change, abs=1e-4)
+    # Texts are those of the rows
+    given = {
+        row["chosen"]: row for row in map(json.loads, (tmp_path / "pairs.jsonl").read_text().splitlines())
+    }
+    for one in found:
+        row = given[one["chosen"]]
+        assert one["rejected"] == row["rejected"]
+        assert row["messages"][0]["content"] in one["prompt"]
+        assert one["chosen"] not in one["prompt"]
+    assert [(one["split"], one["source"], one["row"]) for one in found] == [
+        ("validation", "pairs.jsonl", row) for row in range(6)
+    ]
+
+
+def test_samples_of_a_reward_model_have_scores(write_judged: Any, tmp_path: Path):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    path = write_judged("reward", **LORA)
+    train(path)
+    results = judge(config_of(path), which="both")
+    folder = tmp_path / "config"
+    found = read_samples(folder / "evaluation")
+    assert len(found) == 6
+    for name, result in zip(("start", "tuned"), results, strict=True):
+        for measure in ("rewards/chosen", "rewards/rejected", "rewards/margins"):
+            mean = sum(one[name][measure] for one in found) / 6
+            assert mean == pytest.approx(result[measure], abs=1e-4)
+    release.merge_lora(config_of(path))
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "merged", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    for one in found:
+        [row] = [row for row in rows if row["chosen"] == one["chosen"]]
+        question = row["messages"][0]["content"]
+        for side in ("chosen", "rejected"):
+            assert one["tuned"][f"rewards/{side}"] == pytest.approx(
+                true_score(model, tokenizer, row[side], question), abs=1e-3
+            )
+
+
+def test_samples_are_counted_shown_and_taken_away(
+    write_judged: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = write_judged("dpo", **LORA)
+    train(path)
+    capsys.readouterr()
+    words = ["evaluate", str(path)]
+    assert run_command([*words, "--compare", "--answers", "4", "--split", "all"]) == 0
+    folder = tmp_path / "config" / "evaluation"
+    found = read_samples(folder)
+    places = [(one["split"], one["row"]) for one in found]
+    assert places == [(split, row) for split in ("training", "validation") for row in range(4)]
+    shown = capsys.readouterr().out
+    ours = sorted((one for one in found if one["split"] == "validation"), key=lambda one: one["change"])
+    tables = shown.partition("validation: margin ")[2]
+    rose, fell = ([one for one in ours if sign * one["change"] > 0] for sign in (1, -1))
+    assert rose
+    for one in (*rose[-3:], *fell[:3]):
+        assert show_change(one["change"]) in tables
+        assert f"  chosen: {one['chosen']}" in tables
+    assert "results: " in tables
+    text = (folder / "pair_samples.md").read_text()
+    assert text.count("## validation, pair ") == 4
+    assert all(one["prompt"] in text for one in found)
+    # Of one model alone there are none, nor are those of an earlier call kept
+    assert run_command(words) == 0
+    assert "margin rose" not in capsys.readouterr().out
+    assert not [*folder.glob("pair_samples.*")]
+    assert run_command([*words, "--answers", "4"]) == 2
+    # Answers that are good or bad are no pairs
+    path = write_judged("kto", "other", **LORA)
+    train(path)
+    assert run_command(["evaluate", str(path), "--compare"]) == 0
+    assert not [*(tmp_path / "other" / "evaluation").glob("pair_samples.*")]
+    assert run_command(["evaluate", str(path), "--compare", "--answers", "4"]) == 2

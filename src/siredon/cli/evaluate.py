@@ -51,7 +51,13 @@ def evaluate(  # noqa: PLR0913 - one for each option
         ),
     ] = None,
     answers: Annotated[
-        int | None, typer.Option(min=1, help="Most rows that it answers; default all.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most rows that it answers; default all. With --compare on pairs, how many are written down one by "
+            "one; default 20.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -60,9 +66,9 @@ def evaluate(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Measure the model that CONFIG trained: loss, perplexity and scores, or rewards of judged rows."""
     which = choose_models(base=base, compare=compare)
-    if answers is not None and not metric:
-        raise typer.BadParameter("--answers goes with --metric")
     checked = read_target(words)
+    if answers is not None and not metric and not (compare and checked.preference.compares):
+        raise typer.BadParameter("--answers goes with --metric, and on pairs with --compare")
     from siredon import release
 
     release.evaluate(checked, Evaluation(which, split, tuple(metric or ()), answers, output))

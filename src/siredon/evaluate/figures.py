@@ -8,6 +8,11 @@ def show_figure(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
+def show_change(value: float) -> str:
+    """A difference, with its sign; empty where there is none."""
+    return f"{'-' if value < 0 else '+'}{show_figure(abs(value))}" if value else ""
+
+
 def show_size(count: int) -> str:
     """Bytes, for people."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

@@ -17,6 +17,7 @@ from siredon.data.table import JoinedTable
 from siredon.errors import DataError
 from siredon.evaluate.candidates import Candidate
 from siredon.evaluate.loss import explained_memory, gather_judging
+from siredon.evaluate.pair_samples import NUM_SAMPLES, PairSample, take_samples
 from siredon.evaluate.result import ALL
 from siredon.evaluate.rows import Rows, prepare_rows
 from siredon.evaluate.start import load_start_and_tuned
@@ -29,6 +30,7 @@ from siredon.registry import Shelf
 from siredon.train.chunked_loss import choose_loss_
 from siredon.train.isolation import check_isolation
 from siredon.train.pair_trainer import PairTrainer
+from siredon.train.reward_trainer import RewardTrainer
 from siredon.train.trainer import SiredonTrainer
 
 TRAINERS = Shelf("siredon.train.methods", "TRAINER", "rl")
@@ -45,6 +47,7 @@ class Judgement:
         num_rows: Its rows.
         unit: What a row is, in the plural.
         measures: By name, in the order in which they are shown; the loss is missing where it is one of all rows only.
+        samples: The first pairs, one by one, where two models are compared on pairs.
     """
 
     model: str
@@ -53,6 +56,7 @@ class Judgement:
     num_rows: int
     unit: str
     measures: dict[str, float]
+    samples: tuple[PairSample, ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -72,6 +76,9 @@ def judge_judged(config: Config, wanted: Evaluation, hardware: Hardware) -> list
     results: list[Judgement] = []
     prepared: tuple[Rows, ...] = ()
     names_reference = config.preference.has_reference and config.reference.is_chosen
+    num_samples = wanted.num_answers or NUM_SAMPLES
+    if wanted.which != "both" or not config.preference.compares:
+        num_samples = 0
     for candidate in load_start_and_tuned(config, wanted.which, hardware):
         is_start = candidate.name == "start"
         if not prepared:
@@ -90,9 +97,20 @@ def judge_judged(config: Config, wanted: Evaluation, hardware: Hardware) -> list
                 prepared = tuple(_score(trainer, rows, "the start") for rows in prepared)
             if not is_start or wanted.which != "tuned":
                 for rows in prepared:
-                    results += _judge(trainer, candidate, rows, config)
+                    whole, *parts = _judge(trainer, candidate, rows, config)
+                    results += [_add_samples(whole, trainer, candidate, rows, num_samples), *parts]
         del candidate, trainer
     return results
+
+
+def _add_samples(
+    whole: Judgement, trainer: SiredonTrainer, candidate: Candidate, rows: Rows, num_samples: int
+) -> Judgement:
+    """The result of a split, with its first pairs one by one."""
+    if not num_samples:
+        return whole
+    assert isinstance(trainer, (PairTrainer, RewardTrainer))  # Rows are pairs
+    return replace(whole, samples=take_samples(trainer, candidate.tokenizer, rows, num_samples))
 
 
 def check_metrics(config: Config, wanted: Evaluation) -> None:

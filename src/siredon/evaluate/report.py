@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from siredon import __version__
-from siredon.evaluate.figures import show_figure
+from siredon.evaluate.figures import show_change, show_figure
 from siredon.evaluate.judged import Judgement
+from siredon.evaluate.pair_samples import MovedPair, pair_up
 from siredon.evaluate.plot import plot_results
 from siredon.evaluate.result import ALL, Outcome
+from siredon.evaluate.sample_report import lay_out_samples, write_samples
 from siredon.evaluate.score import Result
 from siredon.log import is_terminal, show
 from siredon.train.publish import write_whole
 
 #: Columns where there is no terminal.
 _WIDE = 400
+#: Columns of a text there, and least and most of them on a terminal, beside figures that take so many.
+_TEXT, _LEAST_TEXT, _MOST_TEXT, _FIGURES = 100, 30, 120, 38
 
 
 def publish_results(results: Sequence[Outcome], folder: Path, output: Path) -> None:
@@ -39,8 +43,12 @@ def publish_results(results: Sequence[Outcome], folder: Path, output: Path) -> N
     plot_results(results, folder / "results.png")
     place = output if folder.parent == output else folder
     write_whole(place / "eval_summary.csv", summarize(results))
+    judgements = [result for result in results if isinstance(result, Judgement)]
+    moved = find_moved(judgements)
+    write_samples(moved, folder)
     show_results([result for result in results if isinstance(result, Result)])
-    show_judgements([result for result in results if isinstance(result, Judgement)])
+    show_judgements(judgements)
+    show_samples(moved)
     show(f"results: {folder}")
 
 
@@ -117,6 +125,29 @@ def show_judgements(results: Sequence[Judgement]) -> None:
         print_table(_lay_out(title, models, width), Console)
 
 
+def find_moved(results: Sequence[Judgement]) -> list[MovedPair]:
+    """The pairs that were written down of each split, before and after the training."""
+    found: list[MovedPair] = []
+    splits = dict.fromkeys(result.split for result in results if result.samples)
+    for split in splits:
+        start, tuned = (result.samples for result in results if result.split == split and result.samples)
+        found += pair_up(start, tuned)
+    return found
+
+
+def show_samples(moved: Sequence[MovedPair]) -> None:
+    """Tables of the pairs whose margin moved most."""
+    if not moved:
+        return
+    from rich.console import Console
+
+    terminal = is_terminal(sys.stdout)
+    room = max(_LEAST_TEXT, min(_MOST_TEXT, Console().width - _FIGURES)) if terminal else _TEXT
+    for table in lay_out_samples(moved, room):
+        show()
+        print_table(table, Console)
+
+
 def _name_place(result: Judgement) -> str:
     source = "" if result.source == ALL else f", {result.source}"
     return f"{result.split}{source}: {result.num_rows:,} {result.unit}"
@@ -137,8 +168,7 @@ def _lay_out(title: str, models: Sequence[Judgement], width: int) -> Any:
         found = [model.measures[name] for model in models if name in model.measures]
         figures = [show_figure(model.measures[name]) if name in model.measures else "" for model in models]
         change = found[-1] - found[0]
-        shown = [f"{'-' if change < 0 else '+'}{show_figure(abs(change))}" if change else ""]
-        table.add_row(name, *figures, *(shown if len(models) > 1 else ()))
+        table.add_row(name, *figures, *([show_change(change)] if len(models) > 1 else ()))
     return table
 
 

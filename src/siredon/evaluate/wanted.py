@@ -20,7 +20,8 @@ class Evaluation:
         which: The models.
         split: The rows; None for the validation rows, or the training rows where there are none.
         metrics: Names on the shelf `metrics/`, or dotted paths of functions.
-        num_answers: Most rows of each split that the model answers; None for all.
+        num_answers: Most rows of each split that the model answers, None for all; of pairs, where two models are
+            compared, how many are written down one by one, None for `NUM_SAMPLES`.
         output: Where results go; None for a folder `evaluation` beside the model.
     """
 

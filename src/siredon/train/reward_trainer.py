@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from siredon.config.sections.preference import SCORE_MEASURES
+from siredon.data.pairs import PAIR
 from siredon.data.types import Batch
 from siredon.distributed.ranks import rank
 from siredon.model.score_head import catch_scores
@@ -57,6 +58,10 @@ class RewardTrainer(SiredonTrainer):
         places = torch.arange(len(samples), device=samples.device)
         last = samples.new_zeros(num_samples + 1).scatter_reduce_(0, samples, places, "amax")
         return scores[last[:num_samples]]
+
+    def score_groups(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
+        """The scores of both samples of each pair of a batch, [pairs, 2]."""
+        return self.score_samples(model, inputs).view(-1, PAIR)
 
     def sum_losses(self, model: torch.nn.Module, inputs: Batch) -> Tensor:
         """The loss summed over pairs."""

@@ -22,6 +22,7 @@ from siredon.train.pair_loss import PairScores, StepScores
 
 if TYPE_CHECKING:
     from siredon.train.pair_trainer import PairTrainer
+    from siredon.train.reward_trainer import RewardTrainer
 
 
 def score_step(trainer: PairTrainer, batches: Sequence[Batch]) -> StepScores:
@@ -98,11 +99,14 @@ def score_set(trainer: PairTrainer, dataset: PackDataset) -> PairScores:
 
 
 def score_table(
-    trainer: PairTrainer, table: JoinedTable, model: Any, rows: npt.NDArray[np.int64] | None = None
+    trainer: PairTrainer | RewardTrainer,
+    table: JoinedTable,
+    model: Any,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> References:
     """Log-probabilities of the samples of a table by a model as it is now, [N]; each rank computes a part of them.
 
-    If rows are given, those of others are 0.
+    Of a model that gives scores, its scores.  If rows are given, those of others are 0.
     """
     collator: Any = trainer.data_collator
     assert isinstance(collator, Collator)
