@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.runs.pair_runs import pair_writer
+from tests.runs.test_kto import judged_rows
 from tests.runs.test_train import LORA, config_of, metrics_of, weights_of
 from tests.runs.test_watching import same, untimed
 
@@ -17,6 +20,7 @@ from siredon import pipeline
 from siredon.errors import TrainingError
 from siredon.hardware import is_out_of_memory
 from siredon.train.memory_guard import MemoryGuardedTrainer, cut_rows, take_tokens
+from siredon.train.pair_trainer import PairTrainer
 from siredon.train.trainer import SiredonTrainer
 
 FREE = {"optimizer": "schedule_free_adamw", "lr_scheduler": "constant"}
@@ -103,6 +107,39 @@ def test_a_run_that_runs_out_saves_its_last_step_and_goes_on_to_the_same_weights
     pipeline.train(config)
     assert same(tmp_path / "plain", tmp_path / "out")
     assert untimed(tmp_path / "plain") == untimed(tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["aot", "kto"])
+def test_what_looks_at_a_step_before_its_passes_saves_the_last_one_too(
+    write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    write = pair_writer(write_config, tmp_path)
+    keys: dict[str, Any] = {"dpo_loss_type": ["aot"]}
+    if method == "kto":
+        rows = tmp_path / "judged.jsonl"
+        rows.write_text("".join(json.dumps(row) + "\n" for row in judged_rows()))
+        keys = {"rl": "kto", "datasets": [{"path": str(rows), "type": "chat_template.default"}]}
+    keys |= {**LORA, "max_steps": 4, "micro_batch_size": 2, "save_strategy": "epoch"}
+    pipeline.train(config_of(write("plain", **keys)))
+    config = config_of(write("cut", **keys, auto_resume_from_checkpoints=True))
+    whole = PairTrainer._sum_samples
+
+    def run_out(trainer: Any, *args: Any, **options: Any) -> Any:
+        if trainer.state.global_step == 2 and not torch.is_grad_enabled() and trainer.failed is None:
+            Shortage.fail(None, torch.zeros(()))  # type: ignore[arg-type]
+        return whole(trainer, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairTrainer, "_sum_samples", run_out)
+        with pytest.raises(TrainingError) as caught:
+            pipeline.train(config)
+    message = str(caught.value)
+    assert "when 2.0 more were asked for" in message
+    assert "a batch of step 3, 2 x " in message
+    assert f"step 2 is saved in {tmp_path}/cut/checkpoint-2" in message
+    pipeline.train(config)
+    assert same(tmp_path / "plain", tmp_path / "cut")
+    assert untimed(tmp_path / "plain") == untimed(tmp_path / "cut")
 
 
 def test_a_checkpoint_of_an_earlier_run_is_not_taken_for_the_last_step(

@@ -68,19 +68,16 @@ class KtoTrainer(PairTrainer):
 
         found = super().get_batch_samples(take_apart(), num_batches, device)
         if mismatched and not self.passes_over:
-            self.kl = self._measure_step(mismatched)
+            self.kl = self._measure_step(found[0], mismatched)
             self._sums["answers"][:2] += torch.stack([torch.ones_like(self.kl), self.kl])
         return found
 
-    def _measure_step(self, mismatched: Sequence[Batch]) -> Tensor:
+    def _measure_step(self, batches: Sequence[Batch], mismatched: Sequence[Batch]) -> Tensor:
         model, sums = self.model, self._zeros(2)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for batch in mismatched:
-                inputs: Any = self._prepare_inputs(batch)
+        for batch, others in zip(batches, mismatched, strict=True):
+            with self.scoring(batch), self.compute_loss_context_manager():
+                inputs: Any = self._prepare_inputs(others)
                 sums += sum_drifts(self.score_samples(model, inputs), self._known_reference(inputs))
-        model.train(was_training)
         return estimate_kl(
             self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
         )

@@ -203,6 +203,25 @@ class MemoryGuardedTrainer(InterruptibleTrainer):
                 # A GPU is given its update ahead of time, though the sum over ranks may never come
                 wait_for_compute(self.args.device)
 
+    @contextmanager
+    def scoring(self, batch: Batch) -> Iterator[None]:
+        """Inside, a batch of the coming step is looked at without gradients, by the model as it validates.
+
+        Memory that runs out there has run out for that batch.  (Of several ranks, the others wait in a collective.)
+        """
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) and num_ranks() == 1:
+                self.failed = batch
+            raise
+        finally:
+            model.train(was_training)
+
     def weights_away(self) -> AbstractContextManager[None]:
         """Inside, in the middle of a pass, the model has other weights for a while, and nobody may read them."""
         return nullcontext() if self.watch is None else self.watch.may_not_save()

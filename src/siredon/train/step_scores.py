@@ -35,19 +35,15 @@ def score_step(trainer: PairTrainer, batches: Sequence[Batch]) -> StepScores:
         trainer: Holds the model, as it is before the step.
         batches: The micro-batches of the step, on this rank.
     """
-    model = trainer.model
-    was_training = model.training
-    model.eval()
     found: list[Tensor] = []
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        for batch in batches:
-            scores = trainer.score_pairs(model, trainer._prepare_inputs(batch), only_scores=True)
+    for batch in batches:
+        with trainer.scoring(batch), trainer.compute_loss_context_manager():
+            scores = trainer.score_pairs(trainer.model, trainer._prepare_inputs(batch), only_scores=True)
             reference = scores.reference_chosen, scores.reference_rejected
             assert reference[0] is not None
             assert reference[1] is not None
             batch["reference"] = torch.stack([reference[0], reference[1]], dim=1).flatten()
             found.append(torch.stack([scores.chosen, scores.rejected, reference[0], reference[1]], dim=1))
-    model.train(was_training)
     own = torch.cat(found) if found else torch.zeros(0, 4, device=trainer.args.device)
     whole, start = _gather(trainer, own)
     for batch, rows in zip(batches, found, strict=True):
