@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
 from tests.runs.test_train import config_of, metrics_of
 
 from siredon import pipeline
@@ -39,6 +41,16 @@ def pair_writer(write_config: Any, folder: Path) -> Callable[..., Path]:
         return found
 
     return write
+
+
+def move_model(source: Path, folder: Path) -> Path:
+    """A copy of a model, whose weights have moved."""
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    torch.manual_seed(1)
+    moved = {name: value + 0.02 * torch.randn_like(value) for name, value in weights.items()}
+    save_file(moved, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def cut_short(folder: Path, *, step: int) -> Path:

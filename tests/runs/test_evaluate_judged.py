@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tests.runs.pair_runs import pair_writer, train
+from tests.runs.pair_runs import move_model, pair_writer, train
 from tests.runs.test_evaluate import judge, target_of
 from tests.runs.test_kto import judged_rows
 from tests.runs.test_process_reward import answer
@@ -110,12 +109,7 @@ def test_start_and_tuned_are_the_first_and_the_last_validation(
 def test_a_reference_that_the_file_names_is_the_one_of_the_training(
     write_judged: Any, model_folder: Path, tmp_path: Path, method: str
 ):
-    other = tmp_path / "other"
-    shutil.copytree(model_folder, other)
-    weights = load_file(other / "model.safetensors")
-    torch.manual_seed(1)
-    moved = {name: value + 0.02 * torch.randn_like(value) for name, value in weights.items()}
-    save_file(moved, other / "model.safetensors", {"format": "pt"})
+    other = move_model(model_folder, tmp_path / "other")
     path = write_judged(method, **LORA, reference_model=str(other))
     first, last = validations_of(train(path))
     start, tuned = judge(config_of(path), which="both")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from tests.runs.pair_runs import cut_short, pair_writer, train
+from tests.runs.pair_runs import cut_short, move_model, pair_writer, train
 from tests.runs.test_dpo import REWARDS, assert_starts_alike
 from tests.runs.test_kto import judged_rows
 from tests.runs.test_ranks import train_on_two_ranks
@@ -31,13 +30,7 @@ def write_pairs(write_config: Any, tmp_path: Path) -> Any:
 @pytest.fixture
 def other(model_folder: Path, tmp_path: Path) -> Path:
     """A model like the base, whose weights have moved."""
-    folder = tmp_path / "other"
-    shutil.copytree(model_folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    torch.manual_seed(1)
-    moved = {name: value + 0.02 * torch.randn_like(value) for name, value in weights.items()}
-    save_file(moved, folder / "model.safetensors", {"format": "pt"})
-    return folder
+    return move_model(model_folder, tmp_path / "other")
 
 
 @pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])

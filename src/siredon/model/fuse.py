@@ -10,7 +10,7 @@ from siredon.log import note, warn
 from siredon.model.install import Installed, install_kernels_
 from siredon.model.kernel import Situation
 
-#: Widest layers for which that was measured.
+#: Widest layers of which was measured that the compiler is ahead.
 _NARROW = 576
 
 

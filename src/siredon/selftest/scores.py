@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from siredon.selftest.judged import PAIRS
-from siredon.selftest.whole import Run
+from siredon.selftest.row import Cell, Grid
+from siredon.selftest.whole import LORA, Run
 
 if TYPE_CHECKING:
     from siredon.selftest.rig import Rig
@@ -38,14 +39,24 @@ SHARED: dict[str, dict[str, Any]] = {
 STILL = {"learning_rate": 1e-30}
 
 
-def build_run(rig: Rig, kind: str, **keys: Any) -> Run:
+#: The case of a run with an adapter, whose head is saved with it and merged.
+ADAPTER = "adapter"
+
+
+def list_cells(grid: Grid) -> tuple[Cell, ...]:
+    """How pairs or answers share batches; and an adapter."""
+    return tuple(Cell(case=case) for case in (("packed", ADAPTER) if grid.is_quick else (*SHARED, ADAPTER)))
+
+
+def build_run(rig: Rig, kind: str, case: str) -> Run:
     """A run that is validated once, at its end, over the rows that it learns from; not yet trained.
 
     Args:
         rig: Where.
         kind: `reward_model` or `process_reward_model`.
-        keys: What differs from the runs of the other rows.
+        case: Of `list_cells`.
     """
+    keys = LORA if case == ADAPTER else {**STILL, **SHARED[case]}
     if kind == "reward_model":
         data = {"path": str(_write_pairs(rig.folder)), "type": "bradley_terry.chat_template"}
         own: dict[str, Any] = {"chat_template": "chatml", "center_rewards_coefficient": CENTER}

@@ -8,17 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from siredon.selftest.rig import Rig
-from siredon.selftest.row import FP32, Cell, Finding, Grid, Row, find
-from siredon.selftest.scores import SHARED, STILL, build_run, find_step_losses, read_logged
+from siredon.selftest.row import FP32, Cell, Finding, Row, find
+from siredon.selftest.scores import ADAPTER, build_run, find_step_losses, list_cells, read_logged
 from siredon.selftest.truth import compare_numbers
-from siredon.selftest.whole import LORA, explain_runs
-
-_ADAPTER = "adapter"
-
-
-def list_cells(grid: Grid) -> tuple[Cell, ...]:
-    """How answers share batches; and an adapter, whose head is saved with it and merged."""
-    return tuple(Cell(case=case) for case in (("packed", _ADAPTER) if grid.is_quick else (*SHARED, _ADAPTER)))
+from siredon.selftest.whole import explain_runs
 
 
 def run(rig: Rig, cell: Cell) -> Finding:
@@ -28,13 +21,13 @@ def run(rig: Rig, cell: Cell) -> Finding:
 
 
 def _measure(rig: Rig, case: str) -> Iterator[tuple[str, float, float]]:
-    run = build_run(rig, "process_reward_model", **(LORA if case == _ADAPTER else {**STILL, **SHARED[case]}))
+    run = build_run(rig, "process_reward_model", case)
     output = run.train()
     steps, validation = read_logged(output)
-    answers = find_step_losses(run.merge() if case == _ADAPTER else output)
+    answers = find_step_losses(run.merge() if case == ADAPTER else output)
     every = [loss for answer in answers for loss in answer]
     mean = sum(every) / len(every)
-    if case != _ADAPTER:
+    if case != ADAPTER:
         each = sorted(sum(answer) / len(answer) for answer in answers)
         found = sorted(step["loss"] for step in steps)
         yield "loss of training", compare_numbers(found, each if len(found) > 1 else [mean]), FP32

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from siredon.selftest.rig import Rig
-from siredon.selftest.row import FP32, Cell, Finding, Grid, Row, find
-from siredon.selftest.scores import SHARED, STILL, build_run, find_pair_losses, find_scores, read_logged
+from siredon.selftest.row import FP32, Cell, Finding, Row, find
+from siredon.selftest.scores import (
+    ADAPTER,
+    build_run,
+    find_pair_losses,
+    find_scores,
+    list_cells,
+    read_logged,
+)
 from siredon.selftest.truth import compare_numbers
-from siredon.selftest.whole import LORA, explain_runs
+from siredon.selftest.whole import explain_runs
 
-_ADAPTER = "adapter"
 _SIDES = ("rewards/chosen", "rewards/rejected")
-
-
-def list_cells(grid: Grid) -> tuple[Cell, ...]:
-    """How pairs share batches; and an adapter, whose head is saved with it and merged."""
-    return tuple(Cell(case=case) for case in (("packed", _ADAPTER) if grid.is_quick else (*SHARED, _ADAPTER)))
 
 
 def run(rig: Rig, cell: Cell) -> Finding:
@@ -30,12 +31,12 @@ def run(rig: Rig, cell: Cell) -> Finding:
 
 
 def _measure(rig: Rig, case: str) -> Iterator[tuple[str, float, float]]:
-    run = build_run(rig, "reward_model", **(LORA if case == _ADAPTER else {**STILL, **SHARED[case]}))
+    run = build_run(rig, "reward_model", case)
     output = run.train()
     steps, validation = read_logged(output)
-    scores = find_scores(run.merge() if case == _ADAPTER else output)
+    scores = find_scores(run.merge() if case == ADAPTER else output)
     for name, values in _name(scores).items():
-        if case != _ADAPTER:
+        if case != ADAPTER:
             yield f"{name} of training", _compare([step[name] for step in steps], values), FP32
         yield f"{name} by the model that is saved", _compare([validation[f"eval_{name}"]], values), FP32
     every = [score for pair in scores for score in pair]
